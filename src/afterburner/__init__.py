@@ -1,0 +1,1 @@
+"""Afterburner: compiled training and inference for unmodified TensorFlow programs."""

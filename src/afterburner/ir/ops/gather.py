@@ -1,0 +1,55 @@
+"""Reads and additions at computed positions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..op import Op, require
+from ..types import TensorType
+
+
+@dataclass(frozen=True)
+class Gather(Op):
+    """Slices of x at ``indices`` along ``axis``; the index axes take the place of that axis.
+    Indices are clamped into the axis (importers add the bounds check)."""
+
+    axis: int
+
+    def infer(self, *types: TensorType) -> tuple[TensorType, ...]:
+        require(len(types) == 2, f"takes 2 operands, not {len(types)}")
+        x, indices = types
+        require(0 <= self.axis < x.rank, f"no axis {self.axis} in {x}")
+        require(indices.dtype.is_integer, f"an index is no {indices.dtype}")
+        require(x.shape[self.axis] > 0 or indices.size == 0, "gathers from an empty axis")
+        shape = x.shape[: self.axis] + indices.shape + x.shape[self.axis + 1:]
+        return (TensorType(x.dtype, shape),)
+
+    def evaluate(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+        x, indices = arrays
+        last = max(x.shape[self.axis] - 1, 0)
+        return (np.take(x, np.clip(indices.astype(np.int64), 0, last), axis=self.axis),)
+
+
+@dataclass(frozen=True)
+class ScatterAdd(Op):
+    """x with ``updates[i]`` added to row ``indices[i]``, in the order of the indices.
+    Negative indices are dropped, as TensorFlow's segment sums do; so are those past the end."""
+
+    def infer(self, *types: TensorType) -> tuple[TensorType, ...]:
+        require(len(types) == 3, f"takes 3 operands, not {len(types)}")
+        x, indices, updates = types
+        require(x.dtype == updates.dtype, f"adds {updates.dtype} to {x.dtype}")
+        require(indices.dtype.is_integer, f"an index is no {indices.dtype}")
+        require(x.rank >= 1 and updates.shape == indices.shape + x.shape[1:], f"updates are {updates}")
+        return (x,)
+
+    def evaluate(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+        x, indices, updates = arrays
+        flat = indices.reshape(-1).astype(np.int64)
+        rows = updates.reshape(flat.size, *x.shape[1:])
+        total = x.astype(np.float64) if x.dtype.kind not in "iu" else x.copy()
+        legal = (flat >= 0) & (flat < x.shape[0])
+        np.add.at(total, flat[legal], rows[legal].astype(total.dtype))
+        return (total.astype(x.dtype),)

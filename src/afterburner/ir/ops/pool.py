@@ -1,0 +1,123 @@
+"""Pooling over windows of the two spatial axes, NHWC, and the gradients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..op import Op, require
+from ..types import Shape, TensorType
+from .conv import Pads, output_size
+
+
+@dataclass(frozen=True)
+class _Pool(Op):
+    window: tuple[int, int]
+    strides: tuple[int, int]
+    padding: Pads
+
+    def output_shape(self, x: Shape) -> Shape:
+        """Shape of the forward result."""
+        require(len(x) == 4, "takes rank 4")
+        spatial = tuple(output_size(x[1 + i], self.window[i], self.strides[i], self.padding[i]) for i in (0, 1))
+        require(min(spatial) >= 0, f"the window {self.window} exceeds the padded input {x[1:3]}")
+        return (x[0], *spatial, x[3])
+
+    def taps(self, x: Shape) -> list[tuple[slice, slice]]:
+        """Per window position, in row-major order, the padded-input slices it covers."""
+        _, oh, ow, _ = self.output_shape(x)
+        sh, sw = self.strides
+        return [(slice(i, i + (oh - 1) * sh + 1, sh), slice(j, j + (ow - 1) * sw + 1, sw))
+                for i in range(self.window[0]) for j in range(self.window[1])]
+
+    def padded(self, x: np.ndarray, value: float) -> np.ndarray:
+        return np.pad(x, ((0, 0), *self.padding, (0, 0)), constant_values=value)
+
+    def cropped(self, x: np.ndarray, shape: Shape) -> np.ndarray:
+        (top, _), (left, _) = self.padding
+        return x[:, top: top + shape[1], left: left + shape[2]]
+
+
+class MaxPool(_Pool):
+    """Largest element of each window; padding never wins; NaN wins over all."""
+
+    def infer(self, *types: TensorType) -> tuple[TensorType, ...]:
+        require(len(types) == 1 and types[0].dtype.is_float, "takes 1 float operand")
+        return (TensorType(types[0].dtype, self.output_shape(types[0].shape)),)
+
+    def evaluate(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+        x = self.padded(arrays[0].astype(np.float64), -np.inf)
+        out = np.full(self.output_shape(arrays[0].shape), -np.inf)
+        for rows, columns in self.taps(arrays[0].shape):
+            out = np.maximum(out, x[:, rows, columns])
+        return (out.astype(arrays[0].dtype),)
+
+    def flops(self, operands: tuple[TensorType, ...], results: tuple[TensorType, ...]) -> int:
+        return results[0].size * self.window[0] * self.window[1]
+
+
+class MaxPoolGrad(_Pool):
+    """Gradient of max_pool from (x, y, dy): each dy goes to the first element of its window, in
+    row-major order, that equals the maximum; nowhere where none does (NaN)."""
+
+    def infer(self, *types: TensorType) -> tuple[TensorType, ...]:
+        require(len(types) == 3 and len({t.dtype for t in types}) == 1, "takes 3 operands of one type")
+        x, y, dy = types
+        require(y.shape == dy.shape == self.output_shape(x.shape), f"y is {y}, dy is {dy}")
+        return (x,)
+
+    def evaluate(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+        x, y, dy = arrays
+        padded = self.padded(x.astype(np.float64), -np.inf)
+        inside = self.padded(np.ones(x.shape, np.bool_), 0)
+        dx = np.zeros(padded.shape)
+        free = np.ones(y.shape, np.bool_)
+        for rows, columns in self.taps(x.shape):
+            hit = free & inside[:, rows, columns] & (padded[:, rows, columns] == y)
+            dx[:, rows, columns] += np.where(hit, dy, np.zeros_like(dy)).astype(np.float64)
+            free &= ~hit
+        return (self.cropped(dx, x.shape).astype(x.dtype),)
+
+
+class AvgPool(_Pool):
+    """Mean over each window; padding is left out of the count."""
+
+    def infer(self, *types: TensorType) -> tuple[TensorType, ...]:
+        require(len(types) == 1 and types[0].dtype.is_float, "takes 1 float operand")
+        return (TensorType(types[0].dtype, self.output_shape(types[0].shape)),)
+
+    def counts(self, shape: Shape) -> np.ndarray:
+        """Elements of the unpadded input in each window, [1, OH, OW, 1]."""
+        ones = self.padded(np.ones((1, *shape[1:3], 1)), 0)
+        return np.sum([ones[:, r, c] for r, c in self.taps((1, *shape[1:3], 1))], axis=0)
+
+    def evaluate(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+        x = self.padded(arrays[0].astype(np.float64), 0)
+        total = np.zeros(self.output_shape(arrays[0].shape))
+        for rows, columns in self.taps(arrays[0].shape):
+            total += x[:, rows, columns]
+        return ((total / self.counts(arrays[0].shape)).astype(arrays[0].dtype),)
+
+    def flops(self, operands: tuple[TensorType, ...], results: tuple[TensorType, ...]) -> int:
+        return results[0].size * self.window[0] * self.window[1]
+
+
+@dataclass(frozen=True)
+class AvgPoolGrad(_Pool):
+    """Gradient of avg_pool from dy."""
+
+    input_shape: Shape
+
+    def infer(self, *types: TensorType) -> tuple[TensorType, ...]:
+        require(len(types) == 1 and types[0].dtype.is_float, "takes 1 float operand")
+        require(types[0].shape == self.output_shape(self.input_shape), f"dy is {types[0]}")
+        return (TensorType(types[0].dtype, self.input_shape),)
+
+    def evaluate(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+        counts = AvgPool(self.window, self.strides, self.padding).counts(self.input_shape)
+        share = arrays[0].astype(np.float64) / counts
+        dx = np.zeros(self.padded(np.empty(self.input_shape, np.bool_), 0).shape)
+        for rows, columns in self.taps(self.input_shape):
+            dx[:, rows, columns] += share
+        return (self.cropped(dx, self.input_shape).astype(arrays[0].dtype),)
