@@ -1,0 +1,207 @@
+"""A thin layer over llvmlite's builder: pointers of a kernel's buffers, loops, vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ml_dtypes
+import numpy as np
+from llvmlite import ir as ll
+
+from ..ir import DType, Node, TensorType, Value
+from .isa import Isa
+
+I1, I8, I16, I32, I64 = (ll.IntType(n) for n in (1, 8, 16, 32, 64))
+F16, F32, F64 = ll.HalfType(), ll.FloatType(), ll.DoubleType()
+PTR = ll.PointerType()
+VOID = ll.VoidType()
+KERNEL_TYPE = ll.FunctionType(VOID, [PTR, I64, PTR])  # (buffers, chunk, private scratch)
+
+
+class BFloatType(ll.types._BaseFloatType):
+    """LLVM's bfloat, which llvmlite does not name."""
+
+    null = "0.0"
+    intrinsic_name = "bf16"
+
+    def __str__(self) -> str:
+        return "bfloat"
+
+    def format_constant(self, value: float) -> str:
+        return f"0xR{ml_bits(value):04X}"
+
+
+def ml_bits(value: float) -> int:
+    """The bits of ``value`` rounded to bfloat16."""
+    return int(np.array(value, ml_dtypes.bfloat16).view(np.uint16))
+
+
+BFloatType._create_instance()
+BF16 = BFloatType()
+
+_STORED = {
+    "bool": I8, "i8": I8, "u8": I8, "i16": I16, "u16": I16, "i32": I32, "u32": I32, "i64": I64, "u64": I64,
+    "f16": F16, "bf16": BF16, "f32": F32, "f64": F64,
+}
+
+
+def stored_type(dtype: DType) -> ll.Type:
+    """The LLVM type of an element in memory; a bool is a byte of 0 or 1."""
+    return _STORED[dtype.name]
+
+
+def const(type_: ll.Type, value: float | int) -> ll.Constant:
+    """A scalar constant, or a vector with that value in every lane."""
+    if isinstance(type_, ll.VectorType):
+        return ll.Constant(type_, [ll.Constant(type_.element, value)] * type_.count)
+    return ll.Constant(type_, value)
+
+
+def i64(value: int) -> ll.Constant:
+    """A 64-bit integer constant."""
+    return ll.Constant(I64, value)
+
+
+class Emitter:
+    """Emits the body of one phase of one kernel.
+
+    Attributes:
+        b: llvmlite's builder, at the place where code goes.
+        isa: the instruction set.
+        chunk: i64, the piece of work to compute.
+        scratch: pointer to this worker's private memory, 64-byte aligned.
+    """
+
+    def __init__(self, function: ll.Function, node: Node, isa: Isa) -> None:
+        self.function = function
+        self.module = function.module
+        self.node = node
+        self.isa = isa
+        self.b = ll.IRBuilder(function.append_basic_block("entry"))
+        self._buffers, self.chunk, self.scratch = function.args
+        self._positions = {v: i for i, v in reversed(list(enumerate((*node.operands, *node.results))))}
+        self._first_temp = len(node.operands) + len(node.results)
+        self._pointers: dict[int, ll.Value] = {}
+
+    def operand(self, index: int) -> ll.Value:
+        """Pointer to operand ``index`` of the node: dense, row-major, its element's alignment."""
+        return self._pointer(index)
+
+    def result(self, index: int) -> ll.Value:
+        """Pointer to result ``index`` of the node: dense, row-major, 64-byte aligned."""
+        return self._pointer(len(self.node.operands) + index)
+
+    def temp(self, index: int) -> ll.Value:
+        """Pointer to the kernel's shared temporary ``index``, 64-byte aligned."""
+        return self._pointer(self._first_temp + index)
+
+    def pointer(self, value: Value) -> ll.Value:
+        """Pointer to an operand or result of the node."""
+        return self._pointer(self._positions[value])
+
+    def _pointer(self, position: int) -> ll.Value:
+        if position not in self._pointers:
+            entry = self.function.entry_basic_block
+            builder = ll.IRBuilder(entry)
+            if entry.is_terminated:
+                builder.position_before(entry.terminator)
+            slot = builder.gep(self._buffers, [i64(position)], source_etype=PTR)
+            self._pointers[position] = builder.load(slot, typ=PTR)
+        return self._pointers[position]
+
+    def vector(self, element: ll.Type, lanes: int) -> ll.Type:
+        """A vector type, or the element itself for one lane."""
+        return ll.VectorType(element, lanes) if lanes > 1 else element
+
+    @contextmanager
+    def loop(self, start: ll.Value | int, stop: ll.Value | int, step: int = 1, name: str = "i") -> Iterator[ll.Value]:
+        """``for i in range(start, stop, step)`` over i64; the body is what is emitted inside."""
+        with self.loop_carried(start, stop, step, [], name) as (index, _, _):
+            yield index
+
+    @contextmanager
+    def loop_carried(
+        self, start: ll.Value | int, stop: ll.Value | int, step: int, initial: list[ll.Value], name: str = "i",
+    ) -> Iterator[tuple[ll.Value, list[ll.Value], list[ll.Value]]]:
+        """A loop that carries values from turn to turn in registers.
+
+        Yields (index, current values, next values): the body fills ``next`` in place (it starts as a
+        copy of ``current``); after the ``with`` the same list holds the values after the last turn.
+        """
+        start_ = i64(start) if isinstance(start, int) else start
+        stop_ = i64(stop) if isinstance(stop, int) else stop
+        before = self.b.block
+        head = self.b.append_basic_block(f"{name}.head")
+        body = self.b.append_basic_block(f"{name}.body")
+        done = self.b.append_basic_block(f"{name}.done")
+        self.b.branch(head)
+        self.b.position_at_end(head)
+        index = self.b.phi(I64, name)
+        index.add_incoming(start_, before)
+        carried = [self.b.phi(v.type) for v in initial]
+        for phi, value in zip(carried, initial, strict=True):
+            phi.add_incoming(value, before)
+        self.b.cbranch(self.b.icmp_signed("<", index, stop_), body, done)
+        self.b.position_at_end(body)
+        following: list[ll.Value] = list(carried)
+        yield index, list(carried), following
+        last = self.b.block
+        index.add_incoming(self.b.add(index, i64(step), flags=["nsw"]), last)
+        for phi, value in zip(carried, following, strict=True):
+            phi.add_incoming(value, last)
+        self.b.branch(head)
+        self.b.position_at_end(done)
+        following[:] = carried
+
+    def at(self, base: ll.Value, offset: ll.Value | int, element: ll.Type) -> ll.Value:
+        """Address of ``base[offset]`` counted in elements."""
+        index = i64(offset) if isinstance(offset, int) else offset
+        return self.b.gep(base, [index], inbounds=True, source_etype=element)
+
+    def load(self, address: ll.Value, type_: ll.Type, align: int) -> ll.Value:
+        """Load a scalar or vector; ``align`` in bytes."""
+        return self.b.load(address, typ=type_, align=align)
+
+    def store(self, value: ll.Value, address: ll.Value, align: int) -> None:
+        """Store a scalar or vector; ``align`` in bytes."""
+        self.b.store(value, address, align=align)
+
+    def splat(self, scalar: ll.Value, lanes: int) -> ll.Value:
+        """A vector with ``scalar`` in every lane."""
+        if lanes == 1:
+            return scalar
+        type_ = ll.VectorType(scalar.type, lanes)
+        single = self.b.insert_element(ll.Constant(type_, ll.Undefined), scalar, ll.Constant(I32, 0))
+        mask = ll.Constant(ll.VectorType(I32, lanes), [ll.Constant(I32, 0)] * lanes)
+        return self.b.shuffle_vector(single, ll.Constant(type_, ll.Undefined), mask)
+
+    def intrinsic(self, name: str, type_: ll.Type, *arguments: ll.Value) -> ll.Value:
+        """Call an LLVM intrinsic overloaded on one type, e.g. ``("llvm.fma", v, a, b, c)``."""
+        full = f"{name}.{_mangled(type_)}"
+        function = self.module.globals.get(full) or ll.Function(
+            self.module, ll.FunctionType(type_, [a.type for a in arguments]), full)
+        return self.b.call(function, arguments)
+
+    def range_of_chunk(self, size: int, chunks: int) -> tuple[ll.Value, ll.Value]:
+        """First and end (exclusive) of this chunk's share of ``range(size)``: near-equal parts."""
+        whole, rest = divmod(size, chunks)
+        start = self.b.add(self.b.mul(self.chunk, i64(whole)), self._smaller(self.chunk, i64(rest)))
+        extra = self.b.zext(self.b.icmp_signed("<", self.chunk, i64(rest)), I64)
+        return start, self.b.add(self.b.add(start, i64(whole)), extra)
+
+    def _smaller(self, a: ll.Value, b: ll.Value) -> ll.Value:
+        return self.b.select(self.b.icmp_signed("<", a, b), a, b)
+
+
+def _mangled(type_: ll.Type) -> str:
+    if isinstance(type_, ll.VectorType):
+        return f"v{type_.count}{_mangled(type_.element)}"
+    if isinstance(type_, ll.IntType):
+        return f"i{type_.width}"
+    return type_.intrinsic_name
+
+
+def element_count(type_: TensorType) -> int:
+    """Number of elements."""
+    return type_.size

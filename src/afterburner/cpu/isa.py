@@ -1,0 +1,106 @@
+"""Instruction sets as data: what the generated code may use and how tiles are cut."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass, replace
+
+import llvmlite.binding as llvm
+
+
+@dataclass(frozen=True)
+class Isa:
+    """An instruction set.
+
+    Attributes:
+        name: "avx512", "avx2", "neon" or "generic".
+        vector_bytes: width of one vector register.
+        registers: number of vector registers.
+        fma: has fused multiply-add.
+        bf16_dot: has the bfloat16 pair dot product.
+        triple: LLVM target triple.
+        cpu: LLVM CPU name, "" for none in particular.
+        features: LLVM feature string.
+    """
+
+    name: str
+    vector_bytes: int
+    registers: int
+    fma: bool
+    bf16_dot: bool
+    triple: str
+    cpu: str
+    features: str
+
+    def lanes(self, element_bytes: int) -> int:
+        """Elements of this size in one register."""
+        return self.vector_bytes // element_bytes
+
+    @property
+    def gemm_columns(self) -> int:
+        """Registers across a GEMM tile: packed B is read this many registers at a time."""
+        return 2
+
+    @property
+    def gemm_rows(self) -> int:
+        """Rows of a GEMM tile: the accumulators leave room for B's registers and one broadcast."""
+        return min(14, (self.registers - self.gemm_columns - 1) // self.gemm_columns)
+
+
+_FORMS = {
+    "avx512": dict(vector_bytes=64, registers=32, fma=True),
+    "avx2": dict(vector_bytes=32, registers=16, fma=True),
+    "neon": dict(vector_bytes=16, registers=32, fma=True),
+    "generic": dict(vector_bytes=16, registers=16, fma=False),
+}
+_AVX512 = ("avx512f", "avx512bw", "avx512dq", "avx512vl")
+_AVX2 = ("avx2", "fma", "f16c")
+
+
+def host_features() -> dict[str, bool]:
+    """What LLVM finds on this machine: feature name to presence."""
+    return dict(llvm.get_host_cpu_features())
+
+
+def available() -> tuple[str, ...]:
+    """Names of the instruction sets this machine can execute, widest first."""
+    if platform.machine().lower() in ("arm64", "aarch64"):
+        return ("neon",)
+    found = host_features()
+    names = [n for n, needs in (("avx512", _AVX512), ("avx2", _AVX2)) if all(found.get(f) for f in needs)]
+    return (*names, "generic") if platform.machine().lower() in ("x86_64", "amd64") else ("generic",)
+
+
+def host(name: str | None = None) -> Isa:
+    """The description of this machine's instruction set, or of the one named.
+
+    A set that the machine lacks keeps its shape (vector width, tiles) and is compiled with the
+    features that are there, LLVM splitting the vectors: right, but slow; for tests.
+
+    Raises:
+        KeyError: no instruction set of that name.
+    """
+    chosen = name or available()[0]
+    form = _FORMS[chosen]
+    features = _features(chosen)
+    return Isa(
+        name=chosen, bf16_dot=chosen == "avx512" and host_features().get("avx512bf16", False),
+        triple=llvm.get_process_triple(), cpu=llvm.get_host_cpu_name() if name is None else "",
+        features=features, **form,  # type: ignore[arg-type]
+    )
+
+
+def _features(name: str) -> str:
+    """Only the features of the named set, so that an override is not quietly given wider ones."""
+    found = host_features()
+    if name == "avx512" or platform.machine().lower() not in ("x86_64", "amd64"):
+        return ",".join(f"+{f}" if on else f"-{f}" for f, on in sorted(found.items()))
+    wider = [f for f in found if f.startswith(("avx512", "avx10", "amx"))]
+    dropped = set(wider) if name == "avx2" else {*wider, "avx", "avx2", "fma", "f16c", "fma4", "xop"}
+    dropped |= {f for f in found if f.startswith("avx")} if name == "generic" else set()
+    return ",".join(f"+{f}" if on and f not in dropped else f"-{f}" for f, on in sorted(found.items()))
+
+
+def with_lanes(isa: Isa, vector_bytes: int) -> Isa:
+    """The same machine with another register width."""
+    return replace(isa, vector_bytes=vector_bytes)

@@ -1,0 +1,51 @@
+"""What a kernel is to the program that runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..ir import Node
+
+if TYPE_CHECKING:
+    from .emitter import Emitter
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a kernel between two barriers.
+
+    Attributes:
+        chunks: number of independent pieces; fixed by the shapes alone, never by the number of
+            threads, so that results do not depend on who computes what.
+        emit: writes the code that computes piece ``emitter.chunk``.
+    """
+
+    chunks: int
+    emit: Callable[[Emitter], None]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """Native code for one node.
+
+    Attributes:
+        node: what is computed.
+        phases: run one after another, a barrier between them.
+        key: text that determines the emitted code; kernels with one key share it.
+        temps: sizes in bytes of buffers shared by all workers while the kernel runs.
+        scratch: bytes of memory private to each worker.
+        label: what ``explain`` calls it.
+    """
+
+    node: Node
+    phases: tuple[Phase, ...]
+    key: str
+    temps: tuple[int, ...] = ()
+    scratch: int = 0
+    label: str = ""
+
+
+class Unsupported(Exception):
+    """This target has no kernel for a node; the message says which and why."""
