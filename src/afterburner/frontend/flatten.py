@@ -1,0 +1,183 @@
+"""A graph function with its nested calls inlined: one list of operations in program order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import tensorflow as tf
+
+from ..ir import Location
+
+_CALLS = ("PartitionedCall", "StatefulPartitionedCall")
+_MAX_DEPTH = 64
+
+
+class FlatTensor:
+    """A tensor of the flattened graph; compared by identity, since a function called twice has
+    its tensors twice.
+
+    Attributes:
+        dtype: TensorFlow's element type.
+        shape: TensorFlow's static shape, perhaps unknown.
+        op: the operation that makes it; None for an argument of the function.
+        index: which result of the operation, or which argument.
+    """
+
+    __slots__ = ("dtype", "shape", "op", "index")
+
+    def __init__(self, symbol: tf.Tensor, op: FlatOp | None, index: int) -> None:
+        self.dtype: tf.DType = symbol.dtype
+        self.shape: tf.TensorShape = symbol.shape
+        self.op = op
+        self.index = index
+
+
+@dataclass(eq=False)
+class FlatOp:
+    """An operation of the flattened graph.
+
+    Attributes:
+        source: TensorFlow's operation, for its attributes.
+        name: its name with the names of the calls it was inlined from in front.
+        inputs: data inputs.
+        outputs: results.
+        control: operations that must run before it beyond its data inputs.
+    """
+
+    source: tf.Operation
+    name: str
+    inputs: tuple[FlatTensor, ...]
+    outputs: tuple[FlatTensor, ...] = ()
+    control: tuple[FlatOp, ...] = ()
+
+    @property
+    def type(self) -> str:
+        return str(self.source.type)
+
+    def attr(self, name: str) -> Any:
+        """An attribute's value.
+
+        Raises:
+            ValueError: the operation has no such attribute.
+        """
+        return self.source.get_attr(name)
+
+    @property
+    def location(self) -> Location:
+        """TensorFlow's node name and the user's source line."""
+        return Location(self.name, _source_line(self.source))
+
+    def __repr__(self) -> str:
+        return f"<{self.type} {self.name}>"
+
+
+@dataclass
+class FlatGraph:
+    """A function's operations in an order that program semantics allows, calls inlined."""
+
+    name: str
+    arguments: list[FlatTensor] = field(default_factory=list)
+    ops: list[FlatOp] = field(default_factory=list)
+    outputs: list[FlatTensor] = field(default_factory=list)
+
+
+def flatten(graph: Any, name: str) -> FlatGraph:
+    """Flatten a FuncGraph.
+
+    Raises:
+        ValueError: calls nested deeper than any sane program (recursion), or a called function
+            whose body cannot be found.
+    """
+    flat = FlatGraph(name)
+    flat.arguments = [FlatTensor(t, None, i) for i, t in enumerate(graph.inputs)]
+    known = {t.ref(): a for t, a in zip(graph.inputs, flat.arguments, strict=True)}
+    last: dict[str, tuple[FlatOp, ...]] = {}
+    _inline(flat, graph, "", known, last, (), 0)
+    flat.outputs = [known[t.ref()] for t in graph.outputs]
+    return flat
+
+
+def _inline(
+    flat: FlatGraph, graph: Any, prefix: str, known: dict[Any, FlatTensor],
+    done: dict[str, tuple[FlatOp, ...]], before: tuple[FlatOp, ...], depth: int,
+) -> None:
+    """Append the operations of one graph. ``before`` must precede every operation of it."""
+    if depth > _MAX_DEPTH:
+        raise ValueError(f"{flat.name}: calls are nested more than {_MAX_DEPTH} deep")
+    arguments = {t.op.name for t in graph.inputs}
+    for op in graph.get_operations():
+        if op.name in arguments:
+            continue
+        control = tuple(dict.fromkeys((*before, *(f for c in op.control_inputs for f in done.get(c.name, ())))))
+        inputs = tuple(known[t.ref()] for t in op.inputs)
+        if op.type in _CALLS:
+            done[op.name] = _inline_call(flat, graph, op, prefix, known, inputs, control, depth)
+            continue
+        flat_op = FlatOp(op, prefix + op.name, inputs, control=control)
+        flat_op.outputs = tuple(FlatTensor(t, flat_op, i) for i, t in enumerate(op.outputs))
+        known.update({t.ref(): f for t, f in zip(op.outputs, flat_op.outputs, strict=True)})
+        done[op.name] = (flat_op,)
+        flat.ops.append(flat_op)
+
+
+def _inline_call(
+    flat: FlatGraph, graph: Any, op: tf.Operation, prefix: str, known: dict[Any, FlatTensor],
+    inputs: tuple[FlatTensor, ...], control: tuple[FlatOp, ...], depth: int,
+) -> tuple[FlatOp, ...]:
+    """Inline a call; returns the operations that stand for it in control edges."""
+    body = called_graph(graph, op)
+    inner = {t.ref(): f for t, f in zip(body.inputs, inputs, strict=True)}
+    first = len(flat.ops)
+    done: dict[str, tuple[FlatOp, ...]] = {}
+    _inline(flat, body, f"{prefix}{op.name}/", inner, done, control, depth + 1)
+    for symbol, result in zip(op.outputs, body.outputs, strict=True):
+        known[symbol.ref()] = inner[result.ref()]
+    # A call is stateful as a whole: what follows it by a control edge follows its effects.
+    effects = tuple(f for f in flat.ops[first:] if is_stateful(f.source))
+    return effects or control
+
+
+def called_graph(graph: Any, op: tf.Operation) -> Any:
+    """The FuncGraph a call operation runs.
+
+    Raises:
+        ValueError: its body is not known to the graph.
+    """
+    name = op.get_attr("f").name
+    function = _find_function(graph, name)
+    if function is None:
+        raise ValueError(f"{op.name}: the function {name} is not known")
+    return function.graph
+
+
+def _find_function(graph: Any, name: str) -> Any:
+    while graph is not None:
+        function = graph._get_function(name)  # noqa: SLF001
+        if function is not None:
+            return function
+        graph = getattr(graph, "outer_graph", None)
+    return None
+
+
+def is_stateful(op: tf.Operation) -> bool:
+    """Whether TensorFlow's registry marks the operation as stateful."""
+    return bool(op.op_def.is_stateful)
+
+
+def _source_line(op: tf.Operation) -> str:
+    for frame in reversed(list(_frames(op))):
+        return f"{frame.filename}:{frame.lineno}"
+    return ""
+
+
+def _frames(op: tf.Operation) -> Iterator[Any]:
+    """Stack frames of the user's own code: neither TensorFlow's nor Keras's."""
+    try:
+        frames = op.traceback or ()
+    except (AttributeError, ValueError):
+        return
+    for frame in frames:
+        if not any(part in frame.filename for part in ("/tensorflow/", "/keras/", "/afterburner/")):
+            yield frame

@@ -1,0 +1,139 @@
+"""Every knob, its environment variable and its meaning. The only reader of ``os.environ``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+PREFIX = "AFTERBURNER_"
+VERBOSITY = ("silent", "line", "detail")
+
+
+class OptionError(ValueError):
+    """A variable or argument with a value that has no meaning; the message lists what has."""
+
+
+def _flag(text: str) -> bool:
+    lowered = text.strip().lower()
+    if lowered in ("1", "true", "yes", "on"):
+        return True
+    if lowered in ("", "0", "false", "no", "off"):
+        return False
+    raise OptionError(f"{text!r} is not 0 or 1")
+
+
+def _count(text: str) -> int:
+    if not text.strip().isdigit():
+        raise OptionError(f"{text!r} is not a whole number")
+    return int(text)
+
+
+def _verbosity(text: str) -> str:
+    if text not in VERBOSITY:
+        raise OptionError(f"{text!r} is none of {', '.join(VERBOSITY)}")
+    return text
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name for name in text.replace(",", ";").split(";") if name)
+
+
+def _path(text: str) -> Path | None:
+    return Path(text).expanduser() if text else None
+
+
+def _knob(default: Any, parse: Callable[[str], Any], help_: str) -> Any:
+    return field(default=default, metadata={"parse": parse, "help": help_})
+
+
+@dataclass(frozen=True)
+class Options:
+    """The settings of a process. Each field is read from ``AFTERBURNER_<FIELD>``."""
+
+    disable: bool = _knob(False, _flag, "1: total kill switch; TensorFlow is left untouched")
+    strict: bool = _knob(False, _flag, "1: raise where a graph would fall back to TensorFlow (for tests)")
+    verbosity: str = _knob("line", _verbosity, "silent, line (one per compiled graph) or detail")
+    threads: int = _knob(0, _count, "worker threads; 0: TensorFlow's intra-op setting, else all cores")
+    isa: str = _knob("", str, "instruction set override: avx512, avx2, neon or generic")
+    compile_after: int = _knob(1, _count, "calls of a signature that run on TensorFlow before it is compiled")
+    variants: int = _knob(4, _count, "signatures of one function that may be compiled")
+    skip_ops: tuple[str, ...] = _knob((), _names, "TensorFlow op types never taken, separated by ;")
+    skip_passes: tuple[str, ...] = _knob((), _names, "optional passes left out, separated by ;")
+    cache: bool = _knob(True, _flag, "0: neither read nor write compiled objects on disk")
+    cache_dir: Path | None = _knob(None, _path, "folder of compiled objects; default: the user's cache folder")
+    cache_limit: int = _knob(512, _count, "megabytes of compiled objects kept; the least recently used go first")
+    dump: Path | None = _knob(None, _path, "folder for the IR after every pass, LLVM code and failure reports")
+    profile: bool = _knob(False, _flag, "1: time every kernel (afterburner explain sets it)")
+    fault: str = _knob("", str, "plant a failure, for tests: rule, codegen or run")
+
+    @property
+    def cache_path(self) -> Path:
+        """Where compiled objects are kept."""
+        return self.cache_dir or Path(platformdirs.user_cache_dir("afterburner", appauthor=False))
+
+
+def from_environment(environment: Mapping[str, str] | None = None) -> Options:
+    """Options as the environment sets them.
+
+    Raises:
+        OptionError: a variable's value has no meaning; the message names the variable.
+    """
+    source = os.environ if environment is None else environment
+    values: dict[str, Any] = {}
+    for item in fields(Options):
+        variable = PREFIX + item.name.upper()
+        if variable not in source:
+            continue
+        try:
+            values[item.name] = item.metadata["parse"](source[variable])
+        except OptionError as error:
+            raise OptionError(f"{variable}: {error}") from None
+    return Options(**values)
+
+
+def described() -> Iterator[tuple[str, str, str]]:
+    """(variable, default, help) of every knob."""
+    for item in fields(Options):
+        default = item.default
+        text = "" if default in (None, (), "") else str(int(default) if isinstance(default, bool) else default)
+        yield PREFIX + item.name.upper(), text, item.metadata["help"]
+
+
+_current: Options | None = None
+
+
+def options() -> Options:
+    """The options in force."""
+    global _current
+    if _current is None:
+        _current = from_environment()
+    return _current
+
+
+def set_options(**changes: Any) -> Options:
+    """Change options for this process and return the previous ones.
+
+    Raises:
+        TypeError: no option of that name.
+    """
+    global _current
+    previous = options()
+    _current = replace(previous, **changes)
+    return previous
+
+
+@contextmanager
+def overridden(**changes: Any) -> Iterator[Options]:
+    """Options changed inside a ``with`` block."""
+    global _current
+    previous = set_options(**changes)
+    try:
+        yield options()
+    finally:
+        _current = previous

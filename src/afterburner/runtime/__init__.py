@@ -1,0 +1,1 @@
+"""What runs compiled programs: executables, memory, threads, cached objects, measurements."""

@@ -1,0 +1,62 @@
+"""A compiled program and what is known about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..ir.types import TensorType
+
+
+@dataclass(frozen=True)
+class KernelInfo:
+    """One kernel as ``explain`` shows it.
+
+    Attributes:
+        label: what it computes, e.g. "matmul + add + maximum".
+        fused: IR operations inside, by name.
+        nodes: TensorFlow nodes it comes from.
+        flops: floating-point operations of one run.
+        bytes: bytes read and written at least, each operand and result once.
+        chunks: pieces of work of its phases.
+    """
+
+    label: str
+    fused: tuple[str, ...]
+    nodes: tuple[str, ...]
+    flops: int
+    bytes: int
+    chunks: tuple[int, ...]
+
+
+class Executable(Protocol):
+    """A compiled graph. Calls are thread-safe.
+
+    Attributes:
+        input_types: of the graph's inputs, in order.
+        output_types: of the graph's outputs, in order.
+        kernels: in the order they run.
+        arena_bytes: planned peak of intermediate memory.
+        cached: whether the object code came from the cache on disk.
+        device: where it runs, e.g. "cpu (avx2, 2 threads)".
+    """
+
+    input_types: tuple[TensorType, ...]
+    output_types: tuple[TensorType, ...]
+    kernels: tuple[KernelInfo, ...]
+    arena_bytes: int
+    cached: bool
+    device: str
+
+    def run(self, inputs: Sequence[int], outputs: Sequence[int]) -> None:
+        """Compute outputs from inputs.
+
+        Args:
+            inputs: addresses of dense, row-major buffers of the input types; read only.
+            outputs: addresses of 64-byte aligned buffers of the output types, disjoint from the
+                inputs and from each other; written.
+        """
+
+    def kernel_seconds(self) -> tuple[float, ...]:
+        """Mean measured seconds of each kernel in profiled runs; empty where none was profiled."""
