@@ -10,8 +10,9 @@ import numpy as np
 from ..op import Op, require
 from ..types import I32, I64, U32, U64, Shape, TensorType
 
-_MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
-_WEYL = (0x9E3779B9, 0xBB67AE85)
+MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
+WEYL = (0x9E3779B9, 0xBB67AE85)
+SEED_KEY = (0x3EC8F720, 0x02461E29)  # scrambles a seed: any of its bits may be the random ones
 _LOW = np.uint64(0xFFFFFFFF)
 _WORD = np.uint64(32)
 
@@ -21,9 +22,9 @@ def philox(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
     c = [counter[:, i].astype(np.uint64) for i in range(4)]
     k0, k1 = key
     for _ in range(10):
-        p0, p1 = c[0] * _MULTIPLIERS[0], c[2] * _MULTIPLIERS[1]
+        p0, p1 = c[0] * MULTIPLIERS[0], c[2] * MULTIPLIERS[1]
         c = [(p1 >> _WORD) ^ c[1] ^ np.uint64(k0), p1 & _LOW, (p0 >> _WORD) ^ c[3] ^ np.uint64(k1), p0 & _LOW]
-        k0, k1 = (k0 + _WEYL[0]) & 0xFFFFFFFF, (k1 + _WEYL[1]) & 0xFFFFFFFF
+        k0, k1 = (k0 + WEYL[0]) & 0xFFFFFFFF, (k1 + WEYL[1]) & 0xFFFFFFFF
     return np.stack(c, axis=1).astype(np.uint32)
 
 
@@ -39,8 +40,8 @@ class RandomKey(Op):
 
     def evaluate(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
         s0, s1 = (int(s) & 0xFFFFFFFFFFFFFFFF for s in arrays[0].astype(np.int64))
-        counter = np.array([[s1 & 0xFFFFFFFF, s1 >> 32, 0, 0]], np.uint32)
-        mixed = philox(counter[:, [2, 3, 0, 1]], (s0 & 0xFFFFFFFF, s0 >> 32))[0].astype(np.uint64)
+        counter = np.array([[s0 & 0xFFFFFFFF, s0 >> 32, s1 & 0xFFFFFFFF, s1 >> 32]], np.uint32)
+        mixed = philox(counter, SEED_KEY)[0].astype(np.uint64)
         key = np.array([mixed[0] | (mixed[1] << _WORD)], np.uint64)
         return key, np.array([0, mixed[2] | (mixed[3] << _WORD)], np.uint64)
 
