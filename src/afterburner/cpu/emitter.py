@@ -78,7 +78,9 @@ class Emitter:
         self.module = function.module
         self.node = node
         self.isa = isa
-        self.b = ll.IRBuilder(function.append_basic_block("entry"))
+        entry = ll.IRBuilder(function.append_basic_block("entry"))  # holds the loads of pointers only
+        self.b = ll.IRBuilder(function.append_basic_block("start"))
+        entry.branch(self.b.block)
         self._buffers, self.chunk, self.scratch = function.args
         self._positions = {v: i for i, v in reversed(list(enumerate((*node.operands, *node.results))))}
         self._first_temp = len(node.operands) + len(node.results)
@@ -104,8 +106,7 @@ class Emitter:
         if position not in self._pointers:
             entry = self.function.entry_basic_block
             builder = ll.IRBuilder(entry)
-            if entry.is_terminated:
-                builder.position_before(entry.terminator)
+            builder.position_before(entry.terminator)
             slot = builder.gep(self._buffers, [i64(position)], source_etype=PTR)
             self._pointers[position] = builder.load(slot, typ=PTR)
         return self._pointers[position]
