@@ -1,0 +1,139 @@
+"""Which operations we take: a flattened function cut into stages, ours and TensorFlow's in turn."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import tensorflow as tf
+
+from .flatten import FlatGraph, FlatOp, FlatTensor, is_stateful
+
+Reason = Callable[[FlatOp], str | None]
+
+
+@dataclass(eq=False)
+class Stage:
+    """Operations that run together.
+
+    Attributes:
+        native: compiled by us, or run by TensorFlow.
+        ops: in program order.
+        inputs: data tensors made outside.
+        resources: resource tensors that come from outside (variables, iterators).
+        outputs: tensors that later stages or the caller read.
+    """
+
+    native: bool
+    ops: list[FlatOp] = field(default_factory=list)
+    inputs: list[FlatTensor] = field(default_factory=list)
+    resources: list[FlatTensor] = field(default_factory=list)
+    outputs: list[FlatTensor] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Stages in the order they run, and why each operation was left to TensorFlow."""
+
+    stages: tuple[Stage, ...]
+    left: tuple[tuple[FlatOp, str], ...]
+
+    @property
+    def native_ops(self) -> int:
+        """Operations taken, constants not counted."""
+        return sum(op.type != "Const" for s in self.stages if s.native for op in s.ops)
+
+
+def partition(flat: FlatGraph, reason: Reason) -> Partition:
+    """Cut a function into as few alternating stages as its dependences allow.
+
+    Args:
+        flat: the function.
+        reason: why an operation is not taken; None if it is.
+    """
+    reasons = {op: _reason(op, reason) for op in flat.ops}
+    live = _live(flat)
+    level = _levels([op for op in flat.ops if op in live], reasons)
+    by_level: dict[int, list[FlatOp]] = defaultdict(list)
+    for op in flat.ops:
+        if op in live and op.type != "Const":
+            by_level[level[op]].append(op)
+    stages = [Stage(native=number % 2 == 1, ops=by_level[number]) for number in sorted(by_level)]
+    for stage in stages:
+        stage.ops = _with_constants(stage.ops)
+    _connect(stages, flat)
+    left = tuple((op, why) for op, why in reasons.items() if why is not None and op in live)
+    return Partition(tuple(stages), left)
+
+
+def _reason(op: FlatOp, reason: Reason) -> str | None:
+    why = reason(op)
+    if why is not None:
+        return why
+    for tensor in op.inputs:
+        if tensor.dtype == tf.resource and tensor.op is not None and tensor.op.type != "Identity":
+            return "a resource made inside the function"
+    return None
+
+
+def _live(flat: FlatGraph) -> set[FlatOp]:
+    """Operations that an output or an effect needs."""
+    live: set[FlatOp] = set()
+    work = [t.op for t in flat.outputs if t.op is not None]
+    work += [op for op in flat.ops if is_stateful(op.source) and op.type != "ReadVariableOp"]
+    while work:
+        op = work.pop()
+        if op in live:
+            continue
+        live.add(op)
+        work += [t.op for t in op.inputs if t.op is not None]
+        work += op.control
+    return live
+
+
+def _levels(ops: Sequence[FlatOp], reasons: dict[FlatOp, str | None]) -> dict[FlatOp, int]:
+    """Stage number of every operation: even for TensorFlow's, odd for ours; none before what it needs."""
+    level: dict[FlatOp, int] = {}
+    for op in ops:
+        parity = 1 if reasons[op] is None else 0
+        needs = [t.op for t in op.inputs if t.op is not None] + list(op.control)
+        lowest = max((level[n] for n in needs if n.type != "Const" and n in level), default=0)
+        level[op] = lowest + (lowest % 2 != parity)
+    return level
+
+
+def _with_constants(ops: Iterable[FlatOp]) -> list[FlatOp]:
+    """Constants belong to every stage that reads them."""
+    result: list[FlatOp] = []
+    seen: set[FlatOp] = set()
+    for op in ops:
+        for tensor in op.inputs:
+            if tensor.op is not None and tensor.op.type == "Const" and tensor.op not in seen:
+                seen.add(tensor.op)
+                result.append(tensor.op)
+        result.append(op)
+    return result
+
+
+def _connect(stages: Sequence[Stage], flat: FlatGraph) -> None:
+    """Fill in what each stage takes from outside and what it must give."""
+    home: dict[FlatTensor, Stage] = {}
+    for stage in stages:
+        for op in stage.ops:
+            if op.type != "Const":
+                home.update(dict.fromkeys(op.outputs, stage))
+    wanted: dict[Stage, dict[FlatTensor, None]] = defaultdict(dict)
+    for stage in stages:
+        inside = {t for op in stage.ops for t in op.outputs}
+        outside = dict.fromkeys(t for op in stage.ops for t in op.inputs if t not in inside)
+        for tensor in outside:
+            (stage.resources if tensor.dtype == tf.resource else stage.inputs).append(tensor)
+            if tensor in home:
+                wanted[home[tensor]][tensor] = None
+    for tensor in flat.outputs:
+        if tensor in home:
+            wanted[home[tensor]][tensor] = None
+    for stage in stages:
+        stage.outputs = [t for t in wanted[stage] if t.dtype != tf.resource]
+        stage.outputs += [t for t in wanted[stage] if t.dtype == tf.resource]

@@ -1,0 +1,144 @@
+"""Pieces of a flattened graph that stock TensorFlow runs: the stages we do not take, and every part
+we take when it has to fall back."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python.eager import context, execute
+from tensorflow.python.eager.polymorphic_function import atomic_function
+from tensorflow.python.framework import func_graph as func_graph_module
+
+from .flatten import FlatOp, FlatTensor, is_stateful
+
+Runner = Callable[[list[Any]], Sequence[Any]]
+
+_serial = itertools.count()
+
+
+def runner(
+    name: str, ops: Sequence[FlatOp], inputs: Sequence[FlatTensor], outputs: Sequence[FlatTensor],
+) -> Runner:
+    """A callable from eager tensors (one per input) to eager tensors (one per output).
+
+    A single operation with plain attributes is run as it is; more become a TensorFlow function.
+    """
+    if len(ops) == 1 and tuple(outputs) == ops[0].outputs and tuple(inputs) == ops[0].inputs:
+        attributes = _plain_attributes(ops[0])
+        if attributes is not None:
+            return _single(ops[0], attributes)
+    return _function(name, ops, inputs, outputs)
+
+
+def _single(op: FlatOp, attributes: tuple[Any, ...]) -> Runner:
+    kind, count = op.type, len(op.outputs)
+
+    def run(arguments: list[Any]) -> Sequence[Any]:
+        return execute.quick_execute(kind, count, arguments, attributes, context.context()) or ()
+
+    return run
+
+
+def _function(
+    name: str, ops: Sequence[FlatOp], inputs: Sequence[FlatTensor], outputs: Sequence[FlatTensor],
+) -> Runner:
+    function = build_function(name, ops, inputs, outputs)
+    # The function must outlive the closure: TensorFlow forgets a function nobody refers to.
+    call_name, count = function.name, len(outputs)
+
+    def run(arguments: list[Any]) -> Sequence[Any]:
+        return context.context().call_function(call_name, arguments, count) or ()
+
+    run.function = function  # type: ignore[attr-defined]
+    return run
+
+
+def build_function(
+    name: str, ops: Sequence[FlatOp], inputs: Sequence[FlatTensor], outputs: Sequence[FlatTensor],
+) -> atomic_function.AtomicFunction:
+    """A TensorFlow function of exactly these operations, with their control edges among themselves."""
+    graph = func_graph_module.FuncGraph(f"afterburner_{name}_{next(_serial)}")
+    with graph.as_default(), tf.device(None):
+        made: dict[FlatTensor, Any] = {}
+        for tensor in inputs:
+            made[tensor] = _placeholder(tensor)
+        copies: dict[FlatOp, tf.Operation] = {}
+        for op in ops:
+            copies[op] = _copy(graph, op, made, copies)
+        graph.inputs = [made[t] for t in inputs]
+        graph.outputs = [made[t] for t in outputs]
+        graph.control_outputs = [copies[op] for op in ops if is_stateful(op.source)]
+    return atomic_function.from_func_graph(graph.name, graph, {})
+
+
+def _placeholder(tensor: FlatTensor) -> Any:
+    symbol = tf.compat.v1.placeholder(tensor.dtype, tensor.shape)
+    return symbol
+
+
+def _copy(graph: Any, op: FlatOp, made: dict[FlatTensor, Any], copies: dict[FlatOp, tf.Operation]) -> tf.Operation:
+    source = op.source
+    attributes = {k: v for k, v in source.node_def.attr.items() if not k.startswith("_class")}
+    for function in _called(source):
+        if not graph._is_function(function.name):  # noqa: SLF001
+            graph._add_function_recursive(function)  # noqa: SLF001
+    with graph.control_dependencies([copies[c] for c in op.control if c in copies]):
+        copy = graph._create_op_internal(  # noqa: SLF001
+            source.type, [made[t] for t in op.inputs], [t.dtype for t in source.outputs],
+            name=op.name.replace("/", "_") if op.name.startswith("_") else op.name,
+            attrs=attributes, op_def=source.op_def, compute_device=False)
+    made.update(zip(op.outputs, copy.outputs, strict=True))
+    return copy
+
+
+def _called(source: tf.Operation) -> list[Any]:
+    """Functions an operation's attributes name (branches, loop bodies, dataset functions)."""
+    names = []
+    for value in source.node_def.attr.values():
+        if value.HasField("func"):
+            names.append(value.func.name)
+        names.extend(f.name for f in value.list.func)
+    found = []
+    graph = source.graph
+    for name in names:
+        outer = graph
+        while outer is not None:
+            function = outer._get_function(name)  # noqa: SLF001
+            if function is not None:
+                found.append(function)
+                break
+            outer = getattr(outer, "outer_graph", None)
+    return found
+
+
+def _plain_attributes(op: FlatOp) -> tuple[Any, ...] | None:
+    """Attributes as the eager runtime takes them, or None where one is no plain value."""
+    flat: list[Any] = []
+    for name, value in op.source.node_def.attr.items():
+        if name.startswith("_"):
+            continue
+        plain = _plain(value)
+        if plain is None:
+            return None
+        flat += [name, plain]
+    return tuple(flat)
+
+
+def _plain(value: Any) -> Any:
+    kind = value.WhichOneof("value")
+    if kind in ("type", "i", "f", "b", "s"):
+        return getattr(value, kind)
+    if kind == "shape":
+        return tf.TensorShape(value.shape)
+    if kind != "list":
+        return None
+    items = value.list
+    for field in ("type", "i", "f", "b", "s"):
+        if len(getattr(items, field)):
+            return list(getattr(items, field))
+    if len(items.shape):
+        return [tf.TensorShape(s) for s in items.shape]
+    return None if len(items.func) or len(items.tensor) else []
