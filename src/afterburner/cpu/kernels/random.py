@@ -16,19 +16,20 @@ from ..isa import Isa
 from ..kernel import Kernel, Phase
 
 _ROUNDS = 10
+_ROUNDS_PER_TURN = 2
 _WORDS = 4  # of 32 bits that one counter gives
 _UNROLL = 2  # vectors in flight: a round's latency is twice its throughput
 _CHUNK_WORDS = 1 << 15  # about 20 us of one core
 _MAX_CHUNKS = 64
 
 State = list[ll.Value]
-Keys = list[tuple[ll.Value, ll.Value]]
 
 
 def lower_random_key(node: Node, isa: Isa) -> Kernel:
     """Kernel of ``random_key``: one evaluation of Philox, in scalars."""
     seed = node.operands[0].type.dtype
-    return Kernel(node, (Phase(1, _emit_key),), key=f"random_key {seed} {isa.name}", label="random key")
+    return Kernel(node, (Phase(1, _emit_key),), key=f"random_key {seed} {isa.name}",
+                  scratch=2 * _ROUNDS * 8, label="random key")
 
 
 def lower_random_bits(node: Node, isa: Isa) -> Kernel:
@@ -41,7 +42,7 @@ def lower_random_bits(node: Node, isa: Isa) -> Kernel:
         _emit_bits(e, size, chunks)
 
     return Kernel(node, (Phase(chunks, emit),), key=f"random_bits {size} {isa.name}",
-                  scratch=block * 4, label="random bits")
+                  scratch=2 * _ROUNDS * isa.vector_bytes + block * 4, label="random bits")
 
 
 LOWERINGS = {"random_key": lower_random_key, "random_bits": lower_random_bits}
@@ -55,28 +56,44 @@ def _emit_key(e: Emitter) -> None:
         seed = e.load(e.at(e.operand(0), i, stored), stored, stored.width // 8)
         wide = b.sext(seed, I64) if stored is I32 else seed
         state += [wide, b.lshr(wide, i64(32))]
-    mixed = philox(e, state, schedule(e, i64(SEED_KEY[0]), i64(SEED_KEY[1])))
+    _store_schedule(e, i64(SEED_KEY[0]), i64(SEED_KEY[1]), 1)
+    (mixed,) = _philox(e, [state])
     e.store(_joined(e, mixed[0], mixed[1]), e.result(0), 8)
     e.store(i64(0), e.result(1), 8)
     e.store(_joined(e, mixed[2], mixed[3]), e.at(e.result(1), 1, I64), 8)
 
 
-def schedule(e: Emitter, k0: ll.Value, k1: ll.Value) -> Keys:
-    """The ten rounds' keys; ``k0`` and ``k1`` are i64 of which the lower half counts."""
-    keys = []
+def _store_schedule(e: Emitter, k0: ll.Value, k1: ll.Value, lanes: int) -> None:
+    """Write the ten rounds' keys to scratch, a pair of vectors a round; of ``k0`` and ``k1`` (i64)
+    the lower halves count."""
+    type_ = e.vector(I64, lanes)
     for i in range(_ROUNDS):
-        keys.append(tuple(e.b.add(k, i64(WEYL[j] * i & 0xFFFFFFFF)) for j, k in enumerate((k0, k1))))
-    return keys
+        for j, key in enumerate((k0, k1)):
+            value = e.splat(e.b.add(key, i64(WEYL[j] * i & 0xFFFFFFFF)), lanes)
+            e.store(value, e.at(e.scratch, 2 * i + j, type_), lanes * 8)
 
 
-def philox(e: Emitter, state: State, keys: Keys) -> State:
-    """Ten rounds over four words in (vectors of) i64 lanes; upper halves are ignored and undefined."""
+def _philox(e: Emitter, states: list[State]) -> list[State]:
+    """Ten rounds, keys from scratch, over states of four words in (vectors of) i64 lanes; upper
+    halves are ignored and undefined. The states advance together: a processor's window does not
+    reach from one to the next over ten rounds."""
+    type_ = states[0][0].type
+    align = 8 * (type_.count if isinstance(type_, ll.VectorType) else 1)
+    flat = [word for state in states for word in state]
+    with e.loop_carried(0, _ROUNDS, _ROUNDS_PER_TURN, flat, "round") as (index, current, following):
+        turn = [current[i: i + 4] for i in range(0, len(flat), 4)]
+        base = e.at(e.scratch, e.b.mul(index, i64(2)), type_)
+        for r in range(_ROUNDS_PER_TURN):
+            k0, k1 = (e.load(e.at(base, 2 * r + j, type_), type_, align) for j in range(2))
+            turn = [_round(e, state, k0, k1) for state in turn]
+        following[:] = [word for state in turn for word in state]
+    return [following[i: i + 4] for i in range(0, len(flat), 4)]
+
+
+def _round(e: Emitter, state: State, k0: ll.Value, k1: ll.Value) -> State:
     c0, c1, c2, c3 = state
-    for k0, k1 in keys:
-        p0, p1 = _product(e, c0, int(MULTIPLIERS[0])), _product(e, c2, int(MULTIPLIERS[1]))
-        c0, c1 = e.b.xor(_upper(e, p1), e.b.xor(c1, k0)), p1
-        c2, c3 = e.b.xor(_upper(e, p0), e.b.xor(c3, k1)), p0
-    return [c0, c1, c2, c3]
+    p0, p1 = _product(e, c0, int(MULTIPLIERS[0])), _product(e, c2, int(MULTIPLIERS[1]))
+    return [e.b.xor(_upper(e, p1), e.b.xor(c1, k0)), p1, e.b.xor(_upper(e, p0), e.b.xor(c3, k1)), p0]
 
 
 def _product(e: Emitter, x: ll.Value, multiplier: int) -> ll.Value:
@@ -97,21 +114,22 @@ def _emit_bits(e: Emitter, size: int, chunks: int) -> None:
     key = e.load(e.operand(0), I64, 8)
     low = e.load(e.operand(1), I64, 8)
     high = e.splat(e.load(e.at(e.operand(1), 1, I64), I64, 8), lanes)
-    keys = [(e.splat(k0, lanes), e.splat(k1, lanes)) for k0, k1 in schedule(e, key, b.lshr(key, i64(32)))]
+    _store_schedule(e, key, b.lshr(key, i64(32)), lanes)
+    spill = e.at(e.scratch, 2 * _ROUNDS * lanes, I64)
     base, out = e.splat(low, lanes), e.result(0)
     whole, rest = divmod(size, block)
     start, stop = e.range_of_chunk(whole + (rest > 0), chunks)
     with e.loop(start, stop, name="block") as index:
         target = e.at(out, b.mul(index, i64(block)), I32)
         if rest:
-            target = b.select(b.icmp_signed("==", index, i64(whole)), e.scratch, target)
+            target = b.select(b.icmp_signed("==", index, i64(whole)), spill, target)
         first = b.mul(index, i64(lanes * _UNROLL))
         vectors = [_counters(e, base, high, b.add(first, i64(u * lanes))) for u in range(_UNROLL)]
-        for u, state in enumerate(vectors):
-            _store_words(e, philox(e, state, keys), e.at(target, u * lanes * _WORDS, I32))
+        for u, state in enumerate(_philox(e, vectors)):
+            _store_words(e, state, e.at(target, u * lanes * _WORDS, I32))
     if rest:
         with b.if_then(b.icmp_signed("==", e.chunk, i64(chunks - 1))), e.loop(0, rest) as i:
-            value = e.load(e.at(e.scratch, i, I32), I32, 4)
+            value = e.load(e.at(spill, i, I32), I32, 4)
             e.store(value, e.at(out, b.add(i64(whole * block), i), I32), 4)
 
 
