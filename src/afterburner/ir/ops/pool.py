@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import ml_dtypes
 import numpy as np
 
 from ..op import Op, require
-from ..types import Shape, TensorType
+from ..types import DType, Shape, TensorType, dtype_of
 from .conv import Pads, output_size
 
 
@@ -39,8 +40,14 @@ class _Pool(Op):
         return x[:, top: top + shape[1], left: left + shape[2]]
 
 
+def lowest(dtype: DType) -> float:
+    """The type's lowest finite value: what TensorFlow's maximum over a window starts from."""
+    return float(ml_dtypes.finfo(dtype.numpy).min)
+
+
 class MaxPool(_Pool):
-    """Largest element of each window; padding never wins; NaN wins over all."""
+    """Largest element of each window, the first of equals (of -0 and +0 too); a NaN never wins.
+    Where nothing exceeds the type's lowest finite value, that value (as TensorFlow's kernel)."""
 
     def infer(self, *types: TensorType) -> tuple[TensorType, ...]:
         require(len(types) == 1 and types[0].dtype.is_float, "takes 1 float operand")
@@ -48,9 +55,9 @@ class MaxPool(_Pool):
 
     def evaluate(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
         x = self.padded(arrays[0].astype(np.float64), -np.inf)
-        out = np.full(self.output_shape(arrays[0].shape), -np.inf)
+        out = np.full(self.output_shape(arrays[0].shape), lowest(dtype_of(arrays[0].dtype)))
         for rows, columns in self.taps(arrays[0].shape):
-            out = np.maximum(out, x[:, rows, columns])
+            out = np.where(x[:, rows, columns] > out, x[:, rows, columns], out)
         return (out.astype(arrays[0].dtype),)
 
     def flops(self, operands: tuple[TensorType, ...], results: tuple[TensorType, ...]) -> int:
@@ -58,25 +65,29 @@ class MaxPool(_Pool):
 
 
 class MaxPoolGrad(_Pool):
-    """Gradient of max_pool from (x, y, dy): each dy goes to the first element of its window, in
-    row-major order, that equals the maximum; nowhere where none does (NaN)."""
+    """Gradient of max_pool from (x, y, dy): each dy goes to one element of its window, found by
+    going through it in row-major order: the first, until one exceeds it, and so on. So the first
+    of equals; a NaN only where it is the window's first element. y is not read, as in TensorFlow."""
 
     def infer(self, *types: TensorType) -> tuple[TensorType, ...]:
         require(len(types) == 3 and len({t.dtype for t in types}) == 1, "takes 3 operands of one type")
+        require(types[0].dtype.is_float, f"does not take {types[0].dtype}")
         x, y, dy = types
         require(y.shape == dy.shape == self.output_shape(x.shape), f"y is {y}, dy is {dy}")
         return (x,)
 
     def evaluate(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
         x, y, dy = arrays
-        padded = self.padded(x.astype(np.float64), -np.inf)
+        padded = self.padded(x.astype(np.float64), 0)
         inside = self.padded(np.ones(x.shape, np.bool_), 0)
+        best, chosen = np.zeros(y.shape), np.full(y.shape, -1)
+        for tap, (rows, columns) in enumerate(self.taps(x.shape)):
+            wins = inside[:, rows, columns] & ((chosen < 0) | (padded[:, rows, columns] > best))
+            best = np.where(wins, padded[:, rows, columns], best)
+            chosen = np.where(wins, tap, chosen)
         dx = np.zeros(padded.shape)
-        free = np.ones(y.shape, np.bool_)
-        for rows, columns in self.taps(x.shape):
-            hit = free & inside[:, rows, columns] & (padded[:, rows, columns] == y)
-            dx[:, rows, columns] += np.where(hit, dy, np.zeros_like(dy)).astype(np.float64)
-            free &= ~hit
+        for tap, (rows, columns) in enumerate(self.taps(x.shape)):
+            dx[:, rows, columns] += np.where(chosen == tap, dy.astype(np.float64), 0)
         return (self.cropped(dx, x.shape).astype(x.dtype),)
 
 
