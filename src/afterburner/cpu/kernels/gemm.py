@@ -1,0 +1,320 @@
+"""What every contraction kernel is made of: the register tile, lane tails, cutting a range into parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from llvmlite import ir as ll
+
+from ...ir import DType, Node
+from ..emitter import BF16, F16, F32, I16, I32, Emitter, const, i64, stored_type
+from ..isa import Isa
+
+Tile = list[list[ll.Value]]  # accumulators by row and vector
+
+
+def kernel_key(node: Node, isa: Isa) -> str:
+    """Text that determines the code of a node without regions."""
+    types = ",".join(str(v.type) for v in (*node.operands, *node.results))
+    return f"{node.op!r}({types})@{isa.name}"
+
+
+@dataclass(frozen=True)
+class Numeric:
+    """How elements are multiplied and added.
+
+    Attributes:
+        element: LLVM type in which products are accumulated.
+        bytes: its size.
+        lanes: elements in one vector register.
+        fused: multiply-add rounds once.
+    """
+
+    element: ll.Type
+    bytes: int
+    lanes: int
+    fused: bool
+
+    @property
+    def is_float(self) -> bool:
+        return not isinstance(self.element, ll.IntType)
+
+    @property
+    def vector(self) -> ll.Type:
+        return ll.VectorType(self.element, self.lanes) if self.lanes > 1 else self.element
+
+    @property
+    def zero(self) -> ll.Constant:
+        """A register of zeros."""
+        return const(self.vector, 0.0 if self.is_float else 0)
+
+    def multiply_add(self, e: Emitter, a: ll.Value, b: ll.Value, c: ll.Value) -> ll.Value:
+        """``a * b + c``; integers wrap around."""
+        if not self.is_float:
+            return e.b.add(e.b.mul(a, b), c)
+        if self.fused:
+            return e.intrinsic("llvm.fma", c.type, a, b, c)
+        return e.b.fadd(e.b.fmul(a, b), c)
+
+    def add(self, e: Emitter, a: ll.Value, b: ll.Value) -> ll.Value:
+        return e.b.fadd(a, b) if self.is_float else e.b.add(a, b)
+
+
+def numeric(dtype: DType, isa: Isa) -> Numeric:
+    """The arithmetic of a dtype; 16-bit floats are accumulated in f32."""
+    element = stored_type(dtype)
+    if element in (F16, BF16):
+        return Numeric(F32, 4, isa.lanes(4), isa.fma)
+    return Numeric(element, dtype.bytes, isa.lanes(dtype.bytes), isa.fma)
+
+
+def is_half(dtype: DType) -> bool:
+    """A 16-bit float: converted to f32 before, rounded once after."""
+    return dtype.is_float and dtype.bytes == 2
+
+
+@dataclass(frozen=True)
+class Cut:
+    """``range(size)`` in near-equal parts: the first ``larger`` have one element more than the others."""
+
+    size: int
+    parts: int
+
+    @property
+    def base(self) -> int:
+        return self.size // self.parts if self.parts else 0
+
+    @property
+    def larger(self) -> int:
+        return self.size % self.parts if self.parts else 0
+
+    @property
+    def widest(self) -> int:
+        return self.base + (self.larger > 0)
+
+    def spans(self) -> list[tuple[int, int, int]]:
+        """(width, first part, end part) of the parts that share a width."""
+        spans = [(self.base + 1, 0, self.larger), (self.base, self.larger, self.parts)]
+        return [s for s in spans if s[0] > 0 and s[1] < s[2]]
+
+    def start(self, e: Emitter, part: ll.Value) -> ll.Value:
+        """First element of a part."""
+        return e.b.add(e.b.mul(part, i64(self.base)), smaller(e, part, i64(self.larger)))
+
+    def walk(self, e: Emitter, first: ll.Value, end: ll.Value) -> Iterator[tuple[int, ll.Value, ll.Value]]:
+        """Loops over the parts [first, end): yields (width, part, first element) once per width."""
+        for width, low, high in self.spans():
+            with e.loop(larger(e, first, i64(low)), smaller(e, end, i64(high)), name="part") as part:
+                yield width, part, self.start(e, part)
+
+
+def cut(size: int, at_most: int) -> Cut:
+    """The fewest near-equal parts none of which exceeds ``at_most``."""
+    return Cut(size, -(-size // at_most))
+
+
+def smaller(e: Emitter, a: ll.Value, b: ll.Value) -> ll.Value:
+    """Signed minimum of two i64."""
+    return e.b.select(e.b.icmp_signed("<", a, b), a, b)
+
+
+def larger(e: Emitter, a: ll.Value, b: ll.Value) -> ll.Value:
+    """Signed maximum of two i64."""
+    return e.b.select(e.b.icmp_signed(">", a, b), a, b)
+
+
+def range_of_part(e: Emitter, part: ll.Value, size: int, parts: int) -> tuple[ll.Value, ll.Value]:
+    """First and end element of a part of ``range(size)`` cut in ``parts`` near-equal ones."""
+    pieces = Cut(size, parts)
+    return pieces.start(e, part), pieces.start(e, e.b.add(part, i64(1)))
+
+
+def load_lanes(e: Emitter, address: ll.Value, num: Numeric, lanes: int, stored: ll.Type | None = None) -> ll.Value:
+    """A register whose first ``lanes`` come from memory, widened from ``stored``; the others are zero."""
+    if lanes == num.lanes:
+        return _converted(e, e.load(address, e.vector(stored or num.element, lanes), _align(stored, num)), num)
+    register, at = num.zero, 0
+    while at < lanes:
+        width = 1 << ((lanes - at).bit_length() - 1)
+        piece = e.load(e.at(address, at, stored or num.element), e.vector(stored or num.element, width),
+                       _align(stored, num))
+        register = _insert(e, register, _converted(e, piece, num), at, num)
+        at += width
+    return register
+
+
+def _align(stored: ll.Type | None, num: Numeric) -> int:
+    return 2 if stored in (F16, BF16) else num.bytes
+
+
+def _converted(e: Emitter, value: ll.Value, num: Numeric) -> ll.Value:
+    element = value.type.element if isinstance(value.type, ll.VectorType) else value.type
+    if element == num.element:
+        return value
+    wide = ll.VectorType(num.element, value.type.count) if isinstance(value.type, ll.VectorType) else num.element
+    return e.b.fpext(value, wide)
+
+
+def _narrowed(e: Emitter, value: ll.Value, stored: ll.Type) -> ll.Value:
+    """f32 rounded to a 16-bit float, to nearest even; bfloat16 in integers, as no set has it exactly for all."""
+    lanes = value.type.count if isinstance(value.type, ll.VectorType) else 1
+    if stored == F16:
+        return e.b.fptrunc(value, e.vector(F16, lanes))
+    wide = e.vector(I32, lanes)
+    bits = e.b.bitcast(value, wide)
+    odd = e.b.and_(e.b.lshr(bits, const(wide, 16)), const(wide, 1))
+    rounded = e.b.add(e.b.add(bits, odd), const(wide, 0x7FFF))
+    quiet = e.b.or_(bits, const(wide, 1 << 22))
+    chosen = e.b.select(e.b.fcmp_unordered("uno", value, value), quiet, rounded)
+    half = e.b.trunc(e.b.lshr(chosen, const(wide, 16)), e.vector(I16, lanes))
+    return e.b.bitcast(half, e.vector(BF16, lanes))
+
+
+def _insert(e: Emitter, register: ll.Value, piece: ll.Value, at: int, num: Numeric) -> ll.Value:
+    if not isinstance(piece.type, ll.VectorType):
+        return e.b.insert_element(register, piece, ll.Constant(I32, at))
+    width = piece.type.count
+    spread = shuffle(e, piece, piece, [min(i, width - 1) for i in range(num.lanes)])
+    order = [num.lanes + i - at if at <= i < at + width else i for i in range(num.lanes)]
+    return shuffle(e, register, spread, order)
+
+
+def shuffle(e: Emitter, a: ll.Value, b: ll.Value, order: Sequence[int]) -> ll.Value:
+    """LLVM's shufflevector."""
+    mask = ll.Constant(ll.VectorType(I32, len(order)), [ll.Constant(I32, i) for i in order])
+    return e.b.shuffle_vector(a, b, mask)
+
+
+def store_lanes(e: Emitter, value: ll.Value, address: ll.Value, num: Numeric, lanes: int,
+                stored: ll.Type | None = None, align: int | None = None) -> None:
+    """Store the first ``lanes`` of a register, rounded to ``stored``."""
+    at = 0
+    while at < lanes:
+        width = 1 << ((lanes - at).bit_length() - 1)
+        if width == num.lanes:
+            piece = value
+        elif width == 1:
+            piece = e.b.extract_element(value, ll.Constant(I32, at))
+        else:
+            piece = shuffle(e, value, value, range(at, at + width))
+        kind = stored or num.element
+        if kind != num.element:
+            piece = _narrowed(e, piece, kind)
+        e.store(piece, e.at(address, at, kind), align or _align(stored, num))
+        at += width
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Operand A of a register tile: one element a row and step, read straight from memory.
+
+    Attributes:
+        base: address of row 0 at step 0.
+        offsets: elements from row 0 to each row.
+        step: elements from one step to the next.
+    """
+
+    base: ll.Value
+    offsets: Sequence[int]
+    step: int
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Operand B of a register tile: vectors of adjacent columns.
+
+    Attributes:
+        base: address of vector 0 at step 0.
+        offsets: elements from vector 0 to each vector.
+        step: elements from one step to the next.
+        lanes: lanes that may be read of the last vector.
+        align: known alignment in bytes of every vector.
+    """
+
+    base: ll.Value
+    offsets: Sequence[int]
+    step: int
+    lanes: int
+    align: int
+
+
+def zeros(num: Numeric, rows: int, vectors: int) -> Tile:
+    """Accumulators at zero."""
+    return [[num.zero] * vectors for _ in range(rows)]
+
+
+def accumulate(e: Emitter, num: Numeric, tile: Tile, a: Rows, b: Columns, steps: ll.Value | int,
+               active: Sequence[int] | None = None, unroll: int = 1) -> Tile:
+    """``tile[r][v] += sum over steps of A[r] * B[v]``, rows not in ``active`` left alone.
+
+    The tile stays in registers; each step reads the vectors of B once and broadcasts one element of A
+    a row.
+    """
+    rows = list(range(len(tile))) if active is None else list(active)
+    flat = [v for r in rows for v in tile[r]]
+    if isinstance(steps, int) and steps <= 2 * unroll:
+        for k in range(steps):
+            flat = _step(e, num, flat, a.base, b.base, a, b, rows, k)
+        return _merged(tile, rows, flat)
+    whole = steps - steps % unroll if isinstance(steps, int) else steps
+    turns = whole // unroll if isinstance(whole, int) else whole
+    with e.loop_carried(0, turns, 1, [a.base, b.base, *flat], "k") as (_, now, after):
+        a_at, b_at, values = now[0], now[1], now[2:]
+        for k in range(unroll):
+            values = _step(e, num, values, a_at, b_at, a, b, rows, k)
+        after[:] = [e.at(a_at, a.step * unroll, num.element), e.at(b_at, b.step * unroll, num.element), *values]
+    flat = after[2:]
+    if isinstance(steps, int) and isinstance(whole, int):
+        for k in range(steps - whole):
+            flat = _step(e, num, flat, after[0], after[1], a, b, rows, k)
+    return _merged(tile, rows, flat)
+
+
+def _merged(tile: Tile, rows: Sequence[int], flat: Sequence[ll.Value]) -> Tile:
+    vectors = len(tile[0])
+    result = [list(row) for row in tile]
+    for i, r in enumerate(rows):
+        result[r] = list(flat[i * vectors:(i + 1) * vectors])
+    return result
+
+
+def _step(e: Emitter, num: Numeric, flat: Sequence[ll.Value], a_at: ll.Value, b_at: ll.Value, a: Rows, b: Columns,
+          rows: Sequence[int], k: int) -> list[ll.Value]:
+    vectors = []
+    for v, offset in enumerate(b.offsets):
+        address = e.at(b_at, offset + k * b.step, num.element)
+        last = v == len(b.offsets) - 1
+        if last and b.lanes < num.lanes:
+            vectors.append(load_lanes(e, address, num, b.lanes))
+        else:
+            vectors.append(e.load(address, num.vector, b.align))
+    following = []
+    for i, r in enumerate(rows):
+        scalar = e.load(e.at(a_at, a.offsets[r] + k * a.step, num.element), num.element, num.bytes)
+        spread = e.splat(scalar, num.lanes)
+        following += [num.multiply_add(e, spread, vector, flat[i * len(vectors) + v])
+                      for v, vector in enumerate(vectors)]
+    return following
+
+
+def tile_cost(rows: int, vectors: int, isa: Isa) -> float:
+    """Estimated cycles of one step: bound by multiply-adds, their latency, or loads; spills are ruled out."""
+    if rows * vectors + vectors + 1 > isa.registers:
+        return float("inf")
+    return max(rows * vectors / 2, 4.0, (rows + vectors) / 2) + 0.1
+
+
+def choose_tile(rows: int, vectors: int, isa: Isa) -> tuple[Cut, Cut]:
+    """Cuts of a result of ``rows`` by ``vectors`` registers that cost the fewest estimated cycles."""
+    best: tuple[float, int, Cut, Cut] | None = None
+    for high in range(1, min(rows, 14) + 1):
+        for wide in range(1, min(vectors, 12) + 1):
+            down, across = cut(rows, high), cut(vectors, wide)
+            spans = [(r, v) for r in down.spans() for v in across.spans()]
+            cost = sum(tile_cost(r[0], v[0], isa) * (r[2] - r[1]) * (v[2] - v[1]) for r, v in spans)
+            candidate = (round(cost, 3), len(spans), down, across)
+            if best is None or candidate[:2] < best[:2]:
+                best = candidate
+    assert best is not None
+    return best[2], best[3]

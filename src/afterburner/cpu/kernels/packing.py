@@ -1,0 +1,82 @@
+"""Copies of GEMM operands in the order in which a register tile reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from llvmlite import ir as ll
+
+from ..emitter import Emitter, i64
+from .gemm import Numeric, load_lanes, shuffle, store_lanes
+
+
+def pack_columns(e: Emitter, num: Numeric, source: ll.Value, stride: int, steps: ll.Value, target: ll.Value,
+                 vectors: int, last_lanes: int, stored: ll.Type) -> None:
+    """Copy ``steps`` rows of ``vectors`` registers, ``stride`` elements apart, to consecutive registers."""
+    row = vectors * num.lanes
+    with e.loop_carried(0, steps, 1, [source, target], "pack") as (_, now, after):
+        for v in range(vectors):
+            lanes = last_lanes if v == vectors - 1 else num.lanes
+            value = load_lanes(e, e.at(now[0], v * num.lanes, stored), num, lanes, stored)
+            e.store(value, e.at(now[1], v * num.lanes, num.element), num.lanes * num.bytes)
+        after[:] = [e.at(now[0], stride, stored), e.at(now[1], row, num.element)]
+
+
+def pack_columns_transposed(e: Emitter, num: Numeric, source: ll.Value, stride: int, steps: ll.Value,
+                            target: ll.Value, vectors: int, last_lanes: int, stored: ll.Type) -> None:
+    """As ``pack_columns`` where column j is the contiguous row j of ``source``: squares are transposed."""
+    row = vectors * num.lanes
+    align = num.lanes * num.bytes
+    for v in range(vectors):
+        count = last_lanes if v == vectors - 1 else num.lanes
+        lines = e.at(source, v * num.lanes * stride, stored)
+        into = e.at(target, v * num.lanes, num.element)
+        squares = e.b.and_(steps, i64(-num.lanes))
+        with e.loop(0, squares, num.lanes, "square") as k:
+            block = [load_lanes(e, e.at(e.at(lines, k, stored), j * stride, stored), num, num.lanes, stored)
+                     if j < count else num.zero for j in range(num.lanes)]
+            at = e.at(into, e.b.mul(k, i64(row)), num.element)
+            for j, column in enumerate(transpose(e, block)):
+                e.store(column, e.at(at, j * row, num.element), align)
+        with e.loop(squares, steps, 1, "line") as k:
+            line = e.at(lines, k, stored)
+            at = e.at(into, e.b.mul(k, i64(row)), num.element)
+            for j in range(num.lanes):
+                value = load_scalar(e, num, e.at(line, j * stride, stored), stored) if j < count \
+                    else ll.Constant(num.element, 0)
+                e.store(value, e.at(at, j, num.element), num.bytes)
+
+
+def load_scalar(e: Emitter, num: Numeric, address: ll.Value, stored: ll.Type) -> ll.Value:
+    """One element, widened to the type in which products are accumulated."""
+    if stored == num.element:
+        return e.load(address, num.element, num.bytes)
+    return e.b.fpext(e.load(address, stored, 2), num.element)
+
+
+def transpose(e: Emitter, rows: Sequence[ll.Value]) -> list[ll.Value]:
+    """A square of registers transposed by log2(lanes) rounds of two-input shuffles."""
+    lanes = len(rows)
+    result, span = list(rows), lanes // 2
+    while span:
+        low = [j if not j & span else lanes + j - span for j in range(lanes)]
+        high = [j + span if not j & span else lanes + j for j in range(lanes)]
+        for i in (i for i in range(lanes) if not i & span):
+            a, b = result[i], result[i + span]
+            result[i], result[i + span] = shuffle(e, a, b, low), shuffle(e, a, b, high)
+        span //= 2
+    return result
+
+
+def copy_rows(e: Emitter, num: Numeric, source: ll.Value, source_stride: int, target: ll.Value,
+              target_stride: int, rows: ll.Value | int, columns: ll.Value | int, stored: ll.Type) -> None:
+    """Copy a rectangle, widening ``stored``; strides in elements."""
+    columns = i64(columns) if isinstance(columns, int) else columns
+    with e.loop_carried(0, rows, 1, [source, target], "row") as (_, now, after):
+        whole = e.b.and_(columns, i64(-num.lanes))
+        with e.loop(0, whole, num.lanes, "copy") as j:
+            value = load_lanes(e, e.at(now[0], j, stored), num, num.lanes, stored)
+            store_lanes(e, value, e.at(now[1], j, num.element), num, num.lanes)
+        with e.loop(whole, columns, 1, "rest") as j:
+            e.store(load_scalar(e, num, e.at(now[0], j, stored), stored), e.at(now[1], j, num.element), num.bytes)
+        after[:] = [e.at(now[0], source_stride, stored), e.at(now[1], target_stride, num.element)]

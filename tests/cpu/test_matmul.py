@@ -1,0 +1,106 @@
+"""Matrix products against float64 and wrap-around integers, every layout and instruction set."""
+
+import numpy as np
+import pytest
+
+from afterburner.cpu import isa as isas
+from afterburner.cpu.kernels import matmul
+from afterburner.ir import DTYPES, Builder, TensorType
+from afterburner.ir.ops.matmul import Matmul
+from cpu_harness import run_kernel
+
+SETS = sorted({*isas.available(), "avx2", "avx512", "generic"} - {"neon"})
+LAYOUTS = [(False, False), (True, False), (False, True), (True, True)]
+
+
+def node_of(a, b, dtype, transpose_a, transpose_b):
+    builder = Builder()
+    x = builder.input(TensorType(DTYPES[dtype], a), "a")
+    y = builder.input(TensorType(DTYPES[dtype], b), "b")
+    return builder.emit(Matmul(transpose_a, transpose_b), x, y).node
+
+
+def operands_of(m, k, n, dtype, transpose_a, transpose_b, batch=()):
+    rng = np.random.default_rng(m * 10007 + k * 101 + n)
+    shapes = [(*batch, *((k, m) if transpose_a else (m, k))), (*batch, *((n, k) if transpose_b else (k, n)))]
+    kind = DTYPES[dtype]
+    if kind.is_float:
+        return [rng.standard_normal(s).astype(kind.numpy) for s in shapes]
+    return [rng.integers(-2**40, 2**40, s).astype(kind.numpy) for s in shapes]
+
+
+def check(m, k, n, dtype, layout, isa_name, batch=()):
+    operands = operands_of(m, k, n, dtype, *layout, batch)
+    node = node_of(operands[0].shape, operands[1].shape, dtype, *layout)
+    isa = isas.host(isa_name)
+    kernel = matmul.lower_matmul(node, isa)
+    got, = run_kernel(kernel, operands, isa)
+    again, = run_kernel(kernel, operands, isa, reverse=True)
+    assert got.tobytes() == again.tobytes()
+    want, = node.op.evaluate(*operands)
+    if not DTYPES[dtype].is_float:
+        np.testing.assert_array_equal(got, want)
+        return
+    assert error(got, operands, layout) <= 2 * plain_error(operands, layout, dtype) + 1e-30
+
+
+def exact(operands, layout):
+    a, b = (np.swapaxes(x.astype(np.longdouble), -1, -2) if t else x.astype(np.longdouble)
+            for x, t in zip(operands, layout, strict=True))
+    return a @ b
+
+
+def error(got, operands, layout):
+    return float(np.linalg.norm((got.astype(np.longdouble) - exact(operands, layout)).ravel()))
+
+
+def plain_error(operands, layout, dtype):
+    """The error of adding the products one after another in the accumulation type, or of the final rounding."""
+    wide = np.float64 if dtype == "f64" else np.float32
+    a, b = (np.swapaxes(x.astype(wide), -1, -2) if t else x.astype(wide)
+            for x, t in zip(operands, layout, strict=True))
+    total = np.zeros((*a.shape[:-1], b.shape[-1]), wide)
+    for k in range(a.shape[-1]):
+        total += a[..., k, None] * b[..., k, None, :]
+    return error(total.astype(DTYPES[dtype].numpy), operands, layout)
+
+
+SIZES = [(1, 1, 1), (3, 5, 7), (32, 784, 128), (8, 64, 10), (1, 300, 33), (2, 129, 17), (33, 1, 9), (50, 70, 1),
+         (97, 301, 75), (128, 40, 260)]
+
+
+@pytest.mark.parametrize("isa_name", SETS)
+@pytest.mark.parametrize("layout", LAYOUTS, ids=["nn", "tn", "nt", "tt"])
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_f32(size, layout, isa_name):
+    check(*size, "f32", layout, isa_name)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=["nn", "tn", "nt", "tt"])
+@pytest.mark.parametrize("dtype", ["f64", "f16", "bf16", "i8", "u8", "i16", "i32", "u32", "i64", "u64"])
+def test_other_types(dtype, layout):
+    for size in ((3, 5, 7), (20, 130, 37), (1, 70, 9)):
+        check(*size, dtype, layout, isas.available()[0])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=["nn", "tn", "nt", "tt"])
+def test_batches(layout):
+    check(5, 9, 11, "f32", layout, None, batch=(2, 3))
+    check(1, 64, 20, "f32", layout, None, batch=(4,))
+    check(40, 64, 40, "f32", layout, None, batch=(50,))
+
+
+@pytest.mark.parametrize("layout", [(False, False), (True, True)])
+def test_long_inner_axis_is_summed_in_parts(layout):
+    check(20, 9216, 30, "f32", layout, None)
+    check(1, 9216, 128, "f32", layout, None)
+    check(20, 4000, 130, "bf16", layout, None)
+
+
+@pytest.mark.parametrize("size", [(0, 3, 4), (3, 0, 4), (3, 4, 0)], ids=str)
+def test_empty(size):
+    m, k, n = size
+    node = node_of((m, k), (k, n), "f32", False, False)
+    isa = isas.host()
+    got, = run_kernel(matmul.lower_matmul(node, isa), [np.ones((m, k), "f4"), np.ones((k, n), "f4")], isa)
+    np.testing.assert_array_equal(got, np.zeros((m, n), "f4"))
