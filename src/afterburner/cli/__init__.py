@@ -1,0 +1,51 @@
+"""The ``afterburner`` command: ``run``, ``explain``, ``bench``, ``doctor`` and ``cache``, one file each."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from afterburner.options import OptionError
+
+from . import launch
+from .errors import CommandError
+
+Action = Callable[[], int]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit status.
+
+    A program started by ``run`` or ``explain`` ends as it would have ended plainly: what it raises,
+    SystemExit and KeyboardInterrupt included, passes through.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _action(given)()
+    except CommandError as error:
+        return _complain(str(error), error.status)
+    except OptionError as error:
+        return _complain(f"{error}; set it to such a value, or leave it out", 2)
+
+
+def _complain(message: str, status: int) -> int:
+    print(f"afterburner: {message}", file=sys.stderr)
+    return status
+
+
+def _action(given: list[str]) -> Action:
+    program = launch.plain_program(given[1:]) if given[:1] == ["run"] else None
+    if program is not None:
+        from .run import action
+
+        return action(program)
+    return _parsed(given)
+
+
+def _parsed(given: list[str]) -> Action:
+    """What the command line asks for; help and the like are printed at once."""
+    from .app import parse
+
+    outcome: Any = parse(given)
+    return outcome if callable(outcome) else lambda: int(outcome or 0)

@@ -1,0 +1,104 @@
+"""What a measurement or a check says of the machine it was made on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+
+TENSORFLOW_NAMES = ("tensorflow", "tensorflow-cpu", "tensorflow-intel", "tensorflow-macos",
+                    "tensorflow-cpu-aws", "tf-nightly", "tf-nightly-cpu")
+SUPPORTED_TENSORFLOW = ((2, 18), (2, 21))  # first and last minor release
+SUPPORTED_PYTHON = ((3, 10), (3, 13))
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine and the programs that a timing depends on."""
+
+    processor: str
+    cores: int
+    memory_gib: float
+    system: str
+    python: str
+    tensorflow: str
+    keras: str
+    afterburner: str
+
+    def to_dict(self) -> dict[str, str | int | float]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return (f"{self.processor}, {self.cores} cores, {self.memory_gib:.0f} GiB, {self.system}; "
+                f"Python {self.python}, TensorFlow {self.tensorflow}, Keras {self.keras}, "
+                f"Afterburner {self.afterburner}")
+
+
+def describe() -> Machine:
+    """This machine."""
+    system = f"{platform.system()} {platform.machine()}"
+    return Machine(processor_name(), usable_cores(), memory_gib(), system,
+                   platform.python_version(), tensorflow_version() or "none", version_of("keras") or "none",
+                   version_of("tensorflow-afterburner") or "source")
+
+
+def version_of(distribution: str) -> str | None:
+    """Version of an installed distribution, without importing it; None where there is none."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def tensorflow_version() -> str | None:
+    """Version of the installed TensorFlow, under whichever name it was installed."""
+    return next((found for name in TENSORFLOW_NAMES if (found := version_of(name))), None)
+
+
+def is_supported_tensorflow(version: str) -> bool:
+    """Whether we claim to run on this release."""
+    major, minor = (int(part) for part in version.split(".")[:2])
+    return SUPPORTED_TENSORFLOW[0] <= (major, minor) <= SUPPORTED_TENSORFLOW[1]
+
+
+def is_supported_python() -> bool:
+    """Whether TensorFlow releases we support exist for the running Python."""
+    return SUPPORTED_PYTHON[0] <= sys.version_info[:2] <= SUPPORTED_PYTHON[1]
+
+
+def span(limits: tuple[tuple[int, int], tuple[int, int]]) -> str:
+    """``2.18–2.21`` from ((2, 18), (2, 21))."""
+    return "–".join(".".join(map(str, limit)) for limit in limits)
+
+
+def usable_cores() -> int:
+    """Cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def memory_gib() -> float:
+    """Physical memory in GiB; 0 where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    except (AttributeError, OSError, ValueError):
+        return 0.0
+
+
+def processor_name() -> str:
+    """The processor's name as its maker gives it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    if sys.platform == "darwin":
+        found = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True)
+        if found.returncode == 0 and found.stdout.strip():
+            return found.stdout.strip()
+    return platform.processor() or platform.machine()
