@@ -1,0 +1,166 @@
+"""What all executables of a process share: native runtime code, the thread team, the arena, one lock."""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import hashlib
+import logging
+import os
+import threading
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import llvmlite
+
+from ..runtime.arena import Arena
+from ..runtime.cache import ObjectCache
+from ..runtime.team import Team, TeamCode
+from . import isa as isa_module
+from . import jit
+from .isa import Isa
+from .program import RUNTIME_SYMBOLS, runtime_text
+from .team_code import TEAM_BYTES
+
+_RUN = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
+_FORK_TIMEOUT = 10.0  # seconds a fork waits for the program that is running
+_log = logging.getLogger("afterburner")
+
+
+class Engine:
+    """The process's native runtime. Whoever runs a program or touches the arena holds ``lock``.
+
+    Attributes:
+        lock: one program runs at a time; waiting does not hold the GIL.
+        arena: memory of intermediate values.
+        run: native ``(team, frame, workers)``: one program from start to end.
+        copy: address of the phase function that copies bytes.
+    """
+
+    def __init__(self, cache: ObjectCache | None) -> None:
+        text = runtime_text(isa_module.host().triple)
+        code, _ = cached_object(text, isa_module.host(), lambda: text, cache)
+        # The library is never unloaded: workers are inside it until the process ends.
+        self._library = jit.Library(code, isa_module.host())
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._library))
+        found = self._library.load(RUNTIME_SYMBOLS)
+        self._team_code = TeamCode(
+            TEAM_BYTES, found["team_init"], found["team_work"], found["team_launch"], found["team_stop"])
+        self.run = _RUN(found["program_run"])
+        self.copy = found["copy_chunk"]
+        self.lock = threading.Lock()
+        self.arena = Arena()
+        self._team: Team | None = None
+
+    def team(self, workers: int) -> Team:
+        """The team, with at least ``workers`` workers where the system allows it. Under the lock."""
+        if self._team is None:
+            self._team = Team(self._team_code)
+        if self._team.size < workers:
+            self._team.grow(workers)
+        return self._team
+
+    def stop_team(self) -> bool:
+        """Let the workers end; the next program that wants some starts new ones."""
+        with self.lock:
+            team, self._team = self._team, None
+        return team is None or team.stop()
+
+    def forget_team(self) -> None:
+        """In a forked child: its parent's workers and lock do not exist here."""
+        self.lock = threading.Lock()
+        self._team = None
+
+
+def cached_object(identity: str, isa: Isa, text: Callable[[], str], cache: ObjectCache | None) -> tuple[bytes, bool]:
+    """Object code for an LLVM text, from the cache where it is there; and whether it was.
+
+    Args:
+        identity: determines the LLVM text, given this version of the code generator.
+        isa: the instruction set.
+        text: makes the LLVM text; called only where it has to be compiled.
+        cache: None to compile in any case.
+    """
+    key = object_key(identity, isa)
+    code = cache.get(key) if cache is not None else None
+    if code is not None:
+        return code, True
+    code = jit.compile_object(text(), isa)
+    if cache is not None:
+        cache.put(key, code)
+    return code, False
+
+
+def object_key(identity: str, isa: Isa) -> str:
+    """The cache key of a program: what is compiled, for what machine, and by which code generator."""
+    parts = (identity, isa.name, isa.triple, isa.cpu, isa.features, code_version(), llvmlite.__version__)
+    digest = hashlib.sha256()
+    for part in parts:
+        raw = part.encode()
+        digest.update(len(raw).to_bytes(8, "little"))
+        digest.update(raw)
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=1)
+def code_version() -> str:
+    """A hash of the sources that decide what code is generated."""
+    package = Path(__file__).parent.parent
+    digest = hashlib.sha256()
+    for folder in ("cpu", "ir", "passes"):
+        for path in sorted((package / folder).rglob("*.py")):
+            digest.update(str(path.relative_to(package)).encode() + b"\0")
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+_engine: Engine | None = None
+_making = threading.Lock()
+_fork_holds = False
+
+
+def engine(cache: ObjectCache | None = None) -> Engine:
+    """The engine of this process, made on the first call with the help of ``cache``."""
+    global _engine
+    if _engine is None:
+        with _making:
+            if _engine is None:
+                _engine = Engine(cache)
+    return _engine
+
+
+def _before_fork() -> None:
+    """No fork in the middle of a program: the arena's and the team's state stay whole."""
+    global _fork_holds
+    if _engine is None:
+        return
+    _fork_holds = _engine.lock.acquire(timeout=_FORK_TIMEOUT)
+    if not _fork_holds:
+        _log.warning("a process was forked while a compiled program ran")
+
+
+def _after_fork_in_parent() -> None:
+    global _fork_holds
+    if _engine is not None and _fork_holds:
+        _fork_holds = False
+        _engine.lock.release()
+
+
+def _after_fork_in_child() -> None:
+    global _making
+    _making = threading.Lock()
+    if _engine is not None:
+        _engine.forget_team()
+
+
+def _at_exit() -> None:
+    if _engine is not None and _engine.lock.acquire(timeout=1.0):
+        _engine.lock.release()
+        _engine.stop_team()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent,
+                        after_in_child=_after_fork_in_child)
+atexit.register(_at_exit)

@@ -1,0 +1,322 @@
+"""The native program of an executable: its tables, and the code that walks them.
+
+A program is a row of segments with a barrier after each. A segment is a set of items that may run at
+once; an item is cut into chunks, and a chunk runs the item's phases one after another. (A parallel
+phase is an item of many chunks; a run of one-chunk kernels is an item of one chunk and many phases.)
+Workers claim chunks from the segment's counter and add what they have completed to a second one; a
+segment is over when all of its chunks are complete. So no result depends on how many workers there
+are, and no worker waits for one that has not come.
+
+The tables are data, filled in by ``Program``; only the walk over them is code, and the same for all
+executables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from string import Template
+
+import numpy as np
+
+from .team_code import TEAM_SYMBOLS, team_text
+
+# Words of a frame, each 64 bits. Bases begin at FRAME_BASES: null, constants, arena, inputs, outputs.
+(_POINTERS, _TABLE, _POINTER_COUNT, _SEGMENTS, _SEGMENT_COUNT, _ITEMS, _PHASES, _SYNC, _SYNC_BYTES,
+ _SCRATCH, _SCRATCH_STRIDE, _PROFILE) = range(12)
+FRAME_BASES = 12
+NULL, CONSTANTS, ARENA, FIRST_EXTERNAL = range(4)
+
+COPY_CHUNK = 1 << 18  # bytes
+LINE = 64
+
+_TEXT = """
+declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)
+declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)
+
+; A phase that copies: buffers are source, destination, and the size in bytes in place of a pointer.
+define void @copy_chunk(ptr %buffers, i64 %chunk, ptr %scratch) {
+  %to.p = getelementptr ptr, ptr %buffers, i64 1
+  %size.p = getelementptr i64, ptr %buffers, i64 2
+  %from = load ptr, ptr %buffers
+  %to = load ptr, ptr %to.p
+  %size = load i64, ptr %size.p
+  %start = mul i64 %chunk, $copy
+  %rest = sub i64 %size, %start
+  %short = icmp slt i64 %rest, $copy
+  %count = select i1 %short, i64 %rest, i64 $copy
+  %from.at = getelementptr i8, ptr %from, i64 %start
+  %to.at = getelementptr i8, ptr %to, i64 %start
+  call void @llvm.memcpy.p0.p0.i64(ptr %to.at, ptr %from.at, i64 %count, i1 false)
+  ret void
+}
+
+; Fill the pointer table from the frame's bases and zero the counters.
+define void @program_prepare(ptr %frame) {
+entry:
+  %pointers.p = getelementptr i64, ptr %frame, i64 $POINTERS
+  %table.p = getelementptr i64, ptr %frame, i64 $TABLE
+  %count.p = getelementptr i64, ptr %frame, i64 $POINTER_COUNT
+  %sync.p = getelementptr i64, ptr %frame, i64 $SYNC
+  %sync_bytes.p = getelementptr i64, ptr %frame, i64 $SYNC_BYTES
+  %bases = getelementptr i64, ptr %frame, i64 $BASES
+  %pointers = load ptr, ptr %pointers.p
+  %table = load ptr, ptr %table.p
+  %count = load i64, ptr %count.p
+  %sync = load ptr, ptr %sync.p
+  %sync_bytes = load i64, ptr %sync_bytes.p
+  call void @llvm.memset.p0.i64(ptr align 64 %sync, i8 0, i64 %sync_bytes, i1 false)
+  br label %head
+head:
+  %i = phi i64 [ 0, %entry ], [ %i.next, %body ]
+  %more = icmp slt i64 %i, %count
+  br i1 %more, label %body, label %done
+body:
+  %pair = getelementptr { i64, i64 }, ptr %pointers, i64 %i
+  %offset.p = getelementptr i64, ptr %pair, i64 1
+  %base.index = load i64, ptr %pair
+  %offset = load i64, ptr %offset.p
+  %base.p = getelementptr i64, ptr %bases, i64 %base.index
+  %base = load i64, ptr %base.p
+  %address = add i64 %base, %offset
+  %slot = getelementptr i64, ptr %table, i64 %i
+  store i64 %address, ptr %slot
+  %i.next = add i64 %i, 1
+  br label %head
+done:
+  ret void
+}
+
+; All segments, seen from one worker; returns when the last chunk of the program is complete.
+define void @program_body(ptr %frame, i64 %worker) {
+entry:
+  %table.p = getelementptr i64, ptr %frame, i64 $TABLE
+  %segments.p = getelementptr i64, ptr %frame, i64 $SEGMENTS
+  %count.p = getelementptr i64, ptr %frame, i64 $SEGMENT_COUNT
+  %items.p = getelementptr i64, ptr %frame, i64 $ITEMS
+  %phases.p = getelementptr i64, ptr %frame, i64 $PHASES
+  %sync.p = getelementptr i64, ptr %frame, i64 $SYNC
+  %scratch.p = getelementptr i64, ptr %frame, i64 $SCRATCH
+  %stride.p = getelementptr i64, ptr %frame, i64 $SCRATCH_STRIDE
+  %profile.p = getelementptr i64, ptr %frame, i64 $PROFILE
+  %arena.p = getelementptr i64, ptr %frame, i64 $ARENA
+  %table = load ptr, ptr %table.p
+  %segments = load ptr, ptr %segments.p
+  %count = load i64, ptr %count.p
+  %items = load ptr, ptr %items.p
+  %phases = load ptr, ptr %phases.p
+  %sync = load ptr, ptr %sync.p
+  %scratch.offset = load i64, ptr %scratch.p
+  %stride = load i64, ptr %stride.p
+  %profile = load ptr, ptr %profile.p
+  %arena = load ptr, ptr %arena.p
+  %own = mul i64 %worker, %stride
+  %own.offset = add i64 %own, %scratch.offset
+  %scratch = getelementptr i8, ptr %arena, i64 %own.offset
+  %is.caller = icmp eq i64 %worker, 0
+  %has.profile = icmp ne ptr %profile, null
+  %stamps = and i1 %is.caller, %has.profile
+  %first = load atomic i64, ptr %sync acquire, align 8
+  br i1 %stamps, label %stamp.start, label %segment
+stamp.start:
+  %t0 = call i64 @clock_ns()
+  store i64 %t0, ptr %profile
+  br label %segment
+
+segment:
+  %s = phi i64 [ %first, %entry ], [ %first, %stamp.start ], [ %s.next, %advance ]
+  %more = icmp slt i64 %s, %count
+  br i1 %more, label %open, label %done
+open:
+  %segment.p = getelementptr { i64, i64 }, ptr %segments, i64 %s
+  %total.p = getelementptr i64, ptr %segment.p, i64 1
+  %item.first = load i64, ptr %segment.p
+  %total = load i64, ptr %total.p
+  %s.line = add i64 %s, 1
+  %line.offset = mul i64 %s.line, $line
+  %claimed.p = getelementptr i8, ptr %sync, i64 %line.offset
+  %complete.p = getelementptr i64, ptr %claimed.p, i64 1
+  br label %claim
+claim:
+  %mine = phi i64 [ 0, %open ], [ %mine.next, %chunk.done ]
+  %item.from = phi i64 [ %item.first, %open ], [ %item, %chunk.done ]
+  %c = atomicrmw add ptr %claimed.p, i64 1 monotonic
+  %got = icmp slt i64 %c, %total
+  br i1 %got, label %find, label %exhausted
+find:
+  %item = phi i64 [ %item.from, %claim ], [ %item.next, %find.next ]
+  %item.p = getelementptr { i64, i64, i64, i64 }, ptr %items, i64 %item
+  %start.p = getelementptr i64, ptr %item.p, i64 2
+  %end.p = getelementptr i64, ptr %item.p, i64 3
+  %end = load i64, ptr %end.p
+  %here = icmp slt i64 %c, %end
+  br i1 %here, label %chunk, label %find.next
+find.next:
+  %item.next = add i64 %item, 1
+  br label %find
+chunk:
+  %phase.end.p = getelementptr i64, ptr %item.p, i64 1
+  %phase.first = load i64, ptr %item.p
+  %phase.end = load i64, ptr %phase.end.p
+  %start = load i64, ptr %start.p
+  %local = sub i64 %c, %start
+  br label %phase
+phase:
+  %p = phi i64 [ %phase.first, %chunk ], [ %p.next, %call ]
+  %left = icmp slt i64 %p, %phase.end
+  br i1 %left, label %call, label %chunk.done
+call:
+  %phase.p = getelementptr { ptr, i64 }, ptr %phases, i64 %p
+  %position.p = getelementptr i64, ptr %phase.p, i64 1
+  %function = load ptr, ptr %phase.p
+  %position = load i64, ptr %position.p
+  %buffers = getelementptr ptr, ptr %table, i64 %position
+  call void %function(ptr %buffers, i64 %local, ptr %scratch)
+  %p.next = add i64 %p, 1
+  br label %phase
+chunk.done:
+  %mine.next = add i64 %mine, 1
+  br label %claim
+exhausted:
+  %some = icmp ne i64 %mine, 0
+  br i1 %some, label %report, label %meet
+report:
+  %before = atomicrmw add ptr %complete.p, i64 %mine acq_rel
+  %after = add i64 %before, %mine
+  %last = icmp eq i64 %after, %total
+  br i1 %last, label %over, label %meet
+meet:
+  call void @wait_at_least(ptr %complete.p, i64 %total)
+  br label %over
+over:
+  br i1 %is.caller, label %publish, label %advance
+publish:
+  store atomic i64 %s.line, ptr %sync release, align 8
+  br i1 %has.profile, label %stamp, label %advance
+stamp:
+  %now = call i64 @clock_ns()
+  %stamp.p = getelementptr i64, ptr %profile, i64 %s.line
+  store i64 %now, ptr %stamp.p
+  br label %advance
+advance:
+  %s.next = add i64 %s, 1
+  br label %segment
+done:
+  ret void
+}
+
+; The one entry: %team is used only where there are two or more workers.
+define void @program_run(ptr %team, ptr %frame, i64 %workers) {
+entry:
+  call void @program_prepare(ptr %frame)
+  %alone = icmp slt i64 %workers, 2
+  br i1 %alone, label %single, label %several
+single:
+  call void @program_body(ptr %frame, i64 0)
+  ret void
+several:
+  call void @team_launch(ptr %team, ptr @program_body, ptr %frame, i64 %workers)
+  ret void
+}
+"""
+
+RUNTIME_SYMBOLS = (*TEAM_SYMBOLS, "program_run", "copy_chunk")
+
+
+def runtime_text(triple: str) -> str:
+    """The LLVM module of the team and of the walk over programs."""
+    values = {
+        "POINTERS": _POINTERS, "TABLE": _TABLE, "POINTER_COUNT": _POINTER_COUNT, "SEGMENTS": _SEGMENTS,
+        "SEGMENT_COUNT": _SEGMENT_COUNT, "ITEMS": _ITEMS, "PHASES": _PHASES, "SYNC": _SYNC,
+        "SYNC_BYTES": _SYNC_BYTES, "SCRATCH": _SCRATCH, "SCRATCH_STRIDE": _SCRATCH_STRIDE, "PROFILE": _PROFILE,
+        "BASES": FRAME_BASES, "ARENA": FRAME_BASES + ARENA, "copy": COPY_CHUNK, "line": LINE,
+    }
+    return f'target triple = "{triple}"\n' + team_text() + Template(_TEXT).substitute(values)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where a buffer lies: an offset in bytes from one of the frame's bases."""
+
+    base: int
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class Item:
+    """Work inside a segment: ``chunks`` pieces, each of which runs all ``calls`` in order.
+
+    A call is a function's address and the position of its buffers in the pointer table.
+    """
+
+    calls: tuple[tuple[int, int], ...]
+    chunks: int
+
+
+@dataclass
+class Program:
+    """The tables of one executable, built up by ``buffers`` and ``segment``, then laid out by ``frame``."""
+
+    pointers: list[Slot] = field(default_factory=list)
+    segments: list[tuple[Item, ...]] = field(default_factory=list)
+
+    def buffers(self, slots: Sequence[Slot]) -> int:
+        """Add a row of buffers to the pointer table; its position there."""
+        self.pointers.extend(slots)
+        return len(self.pointers) - len(slots)
+
+    def frame(self, externals: int, constants: int, scratch_offset: int, scratch_stride: int,
+              profile: bool) -> Frame:
+        """The tables in memory, ready to run once the external addresses are written into it."""
+        return Frame(self, externals, constants, scratch_offset, scratch_stride, profile)
+
+
+def aligned_words(count: int) -> np.ndarray:
+    """``count`` zeroed 64-bit words that start at a cache line."""
+    raw = np.zeros(count + LINE // 8, np.int64)
+    start = (-raw.ctypes.data % LINE) // 8
+    return raw[start: start + count]
+
+
+class Frame:
+    """What ``program_run`` is given: the tables of a program and the bases of its buffers.
+
+    Attributes:
+        words: the frame itself; the addresses from ``FRAME_BASES`` on are set before a run.
+        stamps: with profiling, the time in ns when a run began and when each segment was complete.
+    """
+
+    def __init__(self, program: Program, externals: int, constants: int, scratch_offset: int,
+                 scratch_stride: int, profile: bool) -> None:
+        segments, items, phases = _tables(program.segments)
+        pointers = np.array([(s.base, s.offset) for s in program.pointers], np.int64).reshape(-1, 2)
+        table = aligned_words(len(pointers))
+        sync = aligned_words((len(segments) + 1) * LINE // 8)
+        self.stamps = aligned_words(len(segments) + 1) if profile else None
+        self._kept = (segments, items, phases, pointers, table, sync)
+        self.words = aligned_words(FRAME_BASES + FIRST_EXTERNAL + externals)
+        for word, value in (
+            (_POINTERS, pointers.ctypes.data), (_TABLE, table.ctypes.data), (_POINTER_COUNT, len(pointers)),
+            (_SEGMENTS, segments.ctypes.data), (_SEGMENT_COUNT, len(segments)), (_ITEMS, items.ctypes.data),
+            (_PHASES, phases.ctypes.data), (_SYNC, sync.ctypes.data), (_SYNC_BYTES, sync.nbytes),
+            (_SCRATCH, scratch_offset), (_SCRATCH_STRIDE, scratch_stride),
+            (_PROFILE, 0 if self.stamps is None else self.stamps.ctypes.data),
+            (FRAME_BASES + CONSTANTS, constants),
+        ):
+            self.words[word] = value
+
+
+def _tables(rows: Sequence[Sequence[Item]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Segments (first item, chunks in all), items (first and end phase, first and end chunk), phases."""
+    segments: list[tuple[int, int]] = []
+    items: list[tuple[int, int, int, int]] = []
+    phases: list[tuple[int, int]] = []
+    for row in rows:
+        first, chunk = len(items), 0
+        for item in row:
+            items.append((len(phases), len(phases) + len(item.calls), chunk, chunk + item.chunks))
+            phases.extend(item.calls)
+            chunk += item.chunks
+        segments.append((first, chunk))
+    return (np.array(segments, np.int64).reshape(-1, 2), np.array(items, np.int64).reshape(-1, 4),
+            np.array(phases, np.int64).reshape(-1, 2))

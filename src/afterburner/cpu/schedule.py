@@ -1,0 +1,112 @@
+"""When each kernel runs: waves of independent kernels, and the segments a program walks through."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..ir import Node, Value
+from .kernel import Kernel
+
+# How far back a kernel may be moved to join kernels it does not depend on, and how large its results
+# may be: what runs earlier holds its memory longer.
+_WINDOW = 8  # waves
+_MOVED_BYTES = 1 << 20
+_WORTH_SHARING = 2e-6  # seconds of serial work that pay for a barrier
+_RATE = 1e10  # floating-point operations or bytes a second on one core: the order of magnitude
+_PER_KERNEL = 1e-7  # seconds
+
+
+@dataclass(frozen=True)
+class Part:
+    """Phase ``phase`` of kernel number ``kernel``."""
+
+    kernel: int
+    phase: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """Parts run one after another by one worker a chunk; more than one part only with one chunk."""
+
+    parts: tuple[Part, ...]
+    chunks: int
+
+
+Segment = tuple[Work, ...]
+
+
+def source(value: Value) -> Value:
+    """The value whose buffer ``value`` lies in: views are followed to what they show."""
+    while value.node is not None and is_view(value.node):
+        value = value.node.operands[0]
+    return value
+
+
+def is_view(node: Node) -> bool:
+    """Whether the node's result is its operand's bytes under another type."""
+    return node.op.view or node.op.name == "bitcast"
+
+
+def cost(node: Node) -> float:
+    """A rough guess at the seconds a node takes on one core."""
+    types = tuple(v.type for v in node.operands)
+    results = tuple(r.type for r in node.results)
+    moved = sum(t.bytes for t in (*types, *results))
+    return max(node.op.flops(types, results), moved) / _RATE + _PER_KERNEL
+
+
+def waves(kernels: Sequence[Kernel], apart: bool = False) -> dict[Node, int]:
+    """The wave of every node that has a kernel. All of a wave is over before the next begins.
+
+    Args:
+        kernels: in an order that can be executed.
+        apart: one kernel a wave, in that order.
+    """
+    if apart:
+        return {k.node: i for i, k in enumerate(kernels)}
+    chosen: dict[Node, int] = {}
+    last = 0
+    for kernel in kernels:
+        node = kernel.node
+        producers = (source(v).node for v in node.operands)
+        earliest = max((chosen[p] + 1 for p in producers if p in chosen), default=0)
+        small = sum(r.type.bytes for r in node.results) <= _MOVED_BYTES
+        chosen[node] = max(earliest, last - _WINDOW if small else last)
+        last = max(last, chosen[node])
+    return chosen
+
+
+def segments(kernels: Sequence[Kernel], wave_of: dict[Node, int], apart: bool = False) -> list[Segment]:
+    """The segments of a program: phases that may run at once, a barrier after each segment.
+
+    One-chunk parts that follow each other become one piece of work, without barriers between them,
+    unless ``apart``.
+    """
+    rows: dict[int, list[int]] = {}
+    for index, kernel in enumerate(kernels):
+        rows.setdefault(wave_of[kernel.node], []).append(index)
+    found: list[Segment] = []
+    for wave in sorted(rows):
+        members = rows[wave]
+        for phase in range(max(len(kernels[i].phases) for i in members)):
+            row = [i for i in members if len(kernels[i].phases) > phase]
+            segment = _segment(kernels, row, phase)
+            if found and not apart and _is_serial(segment) and _is_serial(found[-1]):
+                segment = (Work(found.pop()[0].parts + segment[0].parts, 1),)
+            found.append(segment)
+    return found
+
+
+def _segment(kernels: Sequence[Kernel], row: Sequence[int], phase: int) -> Segment:
+    works = tuple(Work((Part(i, phase),), kernels[i].phases[phase].chunks) for i in row)
+    if any(w.chunks != 1 for w in works):
+        return works
+    costs = [cost(kernels[i].node) for i in row]
+    if sum(costs) - max(costs) >= _WORTH_SHARING:
+        return works
+    return (Work(tuple(p for w in works for p in w.parts), 1),)
+
+
+def _is_serial(segment: Segment) -> bool:
+    return len(segment) == 1 and segment[0].chunks == 1
