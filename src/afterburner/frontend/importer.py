@@ -1,0 +1,284 @@
+"""The state of one import: values so far, current variable values, checks, and constant folding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from ..errors import NotTaken
+from ..ir import Builder, DType, IRError, Op, Shape, TensorType, Value, dtype_of
+from ..ir.ops.elementwise import Cast
+from ..ir.ops.reduce import ReduceAnd
+from ..ir.ops.shape import Broadcast, Constant, Iota, Reshape, Transpose
+from ..ir.types import BOOL
+from .flatten import FlatOp, FlatTensor
+
+Rule = Callable[["Importer", FlatOp, list[Value]], Sequence[Value]]
+
+_FOLDED_ELEMENTS = 1024  # results up to this size are computed while importing
+_FOLDED_OPERAND_ELEMENTS = 1 << 16
+_INLINE_ELEMENTS = 16  # longer constants of one repeated element become a broadcast
+
+
+class Refused(NotTaken):
+    """An operation that cannot be imported.
+
+    Attributes:
+        op: the operation.
+        reason: why, without the operation's name.
+    """
+
+    def __init__(self, op: FlatOp, reason: str) -> None:
+        super().__init__(f"{op.type} {op.location}: {reason}")
+        self.op = op
+        self.reason = reason
+
+
+def ir_dtype(dtype: tf.DType) -> DType:
+    """The IR element type of a TensorFlow dtype.
+
+    Raises:
+        KeyError: the IR has none (strings, complex and quantized numbers, handles).
+    """
+    if dtype.is_complex or dtype.is_quantized or dtype in (tf.string, tf.resource, tf.variant):
+        raise KeyError(dtype.name)
+    return dtype_of(dtype.as_numpy_dtype)
+
+
+def has_ir_dtype(dtype: tf.DType) -> bool:
+    """Whether the IR has an element type for ``dtype``."""
+    try:
+        ir_dtype(dtype)
+    except (KeyError, TypeError):
+        return False
+    return True
+
+
+class Importer:
+    """What a rule works with. Variables are functional: a rule reads and replaces current values."""
+
+    def __init__(self, name: str, variable_types: Mapping[FlatTensor, TensorType]) -> None:
+        self.builder = Builder(name)
+        self.variable_types = variable_types
+        self.values: dict[FlatTensor, Value] = {}
+        self.variables: list[FlatTensor] = []
+        self.checks: dict[Value, str] = {}
+        self.op: FlatOp | None = None
+        self._handles: dict[FlatTensor, FlatTensor] = {}
+        self._initial: dict[FlatTensor, Value] = {}
+        self._current: dict[FlatTensor, Value] = {}
+        self._known: dict[Value, np.ndarray | None] = {}
+
+    def refuse(self, reason: str) -> Refused:
+        """The error to raise where the current operation cannot be imported."""
+        if self.op is None:
+            raise NotTaken(reason)
+        return Refused(self.op, reason)
+
+    # Attributes and types of the current operation.
+
+    def attr(self, name: str) -> Any:
+        """An attribute of the current operation; bytes come as text."""
+        assert self.op is not None
+        value = self.op.attr(name)
+        return value.decode() if isinstance(value, bytes) else value
+
+    def dtype(self, name: str) -> DType:
+        """A type attribute of the current operation."""
+        return self.ir_type(self.attr(name))
+
+    def ir_type(self, dtype: tf.DType) -> DType:
+        """The IR's element type.
+
+        Raises:
+            Refused: it has none.
+        """
+        if not has_ir_dtype(dtype):
+            raise self.refuse(f"{tf.as_dtype(dtype).name} tensors")
+        return ir_dtype(dtype)
+
+    # Emitting.
+
+    def add(self, op: Op, *operands: Value) -> tuple[Value, ...]:
+        """Append an operation, or its results as constants where they are known and small."""
+        folded = self._fold(op, operands)
+        if folded is not None:
+            return folded
+        try:
+            return self.builder.add(op, *operands)
+        except IRError as error:
+            raise self.refuse(str(error)) from error
+
+    def emit(self, op: Op, *operands: Value) -> Value:
+        """Append an operation with one result."""
+        return self.add(op, *operands)[0]
+
+    def _fold(self, op: Op, operands: tuple[Value, ...]) -> tuple[Value, ...] | None:
+        if isinstance(op, Constant | Iota):
+            return None
+        arrays = [v.constant for v in operands]
+        if any(a is None or a.size > _FOLDED_OPERAND_ELEMENTS for a in arrays):
+            return None
+        try:
+            types = op.infer(*(v.type for v in operands))
+        except IRError as error:
+            raise self.refuse(f"{op.name}: {error}") from error
+        if any(t.size > _FOLDED_ELEMENTS for t in types):
+            return None
+        with np.errstate(all="ignore"):
+            results = op.evaluate(*(a for a in arrays if a is not None))
+        return tuple(self.builder.emit(Constant(np.asarray(r))) for r in results)
+
+    def constant(self, value: Any, dtype: DType | None = None) -> Value:
+        """A constant; long repetitions of one element are broadcast from a scalar."""
+        array = np.asarray(value, dtype=dtype.numpy if dtype else None)
+        if array.size > _INLINE_ELEMENTS and array.tobytes() == array.reshape(-1)[:1].tobytes() * array.size:
+            scalar = self.builder.emit(Constant(array.reshape(-1)[0].reshape(())))
+            return self.builder.emit(Broadcast(array.shape, ()), scalar)
+        return self.builder.emit(Constant(np.ascontiguousarray(array).reshape(array.shape)))
+
+    def like(self, value: Value, number: float | int | bool) -> Value:
+        """``number`` in the shape and element type of ``value``."""
+        return self.full(value.type, number)
+
+    def full(self, type_: TensorType, number: Any) -> Value:
+        """``number`` everywhere."""
+        scalar = self.emit(Constant(np.asarray(number).astype(type_.dtype.numpy)))
+        return self.broadcast_to(scalar, type_.shape)
+
+    def cast(self, value: Value, dtype: DType) -> Value:
+        return value if value.type.dtype == dtype else self.emit(Cast(dtype), value)
+
+    def reshape(self, value: Value, shape: Sequence[int]) -> Value:
+        shape = tuple(int(s) for s in shape)
+        return value if value.shape == shape else self.emit(Reshape(shape), value)
+
+    def transpose(self, value: Value, perm: Sequence[int]) -> Value:
+        perm = tuple(int(p) for p in perm)
+        return value if perm == tuple(range(len(perm))) else self.emit(Transpose(perm), value)
+
+    def broadcast_to(self, value: Value, shape: Shape) -> Value:
+        """``value`` repeated by NumPy's rule: axes are aligned at the right."""
+        if value.shape == tuple(shape):
+            return value
+        first = len(shape) - value.type.rank
+        if first < 0:
+            raise self.refuse(f"{value.type} does not broadcast to {list(shape)}")
+        return self.emit(Broadcast(tuple(shape), tuple(range(first, len(shape)))), value)
+
+    def broadcast_along(self, value: Value, shape: Shape, axes: Sequence[int]) -> Value:
+        """``value`` repeated along all axes of ``shape`` but ``axes``, which are its own."""
+        if value.shape == tuple(shape):
+            return value
+        return self.emit(Broadcast(tuple(shape), tuple(axes)), value)
+
+    def broadcast_together(self, *values: Value) -> list[Value]:
+        """All values in their common shape by NumPy's rule."""
+        try:
+            shape = np.broadcast_shapes(*(v.shape for v in values))
+        except ValueError:
+            raise self.refuse(f"shapes {', '.join(str(list(v.shape)) for v in values)} do not fit") from None
+        return [self.broadcast_to(v, shape) for v in values]
+
+    # What is known at compile time.
+
+    def known(self, value: Value) -> np.ndarray | None:
+        """The value, where it depends on constants alone; else None."""
+        if value.constant is not None:
+            return value.constant
+        if value not in self._known:
+            self._known[value] = self._evaluate(value)
+        return self._known[value]
+
+    def _evaluate(self, value: Value) -> np.ndarray | None:
+        if value.node is None or value.type.size > _FOLDED_OPERAND_ELEMENTS:
+            return None
+        operands = [self.known(v) for v in value.node.operands]
+        if any(a is None for a in operands):
+            return None
+        with np.errstate(all="ignore"):
+            return value.node.op.evaluate(*(a for a in operands if a is not None))[value.index]
+
+    def static(self, value: Value, what: str = "an operand") -> np.ndarray:
+        """The value of an operand that must be known at compile time.
+
+        Raises:
+            Refused: it depends on data; ``what`` names it.
+        """
+        array = self.known(value)
+        if array is None:
+            raise self.refuse(f"{what} is computed from data")
+        return array
+
+    def ints(self, value: Value, what: str = "an operand") -> tuple[int, ...]:
+        """A static operand's elements, flattened."""
+        return tuple(int(i) for i in self.static(value, what).reshape(-1))
+
+    # Checks.
+
+    def check(self, condition: Value, message: str) -> None:
+        """Demand that all elements of a bool tensor hold when the graph runs.
+
+        Raises:
+            Refused: it is known that one does not.
+        """
+        if condition.type.dtype != BOOL:
+            raise self.refuse(f"a check of {condition.type}")
+        if condition.type.size == 0:
+            return
+        if condition.shape:
+            condition = self.emit(ReduceAnd(tuple(range(condition.type.rank))), condition)
+        known = self.known(condition)
+        if known is None:
+            assert self.op is not None
+            self.checks.setdefault(condition, f"{message} ({self.op.name})")
+            return
+        if not known.all():
+            raise self.refuse(message)
+
+    # Variables.
+
+    def variable(self, handle: FlatTensor) -> FlatTensor:
+        """The variable a resource tensor stands for.
+
+        Raises:
+            Refused: it is not one of the import's variables.
+        """
+        root = handle
+        while root in self._handles:
+            root = self._handles[root]
+        if root not in self.variable_types:
+            raise self.refuse("the resource is not a variable with a known type")
+        return root
+
+    def alias(self, handle: FlatTensor, of: FlatTensor) -> None:
+        """Record that two resource tensors are the same variable."""
+        self._handles[handle] = of
+
+    def read(self, handle: FlatTensor) -> Value:
+        """A variable's current value; its first use makes it a state input of the graph."""
+        root = self.variable(handle)
+        if root not in self._current:
+            value = self.builder.input(self.variable_types[root], f"v{len(self.variables)}", state=True)
+            self.variables.append(root)
+            self._initial[root] = self._current[root] = value
+        return self._current[root]
+
+    def assign(self, handle: FlatTensor, value: Value) -> None:
+        """Replace a variable's current value.
+
+        Raises:
+            Refused: the type is not the variable's.
+        """
+        expected = self.read(handle).type
+        if value.type != expected:
+            raise self.refuse(f"assigns {value.type} to a variable of type {expected}")
+        self._current[self.variable(handle)] = value
+
+    def updates(self) -> list[tuple[int, Value]]:
+        """Index among the variables, and new value, of every variable that was replaced."""
+        return [(i, self._current[v]) for i, v in enumerate(self.variables)
+                if self._current[v] is not self._initial[v]]

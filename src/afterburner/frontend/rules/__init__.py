@@ -1,0 +1,34 @@
+"""One rule per TensorFlow operation, by family. A family file has:
+
+``RULES``: operation type -> rule ``(importer, op, operands) -> results``. Operands and results are those
+with an element type of the IR, in order; resources and strings are left out.
+``REFUSALS`` (optional): operation type -> the reason, if any, why its static attributes are not taken.
+``IGNORED_INPUTS`` (optional): operation type -> number of leading inputs that are read at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..flatten import FlatOp
+from ..importer import Rule
+from . import control, conv, elementwise, gather, loss, matmul, pool, random, reduce, shape, state
+
+FAMILIES = {
+    "control": control, "conv": conv, "elementwise": elementwise, "gather": gather, "loss": loss,
+    "matmul": matmul, "pool": pool, "random": random, "reduce": reduce, "shape": shape, "state": state,
+}
+
+RULES: dict[str, Rule] = {name: rule for family in FAMILIES.values() for name, rule in family.RULES.items()}
+REFUSALS: dict[str, Callable[[FlatOp], str | None]] = {
+    name: refusal for family in FAMILIES.values() for name, refusal in getattr(family, "REFUSALS", {}).items()
+}
+IGNORED_INPUTS: dict[str, int] = {
+    name: count for family in FAMILIES.values()
+    for name, count in getattr(family, "IGNORED_INPUTS", {}).items()
+}
+
+
+def supported_ops() -> dict[str, list[str]]:
+    """TensorFlow operations with a rule, by family, sorted."""
+    return {family: sorted(module.RULES) for family, module in FAMILIES.items()}

@@ -1,0 +1,196 @@
+"""Activation functions, their gradients and other composite elementwise functions, in the order of
+operations of TensorFlow's own CPU kernels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from ml_dtypes import finfo
+
+from ...ir import Value
+from ..flatten import FlatOp
+from ..importer import Importer
+from .formulas import Formula
+
+_SELU_SCALE = 1.0507009873554804934193349852946
+_SELU_SCALE_ALPHA = 1.7580993408473768599402175208123
+
+
+def _square(f: Formula, x: Value) -> Value:
+    return f.mul(x, x)
+
+
+def _reciprocal(f: Formula, x: Value) -> Value:
+    return f.div(1, x)
+
+
+def _squared_difference(f: Formula, x: Value, y: Value) -> Value:
+    return f.square(f.sub(x, y))
+
+
+def _div_no_nan(f: Formula, x: Value, y: Value) -> Value:
+    return f.select(f.eq(y, 0), 0, f.div(x, y))
+
+
+def _mul_no_nan(f: Formula, x: Value, y: Value) -> Value:
+    return f.select(f.eq(y, 0), 0, f.mul(x, y))
+
+
+def _xlogy(f: Formula, x: Value, y: Value) -> Value:
+    return f.select(f.eq(x, 0), 0, f.mul(x, f.log(y)))
+
+
+def _xlog1py(f: Formula, x: Value, y: Value) -> Value:
+    return f.select(f.eq(x, 0), 0, f.mul(x, f.log1p(y)))
+
+
+def _xdivy(f: Formula, x: Value, y: Value) -> Value:
+    return f.select(f.eq(x, 0), 0, f.div(x, y))
+
+
+def _relu(f: Formula, x: Value) -> Value:
+    return f.maximum(x, 0)
+
+
+def _relu6(f: Formula, x: Value) -> Value:
+    return f.minimum(f.maximum(x, 0), 6)
+
+
+def _elu(f: Formula, x: Value) -> Value:
+    return f.select(f.lt(x, 0), f.expm1(x), x)
+
+
+def _selu(f: Formula, x: Value) -> Value:
+    return f.select(f.lt(x, 0), f.mul(_SELU_SCALE_ALPHA, f.expm1(x)), f.mul(_SELU_SCALE, x))
+
+
+def _softplus(f: Formula, x: Value) -> Value:
+    """log(1 + exp(x)), with its limits where exp would over- or underflow."""
+    threshold = math.log(float(finfo(x.type.dtype.numpy).eps)) + 2.0
+    exp = f.exp(x)
+    return f.select(f.gt(x, -threshold), x, f.select(f.lt(x, threshold), exp, f.log1p(exp)))
+
+
+def _softsign(f: Formula, x: Value) -> Value:
+    return f.div(x, f.add(f.abs(x), 1))
+
+
+def _relu_grad(f: Formula, dy: Value, x: Value) -> Value:
+    return f.select(f.gt(x, 0), dy, 0)
+
+
+def _relu6_grad(f: Formula, dy: Value, x: Value) -> Value:
+    return f.select(f.both(f.gt(x, 0), f.lt(x, 6)), dy, 0)
+
+
+def _elu_grad(f: Formula, dy: Value, y: Value) -> Value:
+    return f.select(f.lt(y, 0), f.mul(f.add(y, 1), dy), dy)
+
+
+def _selu_grad(f: Formula, dy: Value, y: Value) -> Value:
+    return f.select(f.lt(y, 0), f.mul(dy, f.add(y, _SELU_SCALE_ALPHA)), f.mul(dy, _SELU_SCALE))
+
+
+def _softplus_grad(f: Formula, dy: Value, x: Value) -> Value:
+    return f.div(dy, f.add(f.exp(f.neg(x)), 1))
+
+
+def _softsign_grad(f: Formula, dy: Value, x: Value) -> Value:
+    return f.div(dy, f.square(f.add(f.abs(x), 1)))
+
+
+def _tanh_grad(f: Formula, y: Value, dy: Value) -> Value:
+    return f.mul(dy, f.sub(1, f.square(y)))
+
+
+def _sigmoid_grad(f: Formula, y: Value, dy: Value) -> Value:
+    return f.mul(f.mul(dy, y), f.sub(1, y))
+
+
+def _reciprocal_grad(f: Formula, y: Value, dy: Value) -> Value:
+    return f.mul(f.neg(dy), f.square(y))
+
+
+def _sqrt_grad(f: Formula, y: Value, dy: Value) -> Value:
+    return f.div(f.mul(0.5, dy), y)
+
+
+def _rsqrt_grad(f: Formula, y: Value, dy: Value) -> Value:
+    return f.mul(f.mul(-0.5, dy), f.mul(y, f.square(y)))
+
+
+def _tan(f: Formula, x: Value) -> Value:
+    return f.div(f.sin(x), f.cos(x))
+
+
+def _atan(f: Formula, x: Value) -> Value:
+    return f.atan2(x, 1)
+
+
+def _cosine_of_sine(f: Formula, x: Value) -> Value:
+    """sqrt(1 - x²) without cancellation near 1."""
+    return f.sqrt(f.mul(f.sub(1, x), f.add(1, x)))
+
+
+def _asin(f: Formula, x: Value) -> Value:
+    return f.atan2(x, _cosine_of_sine(f, x))
+
+
+def _acos(f: Formula, x: Value) -> Value:
+    return f.atan2(_cosine_of_sine(f, x), x)
+
+
+def _sinh(f: Formula, x: Value) -> Value:
+    """sign(x) (t + t / (t + 1)) / 2 with t = exp(|x|) - 1; halves first, so as not to overflow early."""
+    t = f.expm1(f.abs(x))
+    ratio = f.select(f.ge(t, 1e30 if x.type.dtype.bits >= 32 else 1e4), 1, f.div(t, f.add(t, 1)))
+    half = f.add(f.mul(0.5, t), f.mul(0.5, ratio))
+    return f.select(f.lt(x, 0), f.neg(half), f.select(f.eq(x, 0), x, half))
+
+
+def _cosh(f: Formula, x: Value) -> Value:
+    e = f.exp(f.sub(f.abs(x), math.log(2)))
+    return f.add(e, f.div(0.25, e))
+
+
+def _asinh(f: Formula, x: Value) -> Value:
+    a = f.abs(x)
+    inner = f.log1p(f.add(a, f.div(f.square(a), f.add(1, f.sqrt(f.add(f.square(a), 1))))))
+    value = f.select(f.gt(a, 1e4 if x.type.dtype.bits >= 32 else 100), f.add(f.log(a), math.log(2)), inner)
+    return f.select(f.lt(x, 0), f.neg(value), f.select(f.eq(x, 0), x, value))
+
+
+def _acosh(f: Formula, x: Value) -> Value:
+    t = f.sub(x, 1)
+    inner = f.log1p(f.add(t, f.sqrt(f.add(f.mul(2, t), f.square(t)))))
+    return f.select(f.gt(x, 1e4 if x.type.dtype.bits >= 32 else 100), f.add(f.log(x), math.log(2)), inner)
+
+
+def _atanh(f: Formula, x: Value) -> Value:
+    a = f.abs(x)
+    value = f.mul(0.5, f.log1p(f.div(f.mul(2, a), f.sub(1, a))))
+    return f.select(f.lt(x, 0), f.neg(value), f.select(f.eq(x, 0), x, value))
+
+
+FORMULAS: dict[str, Callable[..., Value]] = {
+    "Acos": _acos, "Acosh": _acosh, "Asin": _asin, "Asinh": _asinh, "Atan": _atan, "Atanh": _atanh,
+    "Cosh": _cosh, "DivNoNan": _div_no_nan, "Elu": _elu, "EluGrad": _elu_grad, "Inv": _reciprocal,
+    "InvGrad": _reciprocal_grad, "MulNoNan": _mul_no_nan, "Reciprocal": _reciprocal,
+    "ReciprocalGrad": _reciprocal_grad, "Relu": _relu, "Relu6": _relu6, "Relu6Grad": _relu6_grad,
+    "ReluGrad": _relu_grad, "RsqrtGrad": _rsqrt_grad, "Selu": _selu, "SeluGrad": _selu_grad,
+    "SigmoidGrad": _sigmoid_grad, "Sinh": _sinh, "Softplus": _softplus, "SoftplusGrad": _softplus_grad,
+    "Softsign": _softsign, "SoftsignGrad": _softsign_grad, "SqrtGrad": _sqrt_grad, "Square": _square,
+    "SquaredDifference": _squared_difference, "Tan": _tan, "TanhGrad": _tanh_grad, "Xdivy": _xdivy,
+    "Xlog1py": _xlog1py, "Xlogy": _xlogy,
+}
+
+
+def leaky_relu(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
+    f, x = Formula(ctx), inputs[0]
+    return (f.select(f.gt(x, 0), x, f.mul(x, ctx.attr("alpha"))),)
+
+
+def leaky_relu_grad(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
+    f, (dy, x) = Formula(ctx), inputs
+    return (f.select(f.gt(x, 0), dy, f.mul(dy, ctx.attr("alpha"))),)

@@ -1,0 +1,68 @@
+"""Constants, identities and assertions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from ...ir import Value
+from ...ir.ops.elementwise import IsFinite
+from ..flatten import FlatOp
+from ..importer import Importer, Rule
+
+
+def _const(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
+    if op.outputs[0].dtype == tf.string:
+        return ()
+    return (ctx.constant(tf.make_ndarray(op.attr("value"))),)
+
+
+def _identity(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
+    """Handles pass along as well as tensors."""
+    for source, result in zip(op.inputs, op.outputs, strict=True):
+        if source.dtype == tf.resource:
+            ctx.alias(result, source)
+    return inputs
+
+
+def _ensure_shape(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
+    if not tf.TensorShape(op.attr("shape")).is_compatible_with(inputs[0].shape):
+        raise ctx.refuse(f"the shape {list(inputs[0].shape)} is not the one ensured")
+    return inputs
+
+
+def _placeholder_with_default(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
+    return inputs
+
+
+def _check_numerics(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
+    ctx.check(ctx.emit(IsFinite(), inputs[0]), "a tensor has NaN or Inf")
+    return inputs
+
+
+def _assert(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
+    ctx.check(inputs[0], "assertion failed")
+    return ()
+
+
+def _no_op(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
+    return ()
+
+
+RULES: dict[str, Rule] = {
+    "Assert": _assert,
+    "CheckNumerics": _check_numerics,
+    "CheckNumericsV2": _check_numerics,
+    "Const": _const,
+    "EnsureShape": _ensure_shape,
+    "Identity": _identity,
+    "IdentityN": _identity,
+    "NoOp": _no_op,
+    "PlaceholderWithDefault": _placeholder_with_default,
+    "PreventGradient": _identity,
+    "Snapshot": _identity,
+    "StopGradient": _identity,
+}
+
+IGNORED_INPUTS = {"Assert": 1}

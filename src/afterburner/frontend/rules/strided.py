@@ -1,0 +1,110 @@
+"""Python's slicing: StridedSlice with all its masks, and its gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ...ir import Shape, Value
+from ...ir.ops.shape import Pad, Reverse, Slice
+from ..flatten import FlatOp
+from ..importer import Importer, Rule
+
+_MASKS = ("begin", "end", "ellipsis", "new_axis", "shrink_axis")
+
+
+@dataclass(frozen=True)
+class _Spec:
+    """A slice of a tensor: a range per axis, then the result's shape with axes dropped and added."""
+
+    ranges: tuple[range, ...]
+    shape: Shape
+
+    @property
+    def taken(self) -> Shape:
+        """The shape before axes are dropped and added."""
+        return tuple(len(r) for r in self.ranges)
+
+    @property
+    def reversed_axes(self) -> Shape:
+        return tuple(i for i, r in enumerate(self.ranges) if r.step < 0 and len(r) > 1)
+
+
+def _spec(ctx: Importer, shape: Shape, begin: Value, end: Value, strides: Value) -> _Spec:
+    """The slice that begin, end, strides and the masks of the current operation describe."""
+    begins, ends = ctx.ints(begin, "where the slice begins"), ctx.ints(end, "where the slice ends")
+    steps = ctx.ints(strides, "the slice's strides")
+    masks = {name: int(ctx.attr(f"{name}_mask")) for name in _MASKS}
+    ranges: list[range] = []
+    result: list[int] = []
+    for i, (first, last, step) in enumerate(zip(begins, ends, steps, strict=True)):
+        on = {name for name, mask in masks.items() if mask >> i & 1}
+        if "ellipsis" in on:
+            later = sum(1 for j in range(i + 1, len(begins)) if not masks["new_axis"] >> j & 1)
+            for size in shape[len(ranges): len(shape) - later]:
+                ranges.append(range(size))
+                result.append(size)
+        elif "new_axis" in on:
+            result.append(1)
+        else:
+            ranges.append(_range(ctx, shape, len(ranges), (first, last, step), on))
+            result += [] if "shrink_axis" in on else [len(ranges[-1])]
+    rest = shape[len(ranges):]
+    return _Spec((*ranges, *(range(s) for s in rest)), (*result, *rest))
+
+
+def _range(ctx: Importer, shape: Shape, axis: int, bounds: tuple[int, int, int], on: set[str]) -> range:
+    if axis >= len(shape) or bounds[2] == 0:
+        raise ctx.refuse(f"slice {bounds} of axis {axis} of shape {list(shape)}")
+    size, (first, last, step) = shape[axis], bounds
+    if "shrink_axis" in on:
+        index = first + size if first < 0 else first
+        if not 0 <= index < size:
+            raise ctx.refuse(f"index {first} of an axis of size {size}")
+        return range(index, index + 1)
+    start, stop = None if "begin" in on else first, None if "end" in on else last
+    return range(*slice(start, stop, step).indices(size))
+
+
+def _strided_slice(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
+    x = inputs[0]
+    spec = _spec(ctx, x.shape, *inputs[1:4])
+    if all(r == range(n) for r, n in zip(spec.ranges, x.shape, strict=True)):
+        return (ctx.reshape(x, spec.shape),)
+    spans = [_ascending(r) for r in spec.ranges]
+    op_ = Slice(tuple(r.start for r in spans), tuple(r[-1] + 1 if r else r.start for r in spans),
+                tuple(r.step for r in spans))
+    taken = ctx.emit(op_, x)
+    if spec.reversed_axes:
+        taken = ctx.emit(Reverse(spec.reversed_axes), taken)
+    return (ctx.reshape(taken, spec.shape),)
+
+
+def _ascending(r: range) -> range:
+    """The same numbers in increasing order."""
+    if not r:
+        return range(0)
+    return range(min(r[0], r[-1]), max(r[0], r[-1]) + 1, abs(r.step))
+
+
+def _strided_slice_grad(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
+    """dy put back where it was taken from, zeros elsewhere."""
+    shape = ctx.ints(inputs[0], "the input's shape")
+    spec = _spec(ctx, shape, *inputs[1:4])
+    dy = ctx.reshape(inputs[4], spec.taken)
+    if not dy.type.size:
+        return (ctx.broadcast_to(ctx.constant(0, dy.type.dtype), shape),)
+    if spec.reversed_axes:
+        dy = ctx.emit(Reverse(spec.reversed_axes), dy)
+    if spec.taken == shape:
+        return (dy,)
+    spans = [_ascending(r) for r in spec.ranges]
+    pad = Pad(tuple(r[0] for r in spans), tuple(n - 1 - r[-1] for n, r in zip(shape, spans, strict=True)),
+              tuple(r.step - 1 for r in spans))
+    return (ctx.emit(pad, dy, ctx.constant(0, dy.type.dtype)),)
+
+
+STRIDED_RULES: dict[str, Rule] = {
+    "StridedSlice": _strided_slice,
+    "StridedSliceGrad": _strided_slice_grad,
+}
