@@ -73,7 +73,8 @@ class Engine:
         self._team = None
 
 
-def cached_object(identity: str, isa: Isa, text: Callable[[], str], cache: ObjectCache | None) -> tuple[bytes, bool]:
+def cached_object(identity: str, isa: Isa, text: Callable[[], str],
+                  cache: ObjectCache | None) -> tuple[bytes, bool]:
     """Object code for an LLVM text, from the cache where it is there; and whether it was.
 
     Args:

@@ -228,8 +228,9 @@ def runtime_text(triple: str) -> str:
     values = {
         "POINTERS": _POINTERS, "TABLE": _TABLE, "POINTER_COUNT": _POINTER_COUNT, "SEGMENTS": _SEGMENTS,
         "SEGMENT_COUNT": _SEGMENT_COUNT, "ITEMS": _ITEMS, "PHASES": _PHASES, "SYNC": _SYNC,
-        "SYNC_BYTES": _SYNC_BYTES, "SCRATCH": _SCRATCH, "SCRATCH_STRIDE": _SCRATCH_STRIDE, "PROFILE": _PROFILE,
-        "BASES": FRAME_BASES, "ARENA": FRAME_BASES + ARENA, "copy": COPY_CHUNK, "line": LINE,
+        "SYNC_BYTES": _SYNC_BYTES, "SCRATCH": _SCRATCH, "SCRATCH_STRIDE": _SCRATCH_STRIDE,
+        "PROFILE": _PROFILE, "BASES": FRAME_BASES, "ARENA": FRAME_BASES + ARENA,
+        "copy": COPY_CHUNK, "line": LINE,
     }
     return f'target triple = "{triple}"\n' + team_text() + Template(_TEXT).substitute(values)
 

@@ -118,8 +118,8 @@ class _Code:
 class CpuExecutable:
     """A compiled graph (see ``runtime.executable.Executable``). Dropping it frees its code and memory."""
 
-    def __init__(self, graph: Graph, kernels: Sequence[Kernel], placement: Placement, steps: Sequence[Segment],
-                 code: _Code, shared: Engine, settings: _Settings) -> None:
+    def __init__(self, graph: Graph, kernels: Sequence[Kernel], placement: Placement,
+                 steps: Sequence[Segment], code: _Code, shared: Engine, settings: _Settings) -> None:
         self.input_types: tuple[TensorType, ...] = graph.input_types
         self.output_types: tuple[TensorType, ...] = graph.output_types
         self.kernels: tuple[KernelInfo, ...] = tuple(_info(k) for k in kernels)
@@ -136,7 +136,7 @@ class CpuExecutable:
         self._profile = _Profile(len(kernels), steps) if settings.profile else None
         count = len(graph.inputs) + len(graph.outputs)
         self._pack = struct.Struct(f"={count + 1}Q").pack_into
-        self._bytes = memoryview(self._frame.words).cast("B")
+        self._bytes = self._frame.words.view(np.uint8)
         self._address = self._frame.words.ctypes.data
         with shared.lock:
             shared.arena.lease(self, placement.arena_bytes + stride * self._workers)
@@ -178,15 +178,15 @@ class _Profile:
         return tuple((self._sums / self._runs).tolist()) if self._runs else ()
 
 
-def _frame(kernels: Sequence[Kernel], placement: Placement, steps: Sequence[Segment], code: _Code, shared: Engine,
-           stride: int, profile: bool) -> Frame:
+def _frame(kernels: Sequence[Kernel], placement: Placement, steps: Sequence[Segment], code: _Code,
+           shared: Engine, stride: int, profile: bool) -> Frame:
     program = Program()
     positions = [program.buffers(placement.buffers(kernel)) for kernel in kernels]
     for step in steps:
         items = []
         for work in step:
-            calls = tuple((code.function(kernels[p.kernel], p.phase), positions[p.kernel]) for p in work.parts)
-            items.append(Item(calls, work.chunks))
+            calls = [(code.function(kernels[p.kernel], p.phase), positions[p.kernel]) for p in work.parts]
+            items.append(Item(tuple(calls), work.chunks))
         program.segments.append(tuple(items))
     if placement.copies:
         items = []

@@ -281,8 +281,8 @@ TEAM_SYMBOLS = ("team_init", "team_work", "team_launch", "team_stop")
 def team_text() -> str:
     """The LLVM text of the team, without a target triple."""
     values: dict[str, object] = {
-        "GENERATION": GENERATION, "INSIDE": INSIDE, "PARKED": PARKED, "JOB": JOB, "STOP": STOP, "MUTEX": MUTEX,
-        "CONDITION": CONDITION, "clock": _CLOCK_MONOTONIC, "pause": _PAUSE, "spin": WAIT_SPIN_NS,
-        "yield": WAIT_YIELD_NS, "nap": NAP_NS, "idle": IDLE_SPIN_NS,
+        "GENERATION": GENERATION, "INSIDE": INSIDE, "PARKED": PARKED, "JOB": JOB, "STOP": STOP,
+        "MUTEX": MUTEX, "CONDITION": CONDITION, "clock": _CLOCK_MONOTONIC, "pause": _PAUSE,
+        "spin": WAIT_SPIN_NS, "yield": WAIT_YIELD_NS, "nap": NAP_NS, "idle": IDLE_SPIN_NS,
     }
     return Template(_TEXT).substitute(values)
