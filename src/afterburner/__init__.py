@@ -1,1 +1,53 @@
-"""Afterburner: compiled training and inference for unmodified TensorFlow programs."""
+"""Afterburner: compiled training and inference for unmodified TensorFlow programs.
+
+    import afterburner
+    afterburner.enable()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from . import activate
+from .errors import AfterburnerError, StrictError
+from .options import Options, options, set_options
+from .report import Report
+
+__version__ = "0.1.0"
+__all__ = [
+    "AfterburnerError", "Options", "Report", "StrictError", "disable", "enable", "enabled", "options",
+    "report", "set_options",
+]
+
+
+def enable() -> None:
+    """Take graph functions from now on; before or after ``import tensorflow``.
+
+    Does nothing under ``AFTERBURNER_DISABLE=1``.
+    """
+    activate.enable()
+
+
+def disable() -> None:
+    """Leave every graph function to TensorFlow from now on."""
+    activate.disable()
+
+
+@contextmanager
+def enabled() -> Iterator[None]:
+    """``enable()`` inside a ``with`` block."""
+    was_active = activate.active()
+    enable()
+    try:
+        yield
+    finally:
+        if not was_active:
+            disable()
+
+
+def report() -> Report:
+    """What was compiled, where it runs, what was left to TensorFlow and why."""
+    from .compile import recorder
+
+    return recorder.report()

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
+from afterburner.runtime.team import available_cpus
+
 TENSORFLOW_NAMES = ("tensorflow", "tensorflow-cpu", "tensorflow-intel", "tensorflow-macos",
                     "tensorflow-cpu-aws", "tf-nightly", "tf-nightly-cpu")
 SUPPORTED_TENSORFLOW = ((2, 18), (2, 21))  # first and last minor release
@@ -76,10 +78,8 @@ def span(limits: tuple[tuple[int, int], tuple[int, int]]) -> str:
 
 
 def usable_cores() -> int:
-    """Cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Cores this process may use: its affinity and its control group's quota."""
+    return available_cpus()
 
 
 def memory_gib() -> float:

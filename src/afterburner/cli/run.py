@@ -24,6 +24,6 @@ def _run(program: Program, changes: dict[str, Any]) -> int:
 
     if changes:
         afterburner.set_options(**changes)
-    getattr(afterburner,"enable",lambda: 0)()
+    afterburner.enable()
     launch(program)
     return 0

@@ -145,7 +145,20 @@ def called_graph(graph: Any, op: tf.Operation) -> Any:
     Raises:
         ValueError: its body is not known to the graph.
     """
-    name = op.get_attr("f").name
+    return _body(graph, op, "f")
+
+
+def branch_graph(op: FlatOp, attribute: str) -> Any:
+    """The FuncGraph that an attribute of a loop or conditional names.
+
+    Raises:
+        ValueError: its body is not known to the graph.
+    """
+    return _body(op.source.graph, op.source, attribute)
+
+
+def _body(graph: Any, op: tf.Operation, attribute: str) -> Any:
+    name = op.get_attr(attribute).name
     function = _find_function(graph, name)
     if function is None:
         raise ValueError(f"{op.name}: the function {name} is not known")

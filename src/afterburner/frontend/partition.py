@@ -5,12 +5,22 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
 
 import tensorflow as tf
 
 from .flatten import FlatGraph, FlatOp, FlatTensor, is_stateful
 
 Reason = Callable[[FlatOp], str | None]
+IsHost = Callable[[FlatOp], bool]
+
+
+class Kind(IntEnum):
+    """Who runs a stage."""
+
+    STOCK = 0  # TensorFlow
+    NATIVE = 1  # compiled by us
+    HOST = 2  # a loop or branch around compiled parts: one operation, interpreted by us
 
 
 @dataclass(eq=False)
@@ -18,18 +28,23 @@ class Stage:
     """Operations that run together.
 
     Attributes:
-        native: compiled by us, or run by TensorFlow.
+        kind: who runs them.
         ops: in program order.
         inputs: data tensors made outside.
         resources: resource tensors that come from outside (variables, iterators).
         outputs: tensors that later stages or the caller read.
     """
 
-    native: bool
+    kind: Kind
     ops: list[FlatOp] = field(default_factory=list)
     inputs: list[FlatTensor] = field(default_factory=list)
     resources: list[FlatTensor] = field(default_factory=list)
     outputs: list[FlatTensor] = field(default_factory=list)
+
+    @property
+    def native(self) -> bool:
+        """Whether it is compiled."""
+        return self.kind is Kind.NATIVE
 
 
 @dataclass(frozen=True)
@@ -45,25 +60,32 @@ class Partition:
         return sum(op.type != "Const" for s in self.stages if s.native for op in s.ops)
 
 
-def partition(flat: FlatGraph, reason: Reason) -> Partition:
+def partition(flat: FlatGraph, reason: Reason, is_host: IsHost = lambda op: False) -> Partition:
     """Cut a function into as few alternating stages as its dependences allow.
 
     Args:
         flat: the function.
         reason: why an operation is not taken; None if it is.
+        is_host: whether an operation that is not taken is a loop or branch we interpret.
     """
     reasons = {op: _reason(op, reason) for op in flat.ops}
+    kinds = {op: _kind(op, why, is_host) for op, why in reasons.items()}
     live = _live(flat)
-    level = _levels([op for op in flat.ops if op in live], reasons)
+    level = _levels([op for op in flat.ops if op in live], kinds)
     by_level: dict[int, list[FlatOp]] = defaultdict(list)
     for op in flat.ops:
         if op in live and op.type != "Const":
             by_level[level[op]].append(op)
-    stages = [Stage(native=number % 2 == 1, ops=by_level[number]) for number in sorted(by_level)]
+    stages: list[Stage] = []
+    for number in sorted(by_level):
+        kind = Kind(number % len(Kind))
+        groups = [[op] for op in by_level[number]] if kind is Kind.HOST else [by_level[number]]
+        stages += [Stage(kind, group) for group in groups]
     for stage in stages:
         stage.ops = _with_constants(stage.ops)
     _connect(stages, flat)
-    left = tuple((op, why) for op, why in reasons.items() if why is not None and op in live)
+    left = tuple((op, why) for op, why in reasons.items()
+                 if why is not None and op in live and kinds[op] is Kind.STOCK)
     return Partition(tuple(stages), left)
 
 
@@ -75,6 +97,12 @@ def _reason(op: FlatOp, reason: Reason) -> str | None:
         if tensor.dtype == tf.resource and tensor.op is not None and tensor.op.type != "Identity":
             return "a resource made inside the function"
     return None
+
+
+def _kind(op: FlatOp, why: str | None, is_host: IsHost) -> Kind:
+    if why is None:
+        return Kind.NATIVE
+    return Kind.HOST if is_host(op) else Kind.STOCK
 
 
 def _live(flat: FlatGraph) -> set[FlatOp]:
@@ -92,14 +120,19 @@ def _live(flat: FlatGraph) -> set[FlatOp]:
     return live
 
 
-def _levels(ops: Sequence[FlatOp], reasons: dict[FlatOp, str | None]) -> dict[FlatOp, int]:
-    """Stage number of every operation: even for TensorFlow's, odd for ours; none before what it needs."""
+def _levels(ops: Sequence[FlatOp], kinds: dict[FlatOp, Kind]) -> dict[FlatOp, int]:
+    """Stage number of every operation, its kind modulo the number of kinds; none before what it needs,
+    and a host operation behind every host operation it needs."""
     level: dict[FlatOp, int] = {}
     for op in ops:
-        parity = 1 if reasons[op] is None else 0
+        kind = kinds[op]
         needs = [t.op for t in op.inputs if t.op is not None] + list(op.control)
-        lowest = max((level[n] for n in needs if n.type != "Const" and n in level), default=0)
-        level[op] = lowest + (lowest % 2 != parity)
+        lowest = 0
+        for need in needs:
+            if need.type != "Const" and need in level:
+                both_host = kind is Kind.HOST and kinds[need] is Kind.HOST
+                lowest = max(lowest, level[need] + (1 if both_host else 0))
+        level[op] = lowest + (kind - lowest) % len(Kind)
     return level
 
 

@@ -45,9 +45,13 @@ def _single(op: FlatOp, attributes: tuple[Any, ...]) -> Runner:
 def _function(
     name: str, ops: Sequence[FlatOp], inputs: Sequence[FlatTensor], outputs: Sequence[FlatTensor],
 ) -> Runner:
-    function = build_function(name, ops, inputs, outputs)
-    # The function must outlive the closure: TensorFlow forgets a function nobody refers to.
-    call_name, count = function.name, len(outputs)
+    return call_by_name(build_function(name, ops, inputs, outputs), len(outputs))
+
+
+def call_by_name(function: atomic_function.AtomicFunction, count: int) -> Runner:
+    """A callable that runs a TensorFlow function past every hook; it keeps the function alive,
+    since TensorFlow forgets a function nobody refers to."""
+    call_name = function.name
 
     def run(arguments: list[Any]) -> Sequence[Any]:
         return context.context().call_function(call_name, arguments, count) or ()
@@ -56,11 +60,16 @@ def _function(
     return run
 
 
+def function_of(graph: Any) -> atomic_function.AtomicFunction:
+    """TensorFlow's function object over a finished FuncGraph, under a name of its own."""
+    return atomic_function.from_func_graph(f"{graph.name}_{next(_serial)}", graph, {})
+
+
 def build_function(
     name: str, ops: Sequence[FlatOp], inputs: Sequence[FlatTensor], outputs: Sequence[FlatTensor],
 ) -> atomic_function.AtomicFunction:
     """A TensorFlow function of exactly these operations, with their control edges among themselves."""
-    graph = func_graph_module.FuncGraph(f"afterburner_{name}_{next(_serial)}")
+    graph = func_graph_module.FuncGraph(f"afterburner_{name}")
     with graph.as_default(), tf.device(None):
         made: dict[FlatTensor, Any] = {}
         for tensor in inputs:
@@ -71,7 +80,7 @@ def build_function(
         graph.inputs = [made[t] for t in inputs]
         graph.outputs = [made[t] for t in outputs]
         graph.control_outputs = [copies[op] for op in ops if is_stateful(op.source)]
-    return atomic_function.from_func_graph(graph.name, graph, {})
+    return function_of(graph)
 
 
 def _placeholder(tensor: FlatTensor) -> Any:

@@ -39,7 +39,8 @@ def _stream(ctx: Importer, op: FlatOp, inputs: list[Value]) -> tuple[Shape, Valu
     """Shape, key and counter of either form: (shape, seed) or (shape, key, counter, alg, ...)."""
     shape = ctx.ints(inputs[0], "the shape")
     if "V2" not in op.type:
-        return (shape, *ctx.add(RandomKey(), inputs[1]))
+        key, counter = ctx.add(RandomKey(), inputs[1])
+        return shape, key, counter
     key, counter, algorithm = inputs[1:4]
     if ctx.ints(algorithm, "the algorithm")[0] not in (_PHILOX, _AUTO):
         raise ctx.refuse("a random number algorithm other than Philox")

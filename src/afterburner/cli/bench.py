@@ -1,0 +1,159 @@
+"""``afterburner bench``: stock TensorFlow and Afterburner in fresh processes that take turns."""
+
+from __future__ import annotations
+
+import json as json_module
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from afterburner import workloads
+from afterburner.options import options
+
+from .errors import CommandError
+from .machine import Machine, describe, tensorflow_version, usable_cores
+
+SIDES = ("stock", "afterburner")
+_LIMIT_SECONDS = 1800  # a child that has not ended by then never will
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to time: names of workloads (none: all), processes of each kind, timings in each, threads."""
+
+    workloads: tuple[str, ...] = ()
+    rounds: int = 5
+    repeats: int = 5
+    threads: int | None = None
+
+
+@dataclass
+class Timing:
+    """One unit of one workload; each list has a number for each round.
+
+    Attributes:
+        seconds: for each side, a process's median seconds per unit.
+        first_seconds: for each side, its first call: tracing and compilation included.
+        peak_bytes: for each side, a process's peak memory.
+    """
+
+    workload: str
+    unit: str
+    seconds: dict[str, list[float]] = field(default_factory=lambda: {side: [] for side in SIDES})
+    first_seconds: dict[str, list[float]] = field(default_factory=lambda: {side: [] for side in SIDES})
+    peak_bytes: dict[str, list[int]] = field(default_factory=lambda: {side: [] for side in SIDES})
+
+    @property
+    def label(self) -> str:
+        return f"{self.workload} ({self.unit})"
+
+    @property
+    def ratios(self) -> list[float]:
+        """Stock's time over ours, round by round: above 1 we are faster."""
+        return [s / a for s, a in zip(self.seconds["stock"], self.seconds["afterburner"], strict=True)]
+
+    def milliseconds(self, side: str) -> float:
+        return median(self.seconds[side]) * 1e3
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"ratios": self.ratios, "median_ratio": median(self.ratios)}
+
+
+def show_list() -> int:
+    """Print the workloads' names."""
+    print("\n".join(workloads.names()))
+    return 0
+
+
+def action(plan: Plan, json: str, chart: Path | None) -> Callable[[], int]:
+    """The command, ready to be called.
+
+    Raises:
+        CommandError: an unknown workload, no TensorFlow, Afterburner switched off, no matplotlib for a chart.
+    """
+    known = workloads.names()
+    for name in plan.workloads:
+        if name not in known:
+            raise CommandError(f"unknown workload {name!r}; there are {', '.join(known)}")
+    if tensorflow_version() is None:
+        raise CommandError("TensorFlow is not installed; `pip install 'tensorflow-afterburner[tensorflow]'`")
+    if options().disable:
+        raise CommandError("AFTERBURNER_DISABLE is set, so both sides would be stock TensorFlow; unset it")
+    if chart is not None:
+        from .chart import check_chart
+
+        check_chart(chart)
+    return partial(_bench, plan, json, chart)
+
+
+def _bench(plan: Plan, json: str, chart: Path | None) -> int:
+    from .tables import print_bench
+
+    machine, threads = describe(), plan.threads or usable_cores()
+    timings = [t for name in plan.workloads or workloads.names() for t in _measure(name, plan, threads)]
+    if json:
+        _write_json(json, machine, threads, plan, timings)
+    if json != "-":
+        print_bench(timings, f"{machine}; {threads} threads, {plan.rounds} rounds")
+    if chart is not None:
+        from .chart import draw
+
+        draw(timings, f"{machine.processor}, {threads} threads", chart)
+    return 0
+
+
+def _write_json(json: str, machine: Machine, threads: int, plan: Plan, timings: list[Timing]) -> None:
+    result = {"machine": machine.to_dict(), "threads": threads, "rounds": plan.rounds, "repeats": plan.repeats,
+              "timings": [timing.to_dict() for timing in timings]}
+    text = json_module.dumps(result, indent=2)
+    if json == "-":
+        print(text)
+        return
+    try:
+        Path(json).write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise CommandError(f"can't write {json!r}: {error.strerror}; give a file that can be written") from None
+
+
+def _measure(name: str, plan: Plan, threads: int) -> list[Timing]:
+    """All units of a workload over all rounds. The side that goes first changes from round to round."""
+    timings: dict[str, Timing] = {}
+    for number in range(plan.rounds):
+        for side in SIDES if number % 2 == 0 else SIDES[::-1]:
+            print(f"\r\033[K{name}: round {number + 1} of {plan.rounds}, {side}", end="", file=sys.stderr, flush=True)
+            for unit, result, peak in _run_child(side, name, plan.repeats, threads):
+                timing = timings.setdefault(unit, Timing(name, unit))
+                timing.seconds[side].append(median(result["seconds_per_unit"]))
+                timing.first_seconds[side].append(result["first_seconds"])
+                timing.peak_bytes[side].append(peak)
+    print("\r\033[K", end="", file=sys.stderr, flush=True)
+    return list(timings.values())
+
+
+def _run_child(side: str, name: str, repeats: int, threads: int) -> Iterator[tuple[str, dict[str, Any], int]]:
+    """Time a workload in a fresh process: its units, each with its timings and the process's peak memory.
+
+    Raises:
+        CommandError: the process failed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "result.json"
+        launcher = ["-m", "afterburner", "run", "--quiet"] if side == "afterburner" else []
+        command = [sys.executable, *launcher, "-m", "afterburner.workloads", name, "--threads", str(threads),
+                   "--repeats", str(repeats), "--json", str(file)]
+        try:
+            child = subprocess.run(command, capture_output=True, text=True, timeout=_LIMIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise CommandError(f"workload {name} on {side} did not end in {_LIMIT_SECONDS} s", status=1) from None
+        if child.returncode:
+            last = (child.stderr.strip().splitlines() or ["no message"])[-1]
+            raise CommandError(f"workload {name} on {side} failed with status {child.returncode}: {last}", status=1)
+        result = json_module.loads(file.read_text())
+    for unit, timed in result["timed"].items():
+        yield unit, timed, result["peak_bytes"]

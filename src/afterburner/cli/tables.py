@@ -1,0 +1,120 @@
+"""Reports and timings as tables in the terminal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from .bench import Timing
+
+_KERNELS_SHOWN = 20  # of a part, the slowest first; JSON has them all
+
+Record = dict[str, Any]
+
+
+def print_report(report: Record, console: Console | None = None) -> None:
+    """Print what ``Report.to_dict()`` says, to stderr unless another console is given."""
+    console = console or Console(stderr=True)
+    if not report["functions"]:
+        console.print("No graph function was called: nothing could be compiled. "
+                      "What runs eagerly, op by op, stays on TensorFlow.")
+        return
+    console.print(f"Ran on {escape(report['device'])}, {report['threads']} threads.")
+    console.print(_function_table(report["functions"]))
+    for function in report["functions"]:
+        _print_function(function, console)
+
+
+def _function_table(functions: Iterable[Record]) -> Table:
+    table = Table("function", "calls", "ops taken", "arithmetic", "compile s", "arena MiB", "outcome",
+                  title="Graph functions", title_justify="left")
+    for column in table.columns[1:6]:
+        column.justify = "right"
+    for item in functions:
+        parts = item["parts"]
+        table.add_row(
+            escape(item["name"]), str(item["calls"]), f"{item['taken_ops']} of {item['seen_ops']}",
+            f"{item['arithmetic_share']:.0%}", f"{sum(p['compile_seconds'] for p in parts):.2f}",
+            f"{max((p['arena_bytes'] for p in parts), default=0) / 2**20:.1f}", escape(_outcome(item)))
+    return table
+
+
+def _outcome(function: Record) -> str:
+    parts = function["parts"]
+    if not parts:
+        return f"{function['status']}: {function['reason']}" if function["reason"] else function["status"]
+    cached = sum(bool(part["cached"]) for part in parts)
+    text = f"{len(parts)} compiled" if len(parts) > 1 else "compiled"
+    return f"{text}, {cached} from the cache" if cached else text
+
+
+def _print_function(function: Record, console: Console) -> None:
+    for part in function["parts"]:
+        console.print(_kernel_table(function["name"], part))
+        hidden = len(part["kernels"]) - _KERNELS_SHOWN
+        if hidden > 0:
+            console.print(f"and {hidden} kernels more; --json has them all")
+    if function["left"]:
+        console.print(_left_table(function))
+    for failure in function["failures"]:
+        console.print(f"{escape(function['name'])} fell back to TensorFlow: {escape(failure)}", style="red")
+
+
+def _kernel_table(name: str, part: Record) -> Table:
+    kernels = part["kernels"]
+    total = sum(kernel["seconds"] for kernel in kernels)
+    title = (f"{escape(name)} {escape(part.get('signature', ''))}: {len(kernels)} kernels on "
+             f"{escape(part['device'])}, {total * 1e6:.0f} µs a run")
+    table = Table("kernel", "fused", "µs", "share", "MFLOP", "MiB", "of peak", title=title, title_justify="left")
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for kernel in sorted(kernels, key=lambda k: -k["seconds"])[:_KERNELS_SHOWN]:
+        table.add_row(
+            escape(kernel["label"]), escape(_counted(kernel["fused"])), _or_dash(kernel["seconds"] * 1e6, "{:.1f}"),
+            _or_dash(kernel["seconds"] / total if total else 0.0, "{:.0%}"), f"{kernel['flops'] / 1e6:.2f}",
+            f"{kernel['bytes'] / 2**20:.2f}", _or_dash(kernel["peak_fraction"], "{:.0%}"))
+    return table
+
+
+def _left_table(function: Record) -> Table:
+    table = Table("op", "node", "reason", "source", title=f"{escape(function['name'])}: left to TensorFlow",
+                  title_justify="left")
+    for op in function["left"]:
+        table.add_row(*(escape(op[key]) for key in ("type", "node", "reason", "source")))
+    return table
+
+
+def _counted(names: Iterable[str]) -> str:
+    """``mul ×3, add`` from (mul, mul, add, mul)."""
+    counts = Counter(names).most_common()
+    return ", ".join(name if count == 1 else f"{name} ×{count}" for name, count in counts)
+
+
+def _or_dash(value: float, form: str) -> str:
+    """A measured number, or a dash where nothing was measured."""
+    return form.format(value) if value else "–"
+
+
+def print_bench(timings: Iterable[Timing], machine: str) -> None:
+    """Print a table of timings, and under it the machine they hold for."""
+    console = Console()
+    table = Table("workload", "unit", "stock ms", "Afterburner ms", "ratio", "spread", "first call s", "peak MiB")
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for item in timings:
+        ratios = item.ratios
+        table.add_row(
+            item.workload, item.unit, f"{item.milliseconds('stock'):.3f}", f"{item.milliseconds('afterburner'):.3f}",
+            f"{median(ratios):.2f}×", f"{min(ratios):.2f}–{max(ratios):.2f}",
+            " / ".join(f"{median(item.first_seconds[side]):.1f}" for side in item.first_seconds),
+            " / ".join(f"{median(item.peak_bytes[side]) / 2**20:.0f}" for side in item.peak_bytes))
+    console.print(table)
+    console.print(f"{machine}. Milliseconds a unit, median over rounds; pairs are stock / Afterburner.",
+                  highlight=False)

@@ -1,0 +1,64 @@
+"""The pipeline on one screen: imported graph → passes → target → executable."""
+
+from __future__ import annotations
+
+import time
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .ir import Graph, print_graph
+from .options import Options, options
+from .passes.pipeline import optimize
+from .report import Recorder
+from .runtime.executable import Executable
+
+if TYPE_CHECKING:
+    from .frontend.function import Engine
+
+recorder = Recorder()
+
+
+def compile_graph(graph: Graph) -> Executable:
+    """An executable for this machine.
+
+    Raises:
+        Exception: whatever a pass or the target finds wrong, with ``graph_text`` set to the text of
+            the imported graph, which repeats the failure.
+    """
+    from .cpu.target import compile_graph as compile_for_cpu
+
+    settings = options()
+    try:
+        optimized = optimize(graph, skip=settings.skip_passes, dump=_dumper(graph, settings))
+        return compile_for_cpu(optimized, settings)
+    except Exception as error:
+        error.graph_text = print_graph(graph)  # type: ignore[attr-defined]
+        raise
+
+
+def _dumper(graph: Graph, settings: Options):  # type: ignore[no-untyped-def]
+    """Writes the graph after every pass that changed it, with the pass's time, into the dump folder."""
+    if settings.dump is None:
+        return None
+    folder: Path = settings.dump / f"{graph.name}.{time.time_ns():x}"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "00.imported.txt").write_text(print_graph(graph), encoding="utf-8")
+    written = [0]
+
+    def dump(name: str, after: Graph, seconds: float) -> None:
+        written[0] += 1
+        header = f"# {name}: {seconds * 1e3:.2f} ms\n"
+        (folder / f"{written[0]:02d}.{name}.txt").write_text(header + print_graph(after), encoding="utf-8")
+
+    return dump
+
+
+@lru_cache(maxsize=1)
+def engine() -> Engine:
+    """The one engine of the process."""
+    from .cpu.deleter import flag_deleter
+    from .frontend.function import Engine
+    from .runtime.buffers import BufferPool
+
+    return Engine(compile_graph, BufferPool(flag_deleter()), recorder)

@@ -1,0 +1,219 @@
+"""Where TensorFlow's graph functions pass: the private names of TensorFlow that we hook, all here.
+
+Tested with TensorFlow 2.18 to 2.21. ``AtomicFunction.call_flat`` receives every call of a graph function
+from Python, from Keras, from tapes and from loaded models, with flat eager tensors.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python.eager import context
+from tensorflow.python.eager.polymorphic_function import atomic_function
+
+from ..errors import NotTaken, StrictError
+from ..options import options
+from ..report import Entry
+from . import fastpath
+from .flatten import FlatGraph, FlatOp, branch_graph, flatten
+from .function import Engine, Take, TakenFunction, branch_names, describe_left, is_control
+from .import_graph import supported
+from .importer import Refused
+from .partition import Kind, Partition, partition
+from .variables import clock, forget_all, unwatch, watch
+
+_ATTRIBUTE = "_afterburner"
+_MAX_STAGES = 9
+_MIN_SHARE = 0.5  # of the operations; below, TensorFlow keeps the whole function
+_MIN_OPS = 3
+_MIN_LOOP_OPS = 20  # a loop with less inside turns faster in TensorFlow
+
+# Where XLA and plain TensorFlow differ: random streams, integer division by zero, unchecked gathers.
+_XLA_DIFFERS = ("Random", "FloorDiv", "FloorMod", "Div", "Mod", "TruncateDiv", "Gather", "Stateless", "Scatter")
+
+
+class FunctionState:
+    """What we know of one AtomicFunction; kept on it, so that it goes when the function goes."""
+
+    def __init__(self, function: Any, engine: Engine) -> None:
+        self._engine = engine
+        self._lock = threading.Lock()
+        self._entry: Entry = engine.recorder.entry(_readable(function.name))
+        self._refused: dict[FlatOp, str] = {}
+        self._flat: FlatGraph | None = None
+        self.taken: TakenFunction | None = None
+        self.left = False
+        self.writes = any(t.dtype == tf.resource for t in function.graph.inputs)
+
+    def call(self, function: Any, arguments: Sequence[Any]) -> Sequence[Any] | None:
+        """The outputs, or None where TensorFlow should run this call."""
+        report = self._entry.report
+        report.calls += 1
+        if self.taken is None:
+            if self.left or report.calls <= options().compile_after:
+                return None
+            self._prepare(function)
+            if self.taken is None:
+                return None
+        taken = self.taken
+        outputs = taken.run(arguments)
+        self._learn_refusals(function, taken)
+        return outputs
+
+    def _prepare(self, function: Any) -> None:
+        with self._lock:
+            if self.taken is not None or self.left:
+                return
+            try:
+                self._cut(function)
+            except NotTaken as error:
+                self._leave(str(error))
+            except Exception as error:  # noqa: BLE001 - whatever went wrong, training goes on
+                if options().strict:
+                    raise StrictError(f"{self._entry.report.name}: {error}") from error
+                self._leave(f"{type(error).__name__}: {error}")
+
+    def _leave(self, reason: str) -> None:
+        self.left = True
+        self.taken = None
+        self._engine.recorder.left(self._entry, reason)
+
+    def _cut(self, function: Any) -> None:
+        if self._flat is None:
+            self._flat = flatten(function.graph, self._entry.report.name)
+            self._flat.outputs = self._flat.outputs[: len(function.function_type.flat_outputs)]
+        xla = _must_use_xla(function)
+        cut = self._partition(self._flat, xla)
+        report = self._entry.report
+        report.left = describe_left(cut.left)
+        report.seen_ops = sum(op.type != "Const" for s in cut.stages for op in s.ops)
+        report.taken_ops = cut.native_ops
+        _refuse_poor(cut, report.seen_ops, xla)
+        report.arithmetic_share = _arithmetic_share(cut)
+        take = Take(lambda flat: self._partition(flat, xla), self._engine, self._entry)
+        self.taken = TakenFunction(self._flat, cut, take)
+
+    def _partition(self, flat: FlatGraph, xla: bool) -> Partition:
+        def reason(op: FlatOp) -> str | None:
+            return self._reason(op, xla)
+
+        return partition(flat, reason, lambda op: is_control(op) and self._worthwhile(op, reason))
+
+    def _worthwhile(self, op: FlatOp, reason: Callable[[FlatOp], str | None]) -> bool:
+        """Whether there is enough inside a loop or conditional to run it ourselves."""
+        inside = [o for name in branch_names(op) for o in flatten(branch_graph(op, name), op.name).ops]
+        ours = sum(o.type != "Const" and reason(o) is None for o in inside)
+        return ours >= _MIN_LOOP_OPS or any(is_control(o) and self._worthwhile(o, reason) for o in inside)
+
+    def _reason(self, op: FlatOp, xla: bool) -> str | None:
+        if op in self._refused:
+            return self._refused[op]
+        if op.type in options().skip_ops:
+            return "left out by AFTERBURNER_SKIP_OPS"
+        if xla and op.type.startswith(_XLA_DIFFERS):
+            return "XLA computes it differently"
+        return supported(op)
+
+    def _learn_refusals(self, function: Any, taken: TakenFunction) -> None:
+        """Where an operation could not be imported, cut again without it before the next call."""
+        refusals = [s.refused for s in taken.native_stages() if s.refused is not None]
+        if not refusals:
+            return
+        for refusal in refusals:
+            self._refused[refusal.op] = str(refusal)
+        with self._lock:
+            self.taken = None
+        self._prepare(function)
+
+
+def _refuse_poor(cut: Partition, seen: int, xla: bool) -> None:
+    if xla and cut.left:
+        op, why = cut.left[0]
+        raise NotTaken(f"marked jit_compile, and XLA keeps {op.type}: {why}")
+    if any(stage.kind is Kind.HOST for stage in cut.stages):
+        return
+    if cut.native_ops < _MIN_OPS:
+        raise NotTaken(f"only {cut.native_ops} of {seen} operations can be compiled")
+    if cut.native_ops < _MIN_SHARE * seen:
+        op, why = cut.left[0]
+        raise NotTaken(f"only {cut.native_ops} of {seen} operations can be compiled ({op.type}: {why})")
+    if len(cut.stages) > _MAX_STAGES:
+        raise NotTaken(f"it would take {len(cut.stages)} stages")
+
+
+def _arithmetic_share(cut: Partition) -> float:
+    """Share of result elements computed by us, as far as static shapes tell."""
+    ours = total = 0
+    for stage in cut.stages:
+        for op in stage.ops:
+            size = sum(t.shape.num_elements() or 0 for t in op.outputs
+                       if t.shape.rank is not None and t.dtype.is_floating)
+            total += size
+            ours += size if stage.native else 0
+    handed = sum(t.shape.num_elements() or 0 for s in cut.stages if not s.native for op in s.ops
+                 if op.type.startswith("IteratorGetNext") for t in op.outputs
+                 if t.shape.rank is not None and t.dtype.is_floating)
+    return ours / max(total - handed, 1)
+
+
+def _must_use_xla(function: Any) -> bool:
+    attributes = function.cached_definition.attr
+    return "_XlaMustCompile" in attributes and bool(attributes["_XlaMustCompile"].b)
+
+
+def _readable(name: bytes | str) -> str:
+    text = name.decode() if isinstance(name, bytes) else name
+    text = text.removeprefix("__inference_").removeprefix("__forward_").removeprefix("__backward_")
+    stem, _, number = text.rpartition("_")
+    return stem if number.isdigit() and stem else text
+
+
+_call_flat = atomic_function.AtomicFunction.call_flat
+_engine: Engine | None = None
+
+
+def _hooked_call_flat(self: Any, *args: Any) -> Any:
+    engine = _engine
+    if engine is None or not context.executing_eagerly():
+        return _call_flat(self, *args)
+    state = self.__dict__.get(_ATTRIBUTE)
+    if state is None:
+        state = self.__dict__[_ATTRIBUTE] = FunctionState(self, engine)
+    if not state.left:
+        with atomic_function.InterpolateRuntimeError(self):
+            outputs = state.call(self, args)
+        if outputs is not None:
+            fastpath.note(self, state.call, args)
+            return outputs
+    if not state.writes:
+        return _call_flat(self, *args)
+    clock.tick()
+    try:
+        return _call_flat(self, *args)
+    finally:
+        clock.tick()
+
+
+def install(engine: Engine) -> None:
+    """Begin to take graph functions."""
+    global _engine
+    _engine = engine
+    watch()
+    atomic_function.AtomicFunction.call_flat = _hooked_call_flat
+    fastpath.install()
+
+
+def uninstall() -> None:
+    """Leave TensorFlow as it was; what was compiled is kept for the next ``install``."""
+    global _engine
+    _engine = None
+    atomic_function.AtomicFunction.call_flat = _call_flat
+    fastpath.uninstall()
+    unwatch()
+    forget_all()
+
+
+__all__ = ["FunctionState", "Refused", "install", "uninstall"]

@@ -1,0 +1,182 @@
+"""Calls that look like an earlier one go from ``tf.function``'s ``__call__`` straight to the compiled code.
+
+Binding arguments, looking up the trace and flattening take TensorFlow most of the time of a small step.
+A call whose arguments, thread and surroundings match a recorded call under the guards below would find
+the same trace, so all that is skipped.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tensorflow.python import pywrap_tfe
+from tensorflow.python.data.ops import iterator_ops
+from tensorflow.python.eager import context
+from tensorflow.python.eager.polymorphic_function import atomic_function, eager_function_run, polymorphic_function
+from tensorflow.python.framework import ops
+from tensorflow.python.saved_model import save_context
+
+_ATTRIBUTE = "_afterburner_routes"
+_ROUTES = 4  # recorded calls per function; the oldest goes
+_PLAIN = (int, float, bool, str, type(None))
+MISS = object()
+
+
+class Route:
+    """A recorded call: what its arguments were, and where they went.
+
+    Args:
+        function: TensorFlow's flat function that was called.
+        run: our way to call it, flat arguments to flat outputs or None.
+        arguments: of the recorded call.
+        captures: flat arguments behind those that came from ``arguments``.
+    """
+
+    def __init__(self, function: Any, run: Callable[[Any, Sequence[Any]], Any], arguments: Sequence[Any],
+                 captures: Sequence[Any]) -> None:
+        self._function = function
+        self._run = run
+        self._captures = tuple(captures)
+        self._matchers = [_matcher(a) for a in arguments]
+        self._count = len(arguments)
+        self._pack = function.function_type.pack_output
+
+    def call(self, arguments: Sequence[Any]) -> Any:
+        """The structured result, or MISS where this call differs from the recorded one."""
+        if len(arguments) != self._count:
+            return MISS
+        leaves = []
+        for matcher, argument in zip(self._matchers, arguments, strict=True):
+            leaf = matcher(argument)
+            if leaf is MISS:
+                return MISS
+            if leaf is not None:
+                leaves.append(leaf)
+        flat = (*leaves, *self._captures)
+        with atomic_function.InterpolateRuntimeError(self._function):
+            outputs = self._run(self._function, flat)
+        return MISS if outputs is None else self._pack(outputs)
+
+
+def _matcher(recorded: Any) -> Callable[[Any], Any]:
+    """A function from an argument to its tensor, None if it has none, or MISS."""
+    if type(recorded) is ops.EagerTensor:
+        return _tensor_matcher(recorded._datatype_enum(), recorded._shape_tuple())  # noqa: SLF001
+    if type(recorded) is iterator_ops.OwnedIterator:
+        return _iterator_matcher(recorded)
+    return _plain_matcher(type(recorded), recorded)
+
+
+def _tensor_matcher(dtype: int, shape: tuple[int, ...]) -> Callable[[Any], Any]:
+    def match(argument: Any) -> Any:
+        same = (type(argument) is ops.EagerTensor and argument._shape_tuple() == shape  # noqa: SLF001
+                and argument._datatype_enum() == dtype)  # noqa: SLF001
+        return argument if same else MISS
+
+    return match
+
+
+def _iterator_matcher(recorded: Any) -> Callable[[Any], Any]:
+    same, resource = weakref.ref(recorded), recorded._iterator_resource  # noqa: SLF001
+    held = weakref.ref(resource)
+
+    def match(argument: Any) -> Any:
+        if argument is not same():
+            return MISS
+        found = held()
+        return MISS if found is None else found
+
+    return match
+
+
+def _plain_matcher(kind: type, recorded: Any) -> Callable[[Any], Any]:
+    def match(argument: Any) -> Any:
+        return None if type(argument) is kind and argument == recorded else MISS
+
+    return match
+
+
+class _Recording(threading.local):
+    """The flat calls made while a polymorphic function runs its ordinary way."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, Any, Sequence[Any]]] | None = None
+
+
+_recording = _Recording()
+
+
+def note(function: Any, run: Callable[[Any, Sequence[Any]], Any], arguments: Sequence[Any]) -> None:
+    """Called where a flat function has been run by us."""
+    if _recording.calls is not None:
+        _recording.calls.append((function, run, arguments))
+
+
+def _plain_surroundings() -> bool:
+    """Whether nothing around the call could make TensorFlow choose another trace or record it."""
+    return bool(
+        pywrap_tfe.TFE_Py_TapeSetIsEmpty()
+        and not ops._default_graph_stack.stack  # noqa: SLF001 - a graph or strategy scope
+        and context.executing_eagerly()
+        and not context.context().device_name
+        and not eager_function_run.RUN_FUNCTIONS_EAGERLY
+        and not save_context.in_save_context()
+    )
+
+
+_call = polymorphic_function.Function.__call__
+
+
+def _hooked_call(self: Any, *args: Any, **kwds: Any) -> Any:
+    if kwds or not _plain_surroundings() or ops.get_default_graph()._distribution_strategy_stack:  # noqa: SLF001
+        return _call(self, *args, **kwds)
+    for route in self.__dict__.get(_ATTRIBUTE, ()):
+        result = route.call(args)
+        if result is not MISS:
+            return result
+    return _record(self, args)
+
+
+def _record(self: Any, args: Sequence[Any]) -> Any:
+    outer, _recording.calls = _recording.calls, []
+    try:
+        result = _call(self, *args)
+        calls = _recording.calls
+    finally:
+        _recording.calls = outer
+    if calls is not None and len(calls) == 1:
+        route = _route(args, *calls[0])
+        if route is not None:
+            routes = self.__dict__.get(_ATTRIBUTE, ())
+            self.__dict__[_ATTRIBUTE] = (route, *routes)[:_ROUTES]
+    return result
+
+
+def _route(args: Sequence[Any], function: Any, run: Any, flat: Sequence[Any]) -> Route | None:
+    """A route, if the flat arguments are the tensors of ``args`` in order, then fixed captures."""
+    leaves = []
+    for argument in args:
+        if type(argument) is ops.EagerTensor:
+            leaves.append(argument)
+        elif type(argument) is iterator_ops.OwnedIterator:
+            leaves.append(argument._iterator_resource)  # noqa: SLF001
+        elif type(argument) not in _PLAIN:
+            return None
+    if len(leaves) > len(flat) or any(a is not b for a, b in zip(leaves, flat, strict=False)):
+        return None
+    if function.graph.deferred_external_captures:
+        return None
+    return Route(function, run, args, flat[len(leaves):])
+
+
+def install() -> None:
+    """Put the short way in."""
+    polymorphic_function.Function.__call__ = _hooked_call
+
+
+def uninstall() -> None:
+    """Leave TensorFlow as it was; recorded calls are looked at again after the next ``install``."""
+    polymorphic_function.Function.__call__ = _call

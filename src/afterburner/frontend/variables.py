@@ -1,0 +1,230 @@
+"""Variables stay TensorFlow's. What we know of their values, and how we notice that we no longer do.
+
+A variable's value is an ordinary eager tensor whose address we remember. After a step the new values
+are bound with one assignment; the next step reads the remembered addresses. Anything that may have
+written a variable behind our back (an eager assignment, a stock function that takes its handle, a
+dataset) makes all remembered values stale, and stale values are read again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import weakref
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python.eager import context, execute
+from tensorflow.python.framework import func_graph as func_graph_module
+from tensorflow.python.ops import (
+    gen_dataset_ops,
+    gen_experimental_dataset_ops,
+    gen_resource_variable_ops,
+    gen_state_ops,
+    gen_training_ops,
+)
+
+from .stock import Runner, call_by_name, function_of
+from .tensors import address
+
+_READS = frozenset({
+    "ReadVariableOp", "VariableShape", "VarIsInitializedOp", "VarHandleOp", "ResourceGather", "ResourceGatherNd",
+    "OptionalHasValue", "OptionalGetValue", "OptionalFromValue", "OptionalNone", "IteratorGetNext",
+    "IteratorGetNextSync", "IteratorGetNextAsOptional", "MakeIterator", "AnonymousIteratorV2",
+    "AnonymousIteratorV3", "DeleteIterator", "DestroyResourceOp",
+})
+_WATCHED = (gen_dataset_ops, gen_experimental_dataset_ops, gen_resource_variable_ops, gen_state_ops,
+            gen_training_ops)
+
+
+class Clock:
+    """Counts events after which remembered values may be wrong.
+
+    Attributes:
+        now: the count; a value remembered at another count is stale.
+        unsafe: a dataset took a variable's handle, so that reading from it may write: nothing is
+            remembered any more.
+    """
+
+    def __init__(self) -> None:
+        self._ticks = itertools.count(1)
+        self.now = 0
+        self.unsafe = False
+
+    def tick(self) -> None:
+        """Declare every remembered value stale."""
+        self.now = next(self._ticks)
+
+
+clock = Clock()
+
+
+_UNKNOWN: tuple[Any, int, int] = (None, 0, -1)
+
+
+class Known:
+    """What is known of one variable's value.
+
+    Attributes:
+        value: (the tensor, held so that its address stays valid; the address of its elements; the
+            clock when it was known to be current), replaced as a whole since threads share it.
+    """
+
+    __slots__ = ("value", "__weakref__")
+
+    def __init__(self) -> None:
+        self.value: tuple[Any, int, int] = _UNKNOWN
+
+    def learn(self, tensor: Any, where: int, moment: int) -> None:
+        """Remember a value that was current at ``moment``."""
+        self.value = (tensor, where, moment)
+
+    def forget(self) -> None:
+        """Drop the value, so that TensorFlow may reuse its memory."""
+        self.value = _UNKNOWN
+
+
+_known: weakref.WeakValueDictionary[str, Known] = weakref.WeakValueDictionary()
+_lock = threading.Lock()
+
+
+def identity(handle: Any) -> str:
+    """What tells one variable from another: TensorFlow's text of a handle holds the name of its
+    resource, which is never used twice."""
+    return repr(handle)
+
+
+def known(handle: Any) -> Known:
+    """The record of a variable, shared by all functions that use it."""
+    key = identity(handle)
+    with _lock:
+        record = _known.get(key)
+        if record is None:
+            record = _known[key] = Known()
+        return record
+
+
+def forget_all() -> None:
+    """Drop every remembered value."""
+    clock.tick()
+    with _lock:
+        for record in list(_known.values()):
+            record.forget()
+
+
+def reader(dtypes: Sequence[tf.DType]) -> Runner:
+    """A callable from variable handles to their current values: one TensorFlow call."""
+    return _over_handles("read", dtypes, lambda handle, dtype: tf.raw_ops.ReadVariableOp(
+        resource=handle, dtype=dtype))
+
+
+def _over_handles(kind: str, dtypes: Sequence[tf.DType], read: Any) -> Runner:
+    graph = func_graph_module.FuncGraph(f"afterburner_{kind}_{len(dtypes)}")
+    with graph.as_default():
+        handles = [tf.compat.v1.placeholder(tf.resource, ()) for _ in dtypes]
+        graph.inputs = handles
+        graph.outputs = [read(h, d) for h, d in zip(handles, dtypes, strict=True)]
+    return call_by_name(function_of(graph), len(dtypes))
+
+
+def writer(dtypes: Sequence[tf.DType]) -> Runner:
+    """A callable from handles followed by values to nothing: one TensorFlow call binds them all."""
+    graph = func_graph_module.FuncGraph(f"afterburner_write_{len(dtypes)}")
+    with graph.as_default():
+        handles = [tf.compat.v1.placeholder(tf.resource, ()) for _ in dtypes]
+        values = [tf.compat.v1.placeholder(d) for d in dtypes]
+        operations = [tf.raw_ops.AssignVariableOp(resource=h, value=v)
+                      for h, v in zip(handles, values, strict=True)]
+        graph.inputs = [*handles, *values]
+        graph.outputs = []
+        graph.control_outputs = operations
+    return call_by_name(function_of(graph), 0)
+
+
+def refresh(records: Sequence[Known], handles: Sequence[Any], read_all: Runner, moment: int) -> None:
+    """Read every variable again where one is stale; one call is cheaper than several.
+
+    Raises:
+        tf.errors.OpError: a variable is not initialised or was deleted.
+    """
+    values = read_all(list(handles))
+    for record, value in zip(records, values, strict=True):
+        record.learn(value, address(value), moment)
+
+
+class _Watch(ModuleType):
+    """TensorFlow's eager runtime module as the generated op files see it, with an eye on writers."""
+
+    def __init__(self, real: ModuleType) -> None:
+        super().__init__(real.__name__)
+        self.__dict__.update(real.__dict__)
+        self._real = real
+        fast = real.TFE_Py_FastPathExecute
+
+        def watched(ctx: Any, op: str, *rest: Any) -> Any:
+            if op in _READS:
+                return fast(ctx, op, *rest)
+            _notice(op, rest)
+            try:
+                return fast(ctx, op, *rest)
+            finally:
+                clock.tick()
+
+        self.TFE_Py_FastPathExecute = watched
+
+
+def _notice(op: str, arguments: Sequence[Any]) -> None:
+    """A dataset that takes a variable may write it whenever it is read: never trust memory again."""
+    if "Dataset" not in op:
+        return
+    for argument in arguments:
+        items = argument if isinstance(argument, (list, tuple)) else (argument,)
+        if any(getattr(item, "dtype", None) == tf.resource for item in items):
+            clock.unsafe = True
+
+
+_originals: dict[ModuleType, ModuleType] = {}
+
+
+def watch() -> None:
+    """Begin to notice eager operations that write variables."""
+    for module in _WATCHED:
+        if module not in _originals:
+            _originals[module] = module.pywrap_tfe
+            module.pywrap_tfe = _Watch(module.pywrap_tfe)
+    _watch_slow_path()
+
+
+def unwatch() -> None:
+    """Leave TensorFlow's modules as they were."""
+    for module, real in _originals.items():
+        module.pywrap_tfe = real
+    _originals.clear()
+    if execute.quick_execute is _watched_execute:
+        execute.quick_execute = _quick_execute
+        execute.execute = _quick_execute if execute.execute is _watched_execute else execute.execute
+
+
+_quick_execute = execute.quick_execute
+
+
+def _watched_execute(op_name: str, num_outputs: int, inputs: Any, attrs: Any, ctx: Any, name: Any = None) -> Any:
+    writes = op_name.startswith(("Assign", "Resource")) and op_name not in _READS
+    try:
+        return _quick_execute(op_name, num_outputs, inputs, attrs, ctx, name)
+    finally:
+        if writes:
+            clock.tick()
+
+
+def _watch_slow_path() -> None:
+    if execute.execute is execute.quick_execute:
+        execute.execute = _watched_execute
+    execute.quick_execute = _watched_execute
+
+
+def eager() -> bool:
+    """Whether operations run at once in this thread."""
+    return bool(context.executing_eagerly())

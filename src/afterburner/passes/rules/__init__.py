@@ -1,0 +1,15 @@
+"""Exact algebra: one file an operation family, each with its RULES by operation name.
+
+A rule may not change a single bit of a result: not the sign of a zero, not an infinity, not where
+a NaN appears, not a rounding. (Which of several NaNs is the one exception.)
+"""
+
+from __future__ import annotations
+
+from ..rewriter import Rule
+from . import elementwise, gather, matmul, reduce, shape
+
+RULES: dict[str, tuple[Rule, ...]] = {}
+for _family in (elementwise, shape, reduce, matmul, gather):
+    for _name, _rules in _family.RULES.items():
+        RULES[_name] = (*RULES.get(_name, ()), *_rules)

@@ -1,0 +1,179 @@
+"""What was compiled, where it runs, what was left out and why: kept as it happens, told on request."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .options import options
+from .runtime.executable import Executable
+
+
+@dataclass
+class KernelReport:
+    """One kernel.
+
+    Attributes:
+        seconds: mean measured time of a run; 0 where it was not profiled.
+        peak_fraction: of this machine's measured arithmetic or memory peak, whichever binds; 0 where
+            it was not measured.
+    """
+
+    label: str
+    fused: tuple[str, ...]
+    nodes: tuple[str, ...]
+    seconds: float
+    flops: int
+    bytes: int
+    peak_fraction: float = 0.0
+
+
+@dataclass
+class PartReport:
+    """A compiled part for one set of shapes."""
+
+    signature: str
+    ops: int
+    kernels: list[KernelReport]
+    compile_seconds: float
+    cached: bool
+    arena_bytes: int
+    device: str
+
+
+@dataclass
+class LeftOp:
+    """An operation left to TensorFlow, and why."""
+
+    type: str
+    node: str
+    source: str
+    reason: str
+
+
+@dataclass
+class FunctionReport:
+    """A graph function that was seen.
+
+    Attributes:
+        calls: how often it was called.
+        seen_ops: operations that do anything, constants not counted.
+        taken_ops: those of them we compile.
+        arithmetic_share: of the estimated arithmetic that we compile, 0 to 1.
+        status: "compiled", "waiting" (too few calls yet) or "left" with a reason.
+    """
+
+    name: str
+    calls: int = 0
+    seen_ops: int = 0
+    taken_ops: int = 0
+    arithmetic_share: float = 0.0
+    status: str = "waiting"
+    reason: str = ""
+    parts: list[PartReport] = field(default_factory=list)
+    left: list[LeftOp] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Report:
+    """Everything known at one moment."""
+
+    device: str
+    threads: int
+    functions: list[FunctionReport]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists, dicts, strings and numbers."""
+        return asdict(self)
+
+    def to_json(self) -> str:
+        """The same as JSON text."""
+        return json.dumps(self.to_dict(), indent=2)
+
+
+class Entry:
+    """The record of one function while the program runs."""
+
+    def __init__(self, name: str) -> None:
+        self.report = FunctionReport(name)
+        self.executables: list[tuple[PartReport, Executable]] = []
+
+
+class Recorder:
+    """Collects entries and speaks on stderr as the options ask."""
+
+    def __init__(self) -> None:
+        self._entries: list[Entry] = []
+        self._lock = threading.Lock()
+
+    def entry(self, name: str) -> Entry:
+        """A new record for a function."""
+        item = Entry(name)
+        with self._lock:
+            self._entries.append(item)
+        return item
+
+    def compiled(self, entry: Entry, part: PartReport, executable: Executable) -> None:
+        """Note a compiled part and say so."""
+        entry.report.status = "compiled"
+        entry.report.parts.append(part)
+        entry.executables.append((part, executable))
+        say(_line(entry.report, part))
+
+    def left(self, entry: Entry, reason: str) -> None:
+        """Note that a function stays on TensorFlow."""
+        entry.report.status, entry.report.reason = "left", reason
+        say(f"{entry.report.name}: left to TensorFlow: {reason}", detail=True)
+
+    def failed(self, entry: Entry, what: str) -> None:
+        """Note a fallback and say so: it should not happen."""
+        entry.report.failures.append(what)
+        say(f"{entry.report.name}: runs on TensorFlow from here on: {what}")
+
+    def report(self) -> Report:
+        """What is known now, with the measured times of profiled kernels."""
+        with self._lock:
+            entries = list(self._entries)
+        device, threads = "TensorFlow", 0
+        for entry in entries:
+            for part, executable in entry.executables:
+                device, threads = executable.device, getattr(executable, "threads", 0)
+                for kernel, seconds in zip(part.kernels, executable.kernel_seconds(), strict=False):
+                    kernel.seconds = seconds
+        return Report(device, threads, [e.report for e in entries])
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._entries.clear()
+
+
+def part_report(signature: str, ops: int, executable: Executable, seconds: float) -> PartReport:
+    """The report of a freshly compiled part."""
+    kernels = [KernelReport(k.label, k.fused, k.nodes, 0.0, k.flops, k.bytes) for k in executable.kernels]
+    return PartReport(signature, ops, kernels, seconds, executable.cached, executable.arena_bytes, executable.device)
+
+
+def say(text: str, detail: bool = False) -> None:
+    """One line on stderr, if the verbosity allows it."""
+    verbosity = options().verbosity
+    if verbosity == "silent" or (detail and verbosity != "detail"):
+        return
+    print(f"afterburner: {text}", file=sys.stderr, flush=True)
+
+
+def _line(report: FunctionReport, part: PartReport) -> str:
+    origin = "from the cache" if part.cached else "compiled"
+    text = (f"{report.name}: {report.taken_ops} of {report.seen_ops} ops "
+            f"({report.arithmetic_share:.0%} of the arithmetic) on {part.device}, "
+            f"{len(part.kernels)} kernels {origin} in {part.compile_seconds:.2f} s")
+    if report.left:
+        reasons = Counter(op.reason for op in report.left)
+        kinds = ", ".join(dict.fromkeys(op.type for op in report.left[:4]))
+        text += f"; left to TensorFlow: {kinds}{', …' if len(report.left) > 4 else ''} ({next(iter(reasons))})"
+    return text
