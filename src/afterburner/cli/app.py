@@ -12,7 +12,7 @@ from .errors import CommandError
 from .launch import Program
 
 Action = Callable[[], int]
-_ClickError = typer.BadParameter.__mro__[2]  # base of all usage errors; typer names no public alias
+_ClickError: Any = typer.BadParameter.__mro__[2]  # base of all usage errors; typer names no public alias
 
 DEVICES = ("any", "cpu")
 _VALUED = ("--threads", "--device", "--json")  # options before SCRIPT that take the next word
@@ -83,7 +83,7 @@ def parse(arguments: list[str]) -> Any:
     except typer.Abort:
         raise CommandError("stopped", status=130) from None
     except _ClickError as error:
-        message = " ".join(error.format_message().split())  # type: ignore[attr-defined]
+        message = " ".join(error.format_message().split())
         context = getattr(error, "ctx", None)
         path = context.command_path if context else "afterburner"
         raise CommandError(f"{message.rstrip('.')}; see `{path} --help`") from None

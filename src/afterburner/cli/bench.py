@@ -109,8 +109,8 @@ def _bench(plan: Plan, json: str, chart: Path | None) -> int:
 
 
 def _write_json(json: str, machine: Machine, threads: int, plan: Plan, timings: list[Timing]) -> None:
-    result = {"machine": machine.to_dict(), "threads": threads, "rounds": plan.rounds, "repeats": plan.repeats,
-              "timings": [timing.to_dict() for timing in timings]}
+    result = {"machine": machine.to_dict(), "threads": threads,
+              "rounds": plan.rounds, "repeats": plan.repeats, "timings": [timing.to_dict() for timing in timings]}
     text = json_module.dumps(result, indent=2)
     if json == "-":
         print(text)
@@ -118,7 +118,8 @@ def _write_json(json: str, machine: Machine, threads: int, plan: Plan, timings: 
     try:
         Path(json).write_text(text + "\n", encoding="utf-8")
     except OSError as error:
-        raise CommandError(f"can't write {json!r}: {error.strerror}; give a file that can be written") from None
+        raise CommandError(
+            f"can't write {json!r}: {error.strerror}; give a file that can be written") from None
 
 
 def _measure(name: str, plan: Plan, threads: int) -> list[Timing]:
@@ -126,14 +127,20 @@ def _measure(name: str, plan: Plan, threads: int) -> list[Timing]:
     timings: dict[str, Timing] = {}
     for number in range(plan.rounds):
         for side in SIDES if number % 2 == 0 else SIDES[::-1]:
-            print(f"\r\033[K{name}: round {number + 1} of {plan.rounds}, {side}", end="", file=sys.stderr, flush=True)
+            _show_progress(f"{name}: round {number + 1} of {plan.rounds}, {side}")
             for unit, result, peak in _run_child(side, name, plan.repeats, threads):
                 timing = timings.setdefault(unit, Timing(name, unit))
                 timing.seconds[side].append(median(result["seconds_per_unit"]))
                 timing.first_seconds[side].append(result["first_seconds"])
                 timing.peak_bytes[side].append(peak)
-    print("\r\033[K", end="", file=sys.stderr, flush=True)
+    _show_progress("")
     return list(timings.values())
+
+
+def _show_progress(text: str) -> None:
+    """Replace the terminal's current line; say nothing where there is no terminal."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
 
 def _run_child(side: str, name: str, repeats: int, threads: int) -> Iterator[tuple[str, dict[str, Any], int]]:
@@ -150,10 +157,10 @@ def _run_child(side: str, name: str, repeats: int, threads: int) -> Iterator[tup
         try:
             child = subprocess.run(command, capture_output=True, text=True, timeout=_LIMIT_SECONDS)
         except subprocess.TimeoutExpired:
-            raise CommandError(f"workload {name} on {side} did not end in {_LIMIT_SECONDS} s", status=1) from None
+            raise CommandError(f"{name} on {side} did not end in {_LIMIT_SECONDS} s", status=1) from None
         if child.returncode:
             last = (child.stderr.strip().splitlines() or ["no message"])[-1]
-            raise CommandError(f"workload {name} on {side} failed with status {child.returncode}: {last}", status=1)
+            raise CommandError(f"{name} on {side} failed with status {child.returncode}: {last}", status=1)
         result = json_module.loads(file.read_text())
     for unit, timed in result["timed"].items():
         yield unit, timed, result["peak_bytes"]

@@ -71,8 +71,8 @@ def limit(megabytes: int) -> int:
 
 def _require_gone(cache: ObjectCache, left: int) -> None:
     if left:
-        raise CommandError(f"{left} objects in {cache.path} can't be removed; check who owns the folder and whether "
-                           "it can be written", status=1)
+        raise CommandError(f"{left} objects in {cache.path} can't be removed; check who owns the folder and "
+                           "whether it can be written", status=1)
 
 
 def why_unusable(folder: Path) -> str | None:

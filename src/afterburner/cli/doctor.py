@@ -84,7 +84,8 @@ def check_processor() -> Iterator[Finding]:
     yield Finding("Processor", GOOD, machine.processor_name())
     wanted, available = options().isa, isa.available()
     if wanted and wanted not in available:
-        yield Finding("Instructions", BAD, f"AFTERBURNER_ISA={wanted} is none of {', '.join(available)}: unset it")
+        names = ", ".join(available)
+        yield Finding("Instructions", BAD, f"AFTERBURNER_ISA={wanted} is none of {names}: unset it")
     else:
         yield Finding("Instructions", GOOD, f"{wanted or available[0]} (available: {', '.join(available)})")
 
@@ -137,7 +138,7 @@ def check_step() -> Iterator[Finding]:
     if done.returncode == 0:
         yield Finding("Self-test", GOOD, last)
     else:
-        yield Finding("Self-test", BAD, f"{last} (status {done.returncode}); the whole of it: {' '.join(command)}")
+        yield Finding("Self-test", BAD, f"{last} (status {done.returncode}); to see all: {' '.join(command)}")
 
 
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (

@@ -77,6 +77,7 @@ def _destination(json: str) -> Iterator[IO[str] | None]:
         try:
             stream = Path(json).open("w", encoding="utf-8")
         except OSError as error:
-            raise CommandError(f"can't write {json!r}: {error.strerror}; give a file that can be written") from None
+            raise CommandError(
+                f"can't write {json!r}: {error.strerror}; give a file that can be written") from None
         with stream:
             yield stream

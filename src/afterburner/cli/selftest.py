@@ -22,7 +22,8 @@ def _train(tf: Any) -> list[np.ndarray]:
     random = np.random.default_rng(0)
     inputs = tf.constant(random.normal(size=(32, 16)).astype(np.float32))
     targets = tf.constant(random.normal(size=(32, 4)).astype(np.float32))
-    weights = [tf.Variable(random.normal(size=shape).astype(np.float32) * 0.2) for shape in ((16, 64), (64, 4))]
+    initial = [random.normal(size=shape).astype(np.float32) * 0.2 for shape in ((16, 64), (64, 4))]
+    weights = [tf.Variable(value) for value in initial]
 
     @tf.function
     def step(x: Any, y: Any) -> Any:
@@ -36,6 +37,10 @@ def _train(tf: Any) -> list[np.ndarray]:
     return [np.array(losses), *(weight.numpy() for weight in weights)]
 
 
+def _relative_error(found: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.max(np.abs(found - expected)) / np.max(np.abs(expected)))
+
+
 def main() -> int:
     """Run the test; the exit status."""
     afterburner.set_options(disable=False, strict=True, verbosity="silent")
@@ -46,18 +51,19 @@ def main() -> int:
     with afterburner.enabled():
         found = _train(tf)
     seconds = time.perf_counter() - start
-    parts = [part for function in afterburner.report().functions for part in function.parts]
+    functions = afterburner.report().functions
+    parts = [part for function in functions for part in function.parts]
     if not parts:
-        reasons = {f.reason or f.status for f in afterburner.report().functions} or {"no graph function was seen"}
+        reasons = {f.reason or f.status for f in functions} or {"no graph function was seen"}
         print(f"nothing was compiled: {'; '.join(sorted(reasons))}")
         return 1
-    error = max(float(np.max(np.abs(a - b)) / np.max(np.abs(b))) for a, b in zip(found, expected, strict=True))
+    error = max(_relative_error(a, b) for a, b in zip(found, expected, strict=True))
     if not error <= _TOLERANCE:
         print(f"wrong numbers: a relative error of {error:.1e} to stock TensorFlow")
         return 1
     ops, kernels = sum(part.ops for part in parts), sum(len(part.kernels) for part in parts)
-    print(f"a training step of {ops} ops ran as {kernels} kernels on {parts[0].device}, ready in {seconds:.2f} s, "
-          f"within {error:.0e} of stock TensorFlow")
+    print(f"a training step of {ops} ops ran as {kernels} kernels on {parts[0].device}, ready in "
+          f"{seconds:.2f} s, within {error:.0e} of stock TensorFlow")
     return 0
 
 

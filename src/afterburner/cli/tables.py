@@ -72,12 +72,14 @@ def _kernel_table(name: str, part: Record) -> Table:
     total = sum(kernel["seconds"] for kernel in kernels)
     title = (f"{escape(name)} {escape(part.get('signature', ''))}: {len(kernels)} kernels on "
              f"{escape(part['device'])}, {total * 1e6:.0f} µs a run")
-    table = Table("kernel", "fused", "µs", "share", "MFLOP", "MiB", "of peak", title=title, title_justify="left")
+    table = Table("kernel", "fused", "µs", "share", "MFLOP", "MiB", "of peak", title=title,
+                  title_justify="left")
     for column in table.columns[2:]:
         column.justify = "right"
     for kernel in sorted(kernels, key=lambda k: -k["seconds"])[:_KERNELS_SHOWN]:
         table.add_row(
-            escape(kernel["label"]), escape(_counted(kernel["fused"])), _or_dash(kernel["seconds"] * 1e6, "{:.1f}"),
+            escape(kernel["label"]), escape(_counted(kernel["fused"])),
+            _or_dash(kernel["seconds"] * 1e6, "{:.1f}"),
             _or_dash(kernel["seconds"] / total if total else 0.0, "{:.0%}"), f"{kernel['flops'] / 1e6:.2f}",
             f"{kernel['bytes'] / 2**20:.2f}", _or_dash(kernel["peak_fraction"], "{:.0%}"))
     return table
@@ -105,13 +107,15 @@ def _or_dash(value: float, form: str) -> str:
 def print_bench(timings: Iterable[Timing], machine: str) -> None:
     """Print a table of timings, and under it the machine they hold for."""
     console = Console()
-    table = Table("workload", "unit", "stock ms", "Afterburner ms", "ratio", "spread", "first call s", "peak MiB")
+    table = Table("workload", "unit", "stock ms", "Afterburner ms", "ratio", "spread", "first call s",
+                  "peak MiB")
     for column in table.columns[2:]:
         column.justify = "right"
     for item in timings:
         ratios = item.ratios
         table.add_row(
-            item.workload, item.unit, f"{item.milliseconds('stock'):.3f}", f"{item.milliseconds('afterburner'):.3f}",
+            item.workload, item.unit,
+            f"{item.milliseconds('stock'):.3f}", f"{item.milliseconds('afterburner'):.3f}",
             f"{median(ratios):.2f}×", f"{min(ratios):.2f}–{max(ratios):.2f}",
             " / ".join(f"{median(item.first_seconds[side]):.1f}" for side in item.first_seconds),
             " / ".join(f"{median(item.peak_bytes[side]) / 2**20:.0f}" for side in item.peak_bytes))
