@@ -7,10 +7,12 @@ import sys
 import threading
 from collections import Counter
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .options import options
-from .runtime.executable import Executable
+
+if TYPE_CHECKING:
+    from .runtime.executable import Executable
 
 
 @dataclass
