@@ -10,9 +10,9 @@ import weakref
 from pathlib import Path
 
 import numpy as np
+import program_kit as kit
 import pytest
 
-import program_kit as kit
 from afterburner.cpu import schedule, target
 from afterburner.cpu.engine import engine, object_key
 from afterburner.cpu.isa import host
@@ -150,7 +150,8 @@ def test_objects_are_kept_and_found_again(tmp_path):
     graph = chain()
     arrays = inputs_of(graph)
     first = target.compile_graph(graph, options(cache=True, cache_dir=tmp_path))
-    second = target.compile_graph(chain(name="another_name"), options(cache=True, cache_dir=tmp_path, threads=1))
+    renamed = chain(name="another_name")
+    second = target.compile_graph(renamed, options(cache=True, cache_dir=tmp_path, threads=1))
     assert (first.cached, second.cached) == (False, True)
     assert as_bytes(kit.run(first, arrays)) == as_bytes(kit.run(second, arrays))
 
@@ -173,7 +174,8 @@ print(e.cached, hashlib.sha256(b"".join(t.as_bytes(t.kit.run(e, t.inputs_of(grap
 
 def test_a_damaged_object_is_compiled_again(tmp_path):
     graph = chain()
-    want = as_bytes(kit.run(target.compile_graph(graph, options(cache=True, cache_dir=tmp_path)), inputs_of(graph)))
+    first = target.compile_graph(graph, options(cache=True, cache_dir=tmp_path))
+    want = as_bytes(kit.run(first, inputs_of(graph)))
     for file in (tmp_path / "objects").iterdir():
         raw = bytearray(file.read_bytes())
         raw[len(raw) // 2] ^= 1

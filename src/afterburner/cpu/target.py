@@ -136,8 +136,8 @@ class CpuExecutable:
         self._profile = _Profile(len(kernels), steps) if settings.profile else None
         count = len(graph.inputs) + len(graph.outputs)
         self._pack = struct.Struct(f"={count + 1}Q").pack_into
-        self._bytes = self._frame.words.view(np.uint8)
         self._address = self._frame.words.ctypes.data
+        self._words = (ctypes.c_uint64 * self._frame.words.size).from_address(self._address)
         with shared.lock:
             shared.arena.lease(self, placement.arena_bytes + stride * self._workers)
 
@@ -148,7 +148,7 @@ class CpuExecutable:
         shared, workers = self._engine, self._workers
         with shared.lock:
             team = shared.team(workers).address if workers > 1 else 0
-            self._pack(self._bytes, 8 * (FRAME_BASES + ARENA), shared.arena.address, *inputs, *outputs)
+            self._pack(self._words, 8 * (FRAME_BASES + ARENA), shared.arena.address, *inputs, *outputs)
             shared.run(team, self._address, workers)
             if self._profile is not None:
                 self._profile.add(self._frame)

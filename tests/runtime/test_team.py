@@ -1,0 +1,118 @@
+"""The thread team by itself, and how many processors a process may use."""
+
+import ctypes
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from afterburner.cpu.engine import engine
+from afterburner.runtime.team import Team, available_cpus
+
+JOB = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)
+
+
+@pytest.fixture
+def team():
+    made = Team(engine()._team_code)
+    yield made
+    assert made.stop()
+
+
+def launch(team: Team, function, workers: int) -> None:
+    job = JOB(function)
+    team.launch(ctypes.cast(job, ctypes.c_void_p).value, 0, workers)
+
+
+def test_workers_take_part_and_all_have_left_when_a_launch_returns(team):
+    team.grow(3)
+    inside: list[int] = []
+    all_there = threading.Barrier(3, timeout=30)
+
+    def work(_, worker):
+        all_there.wait()
+        inside.append(worker)
+
+    for _ in range(50):
+        inside.clear()
+        launch(team, work, 3)
+        assert sorted(inside) == [0, 1, 2]
+
+
+def test_workers_beyond_the_number_asked_for_stay_out(team):
+    team.grow(4)
+    seen: set[int] = set()
+    for _ in range(50):
+        launch(team, lambda _, worker: seen.add(worker), 2)
+    assert seen <= {0, 1}
+
+
+def test_parked_workers_wake(team):
+    team.grow(2)
+    both = threading.Barrier(2, timeout=30)
+    for _ in range(5):
+        time.sleep(0.05)
+        launch(team, lambda *_: both.wait(), 2)
+
+
+def test_parked_workers_use_no_processor_time(team):
+    team.grow(3)
+    launch(team, lambda *_: None, 3)
+    time.sleep(0.1)
+    before = time.process_time()
+    time.sleep(0.5)
+    assert time.process_time() - before < 0.1
+
+
+def test_the_caller_does_not_wait_for_workers_that_cannot_start(team, monkeypatch):
+    def refuse(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    team.grow(4)
+    assert team.size == 1
+    ran: list[int] = []
+    launch(team, lambda _, worker: ran.append(worker), 4)
+    assert ran == [0]
+
+
+def test_the_callers_affinity_is_left_alone(team):
+    if not hasattr(os, "sched_getaffinity"):
+        pytest.skip("no affinity on this system")
+    before = os.sched_getaffinity(0)
+    team.grow(3)
+    launch(team, lambda *_: None, 3)
+    assert os.sched_getaffinity(0) == before
+
+
+def read_from(files: dict[str, str]):
+    def read(path: Path) -> str:
+        if str(path) not in files:
+            raise FileNotFoundError(path)
+        return files[str(path)]
+
+    return read
+
+
+@pytest.mark.parametrize(("files", "expected"), [
+    ({}, 64),
+    ({"/sys/fs/cgroup/cpu.max": "max 100000"}, 64),
+    ({"/sys/fs/cgroup/cpu.max": "250000 100000"}, 3),
+    ({"/sys/fs/cgroup/cpu.max": "1000 100000"}, 1),
+    ({"/proc/self/cgroup": "0::/a/b\n", "/sys/fs/cgroup/a/cpu.max": "200000 100000",
+      "/sys/fs/cgroup/a/b/cpu.max": "max 100000"}, 2),
+    ({"/proc/self/cgroup": "4:cpu:/x\n", "/sys/fs/cgroup/cpu/cpu.cfs_quota_us": "150000",
+      "/sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000"}, 2),
+    ({"/sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1", "/sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000"}, 64),
+    ({"/sys/fs/cgroup/cpu.max": "nonsense"}, 64),
+])
+def test_the_control_groups_quota_counts(monkeypatch, files, expected):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    assert available_cpus(read_from(files)) == expected
+
+
+def test_affinity_counts(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1, 3, 5}, raising=False)
+    assert available_cpus(read_from({})) == 3
