@@ -109,8 +109,8 @@ def _bench(plan: Plan, json: str, chart: Path | None) -> int:
 
 
 def _write_json(json: str, machine: Machine, threads: int, plan: Plan, timings: list[Timing]) -> None:
-    result = {"machine": machine.to_dict(), "threads": threads,
-              "rounds": plan.rounds, "repeats": plan.repeats, "timings": [timing.to_dict() for timing in timings]}
+    result = {"machine": machine.to_dict(), "threads": threads, "rounds": plan.rounds,
+              "repeats": plan.repeats, "timings": [timing.to_dict() for timing in timings]}
     text = json_module.dumps(result, indent=2)
     if json == "-":
         print(text)
