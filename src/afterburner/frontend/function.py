@@ -52,6 +52,10 @@ class CheckFailed(Exception):
     """A run-time check of a compiled part does not hold; TensorFlow runs it and says why."""
 
 
+class NotYet(Exception):
+    """A variable has no value yet; TensorFlow runs this call and the next one is looked at again."""
+
+
 class Variant:
     """A native stage compiled for one set of shapes."""
 
@@ -194,6 +198,8 @@ class NativeStage:
                 return None
             try:
                 variant = self._compile(arguments, values)
+            except NotYet:
+                return None
             except Refused as error:
                 self.refused = error
                 self._give_up("import", error)
@@ -234,6 +240,8 @@ class NativeStage:
             dtype = _variable_dtype(tensor, self.stage.ops)
             if dtype is None:
                 continue
+            if not tf.raw_ops.VarIsInitializedOp(resource=values[slot]):
+                raise NotYet
             value = tf.raw_ops.ReadVariableOp(resource=values[slot], dtype=dtype)
             types[tensor] = TensorType(ir_dtype(dtype), tuple(value.shape))
         return types

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from tensorflow.python import pywrap_tfe
 from tensorflow.python.eager import context
@@ -18,9 +19,21 @@ _new_capsule.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
 _DLTENSOR = ctypes.c_char_p(b"dltensor")  # PyCapsule keeps the pointer: it must stay alive
 
 
+_capsule_pointer = ctypes.pythonapi.PyCapsule_GetPointer
+_capsule_pointer.restype = ctypes.c_void_p
+_capsule_pointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
+_pointer_at = ctypes.c_void_p.from_address
+_DATA = object.__basicsize__  # PyArrayObject: the object header, then the pointer to the elements
+
+
 def address(tensor: Any) -> int:
     """Address of an eager CPU tensor's elements; valid while the tensor lives."""
-    return int(tensor._numpy_internal().__array_interface__["data"][0])  # noqa: SLF001
+    array = tensor._numpy_internal()  # noqa: SLF001 - a view of the tensor's memory
+    if type(array) is np.ndarray:
+        return _pointer_at(id(array) + _DATA).value or 0
+    # A scalar's view is a copy: ask DLPack, whose DLTensor begins with the pointer.
+    capsule = pywrap_tfe.TFE_ToDlpackCapsule(tensor)
+    return _pointer_at(_capsule_pointer(capsule, b"dltensor")).value or 0
 
 
 def hand_over(pool: BufferPool, type_: TensorType, buffer: Buffer) -> tf.Tensor:
