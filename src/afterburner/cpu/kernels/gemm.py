@@ -13,6 +13,8 @@ from ..isa import Isa
 
 Tile = list[list[ll.Value]]  # accumulators by row and vector
 
+_UNROLLED = 72  # multiply-adds written out instead of a loop
+
 
 def kernel_key(node: Node, isa: Isa) -> str:
     """Text that determines the code of a node without regions."""
@@ -253,7 +255,7 @@ def accumulate(e: Emitter, num: Numeric, tile: Tile, a: Rows, b: Columns, steps:
     """
     rows = list(range(len(tile))) if active is None else list(active)
     flat = [v for r in rows for v in tile[r]]
-    if isinstance(steps, int) and steps <= 2 * unroll:
+    if isinstance(steps, int) and (steps <= 2 or steps * len(flat) <= _UNROLLED):
         for k in range(steps):
             flat = _step(e, num, flat, a.base, b.base, a, b, rows, k)
         return _merged(tile, rows, flat)

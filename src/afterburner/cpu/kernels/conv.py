@@ -1,0 +1,7 @@
+"""Convolutions and their gradients."""
+
+from __future__ import annotations
+
+from .conv_direct import lower_conv2d, lower_conv2d_input_grad
+
+LOWERINGS = {"conv2d": lower_conv2d, "conv2d_input_grad": lower_conv2d_input_grad}

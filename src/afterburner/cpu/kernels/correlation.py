@@ -1,0 +1,332 @@
+"""Direct correlation of an NHWC image: what forward convolution and its input gradient have in common.
+
+Every output pixel sums, over filter taps, an input pixel's channels times a matrix of the filter. A register
+tile holds adjacent pixels of one output row by some registers of output channels; the taps of a row are one
+run of adjacent input elements. Taps outside of the image are never computed: rows of taps by loop bounds,
+columns by leaving pixels out of a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from llvmlite import ir as ll
+
+from ..emitter import Emitter, i64
+from .gemm import (
+    Columns,
+    Cut,
+    Numeric,
+    Rows,
+    Tile,
+    accumulate,
+    larger,
+    range_of_part,
+    smaller,
+    zeros,
+)
+from .packing import pack_columns, pack_columns_transposed
+
+Finish = Callable[[Emitter, Tile, ll.Value, int, ll.Value, int], None]
+"""Called with (tile, element offset of its first pixel and channel, elements between pixels, first channel,
+lanes of the last register)."""
+
+
+@dataclass(frozen=True)
+class Taps:
+    """Filter taps along one axis: tap i is filter index ``index + i * index_step``.
+
+    Output position y reads input position ``y * stride + offset + i * offset_step``.
+    """
+
+    count: int
+    index: int
+    index_step: int
+    stride: int
+    offset: int
+    offset_step: int
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Sizes along one spatial axis of the image that is read and of the positions that are written."""
+
+    inputs: int
+    outputs: int
+    taps: Taps
+
+    def reads(self, position: int, tap: int) -> bool:
+        """Whether a tap of an output position lies inside of the image."""
+        taps = self.taps
+        return 0 <= position * taps.stride + taps.offset + tap * taps.offset_step < self.inputs
+
+    @property
+    def clipped(self) -> bool:
+        """Some tap of some position lies outside."""
+        ends = [(p, t) for p in (0, self.outputs - 1) for t in (0, self.taps.count - 1)]
+        return self.taps.count > 0 and not all(self.reads(*end) for end in ends)
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """One correlation.
+
+    Attributes:
+        images: batch size.
+        rows, columns: the spatial axes.
+        groups: groups of channels.
+        depth: input channels of a group.
+        width: output channels of a group.
+        out_strides: elements of the result between images, rows and columns that are written.
+        out_offset: element of the result written first.
+        transposed: the filter is [KH,KW,width,depth*groups] instead of [KH,KW,depth,width*groups].
+    """
+
+    images: int
+    rows: Axis
+    columns: Axis
+    groups: int
+    depth: int
+    width: int
+    out_strides: tuple[int, int, int]
+    out_offset: int
+    transposed: bool
+
+    @property
+    def pixel(self) -> int:
+        """Elements between input pixels."""
+        return self.depth * self.groups
+
+    @property
+    def merged(self) -> bool:
+        """The taps of a row are adjacent in memory."""
+        return self.groups == 1 and self.columns.taps.offset_step == 1
+
+    @property
+    def steps(self) -> int:
+        """Products summed for one output element."""
+        return self.rows.taps.count * self.columns.taps.count * self.depth
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a correlation is cut.
+
+    Attributes:
+        tiles: cut of an output row in pixels.
+        panels: cut of a group's output channels, in registers.
+        block: output rows that are computed for one panel before the next.
+        parts: chunks along (blocks, panels).
+        panels_outer: a panel of the filter meets all blocks of the chunk before the next panel.
+    """
+
+    tiles: Cut
+    panels: Cut
+    block: int
+    parts: tuple[int, int]
+    panels_outer: bool
+
+
+class Correlator:
+    """Emits the phases of one correlation whose packed filter lies at ``temp 0 + packed_at`` elements."""
+
+    def __init__(self, c: Correlation, plan: Plan, num: Numeric, stored: ll.Type, packed_at: int,
+                 filter_columns: int) -> None:
+        self.c, self.plan, self.num, self.stored, self.packed_at = c, plan, num, stored, packed_at
+        self.filter_columns = filter_columns
+        self.slot = c.steps * plan.panels.widest * num.lanes
+        self.blocks_per_image = -(-c.rows.outputs // plan.block) if plan.block else 0
+        self.tail = c.width - (-(-c.width // num.lanes) - 1) * num.lanes
+
+    @property
+    def packed_elements(self) -> int:
+        return self.slot * self.plan.panels.parts * self.c.groups
+
+    def panels(self, e: Emitter, first: ll.Value, end: ll.Value) -> Iterator[tuple[int, ll.Value, ll.Value, int]]:
+        """Loops over panels of one group: (registers, panel, first channel, lanes of the last register)."""
+        cut, lanes = self.plan.panels, self.num.lanes
+        for width, low, high in cut.spans():
+            odd = int(self.tail < lanes and high == cut.parts)
+            for start, stop, last in ((low, high - odd, lanes), (high - odd, high, self.tail)):
+                if start == stop:
+                    continue
+                with e.loop(larger(e, first, i64(start)), smaller(e, end, i64(stop)), name="panel") as panel:
+                    yield width, panel, e.b.mul(cut.start(e, panel), i64(lanes)), last
+
+    def pack(self, e: Emitter, filter_: ll.Value, chunks: int) -> None:
+        """Copy this chunk's share of the filter to [group][panel][tap row][tap column][depth][registers]."""
+        c, rows, columns = self.c, self.c.rows.taps, self.c.columns.taps
+        first, end = range_of_part(e, e.chunk, self.plan.panels.parts * c.groups, chunks)
+        for group, low, high in self._groups(e, first, end):
+            for width, panel, channel, last in self.panels(e, low, high):
+                target = self.panel_address(e, group, panel)
+                with e.loop(0, rows.count, name="i") as i, e.loop(0, columns.count, name="j") as j:
+                    source = e.at(filter_, self._filter_offset(e, group, channel, i, j), self.stored)
+                    tap = e.b.add(e.b.mul(i, i64(columns.count)), j)
+                    into = e.at(target, e.b.mul(tap, i64(c.depth * width * self.num.lanes)), self.num.element)
+                    pack = pack_columns_transposed if c.transposed else pack_columns
+                    stride = c.depth * c.groups if c.transposed else c.width * c.groups
+                    pack(e, self.num, source, stride, i64(c.depth), into, width, last, self.stored)
+
+    def _filter_offset(self, e: Emitter, group: ll.Value, channel: ll.Value, i: ll.Value, j: ll.Value) -> ll.Value:
+        c = self.c
+        row = e.b.add(i64(c.rows.taps.index), e.b.mul(i, i64(c.rows.taps.index_step)))
+        column = e.b.add(i64(c.columns.taps.index), e.b.mul(j, i64(c.columns.taps.index_step)))
+        tap = e.b.add(e.b.mul(row, i64(self.filter_columns)), column)
+        matrix = e.b.mul(tap, i64(c.depth * c.width * c.groups))
+        if c.transposed:
+            inside = e.b.add(e.b.mul(channel, i64(c.depth * c.groups)), e.b.mul(group, i64(c.depth)))
+        else:
+            inside = e.b.add(e.b.mul(group, i64(c.width)), channel)
+        return e.b.add(matrix, inside)
+
+    def _groups(self, e: Emitter, first: ll.Value, end: ll.Value) -> Iterator[tuple[ll.Value, ll.Value, ll.Value]]:
+        """Loops over the groups that own panels [first, end): (group, its first panel, its end)."""
+        parts = self.plan.panels.parts
+        if self.c.groups == 1:
+            yield i64(0), first, end
+            return
+        stop = e.b.udiv(e.b.add(end, i64(parts - 1)), i64(parts))
+        with e.loop(e.b.udiv(first, i64(parts)), stop, name="group") as group:
+            start = e.b.mul(group, i64(parts))
+            low = larger(e, e.b.sub(first, start), i64(0))
+            yield group, low, smaller(e, e.b.sub(end, start), i64(parts))
+
+    def panel_address(self, e: Emitter, group: ll.Value, panel: ll.Value) -> ll.Value:
+        """The packed filter of a panel."""
+        index = e.b.add(e.b.mul(group, i64(self.plan.panels.parts)), panel)
+        offset = e.b.add(e.b.mul(index, i64(self.slot)), i64(self.packed_at))
+        return e.at(e.temp(0), offset, self.num.element)
+
+    def compute(self, e: Emitter, image: ll.Value, finish: Finish) -> None:
+        """This chunk's share of the output pixels; ``image`` is the input in the accumulation type."""
+        c, plan = self.c, self.plan
+        blocks = c.images * self.blocks_per_image
+        index = e.b.udiv(e.chunk, i64(plan.parts[1]))
+        part = e.b.urem(e.chunk, i64(plan.parts[1]))
+        first_block, end_block = range_of_part(e, index, blocks, plan.parts[0])
+        first_panel, end_panel = range_of_part(e, part, plan.panels.parts * c.groups, plan.parts[1])
+        if plan.panels_outer:
+            for group, low, high in self._groups(e, first_panel, end_panel):
+                for width, panel, channel, last in self.panels(e, low, high):
+                    with e.loop(first_block, end_block, name="block") as block:
+                        self._block(e, image, finish, block, group, width, panel, channel, last)
+            return
+        with e.loop(first_block, end_block, name="block") as block:
+            for group, low, high in self._groups(e, first_panel, end_panel):
+                for width, panel, channel, last in self.panels(e, low, high):
+                    self._block(e, image, finish, block, group, width, panel, channel, last)
+
+    def _block(self, e: Emitter, image: ll.Value, finish: Finish, block: ll.Value, group: ll.Value, width: int,
+               panel: ll.Value, channel: ll.Value, last: int) -> None:
+        c, per = self.c, self.blocks_per_image
+        number, inside = e.b.udiv(block, i64(per)), e.b.urem(block, i64(per))
+        first = e.b.mul(inside, i64(self.plan.block))
+        end = smaller(e, e.b.add(first, i64(self.plan.block)), i64(c.rows.outputs))
+        source = e.at(image, e.b.add(e.b.mul(number, i64(c.rows.inputs * c.columns.inputs * c.pixel)),
+                                     e.b.mul(group, i64(c.depth))), self.num.element)
+        packed = self.panel_address(e, group, panel)
+        column = e.b.add(e.b.mul(group, i64(c.width)), channel)
+        target = e.b.add(e.b.add(e.b.mul(number, i64(c.out_strides[0])), column), i64(c.out_offset))
+        with e.loop(first, end, name="row") as y:
+            into = e.b.add(target, e.b.mul(y, i64(c.out_strides[1])))
+            self._row(e, source, packed, y, into, width, column, last, finish)
+
+    def _row(self, e: Emitter, source: ll.Value, packed: ll.Value, y: ll.Value, target: ll.Value, width: int,
+             column: ll.Value, last: int, finish: Finish) -> None:
+        c = self.c
+        first, end = self._tap_rows(e, y)
+        top = e.b.add(e.b.mul(y, i64(c.rows.taps.stride)), i64(c.rows.taps.offset))
+        line = e.at(source, e.b.mul(top, i64(c.columns.inputs * c.pixel)), self.num.element)
+        for pixels, masks, low, high in self._kinds():
+            with e.loop(low, high, name="tile") as tile:
+                x = self.plan.tiles.start(e, tile)
+                sums = self._tile(e, line, packed, x, pixels, width, masks, first, end)
+                into = e.b.add(target, e.b.mul(x, i64(c.out_strides[2])))
+                finish(e, sums, into, c.out_strides[2], column, last)
+
+    def _tap_rows(self, e: Emitter, y: ll.Value) -> tuple[ll.Value | int, ll.Value | int]:
+        """The taps [first, end) of an output row that lie inside of the image."""
+        axis, taps = self.c.rows, self.c.rows.taps
+        if not axis.clipped:
+            return 0, taps.count
+        top = e.b.add(e.b.mul(y, i64(taps.stride)), i64(taps.offset))
+        step = taps.offset_step
+        above = larger(e, i64(0), e.b.sub(i64(step - 1), top))
+        below = larger(e, i64(0), e.b.sub(i64(axis.inputs + step - 1), top))
+        if step > 1:
+            above, below = e.b.udiv(above, i64(step)), e.b.udiv(below, i64(step))
+        return above, smaller(e, below, i64(taps.count))
+
+    def _kinds(self) -> list[tuple[int, tuple[tuple[int, ...], ...], int, int]]:
+        """Runs of tiles with one code: (pixels, per tap column the pixels it is valid for, first, end tile)."""
+        cut, axis = self.plan.tiles, self.c.columns
+        kinds: list[tuple[int, tuple[tuple[int, ...], ...], int, int]] = []
+        for t in range(cut.parts):
+            pixels = cut.base + (t < cut.larger)
+            start = t * cut.base + min(t, cut.larger)
+            masks = tuple(tuple(p for p in range(pixels) if axis.reads(start + p, j)) for j in range(axis.taps.count))
+            if kinds and kinds[-1][:2] == (pixels, masks):
+                kinds[-1] = (pixels, masks, kinds[-1][2], t + 1)
+            else:
+                kinds.append((pixels, masks, t, t + 1))
+        return kinds
+
+    def _tile(self, e: Emitter, line: ll.Value, packed: ll.Value, x: ll.Value, pixels: int, width: int,
+              masks: tuple[tuple[int, ...], ...], first: ll.Value | int, end: ll.Value | int) -> Tile:
+        c, taps = self.c, self.c.columns.taps
+        sums = zeros(self.num, pixels, width)
+        if not masks:
+            return sums
+        left = e.b.mul(e.b.add(e.b.mul(x, i64(taps.stride)), i64(taps.offset)), i64(c.pixel))
+        origin = e.at(line, left, self.num.element)
+        row_step = c.rows.taps.offset_step * c.columns.inputs * c.pixel
+        run = c.depth * width * self.num.lanes
+        flat = [v for row in sums for v in row]
+        with e.loop_carried(first, end, 1, flat, "i") as (i, now, after):
+            a = e.at(origin, e.b.mul(i, i64(row_step)), self.num.element)
+            b = e.at(packed, e.b.mul(i, i64(run * taps.count)), self.num.element)
+            tile = _shaped(now, width)
+            for low, high, active in _segments(masks):
+                tile = self._segment(e, tile, a, b, low, high, active, run)
+            after[:] = [v for row in tile for v in row]
+        return _shaped(after, width)
+
+    def _segment(self, e: Emitter, tile: Tile, a: ll.Value, b: ll.Value, low: int, high: int,
+                 active: tuple[int, ...], run: int) -> Tile:
+        c, taps = self.c, self.c.columns.taps
+        pixels = [p * taps.stride * c.pixel for p in range(len(tile))]
+        width = len(tile[0])
+        if c.merged or high - low == 1:
+            rows = Rows(e.at(a, low * taps.offset_step * c.pixel, self.num.element), pixels, 1)
+            columns = self._columns(e.at(b, low * run, self.num.element), width)
+            return accumulate(e, self.num, tile, rows, columns, (high - low) * c.depth, active)
+        flat = [v for row in tile for v in row]
+        with e.loop_carried(low, high, 1, flat, "j") as (j, now, after):
+            at = e.at(a, e.b.mul(j, i64(taps.offset_step * c.pixel)), self.num.element)
+            columns = self._columns(e.at(b, e.b.mul(j, i64(run)), self.num.element), width)
+            tile = accumulate(e, self.num, _shaped(now, width), Rows(at, pixels, 1), columns, c.depth, active)
+            after[:] = [v for row in tile for v in row]
+        return _shaped(after, width)
+
+    def _columns(self, base: ll.Value, width: int) -> Columns:
+        lanes = self.num.lanes
+        return Columns(base, [v * lanes for v in range(width)], width * lanes, lanes, lanes * self.num.bytes)
+
+
+def _shaped(flat: list[ll.Value], width: int) -> Tile:
+    return [flat[i: i + width] for i in range(0, len(flat), width)]
+
+
+def _segments(masks: tuple[tuple[int, ...], ...]) -> list[tuple[int, int, tuple[int, ...]]]:
+    """Neighbouring tap columns that are valid for the same pixels: (first, end, pixels)."""
+    segments: list[tuple[int, int, tuple[int, ...]]] = []
+    for j, active in enumerate(masks):
+        if not active:
+            continue
+        if segments and segments[-1][1:] == (j, active):
+            segments[-1] = (segments[-1][0], j + 1, active)
+        else:
+            segments.append((j, j + 1, active))
+    return segments

@@ -1,0 +1,86 @@
+"""Convolutions and their gradients against the reference meaning in float64."""
+
+import numpy as np
+import pytest
+
+from afterburner.cpu import isa as isas
+from afterburner.cpu.kernels import conv
+from afterburner.ir import DTYPES, Builder, TensorType
+from afterburner.ir.ops.conv import Conv2d, Conv2dFilterGrad, Conv2dInputGrad, output_size
+from cpu_harness import run_kernel
+
+SETS = sorted({*isas.available(), "avx2", "avx512", "generic"} - {"neon"})
+NAMES = ["conv2d", "conv2d_input_grad", "conv2d_filter_grad"]
+
+# image, filter, strides, padding, dilation, groups
+CASES = {
+    "first layer": ((3, 12, 11, 1), (3, 3, 1, 32), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),
+    "valid": ((2, 9, 14, 8), (3, 3, 8, 20), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),
+    "same": ((2, 7, 7, 16), (3, 3, 16, 24), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
+    "wide same": ((1, 5, 40, 4), (5, 5, 4, 9), (1, 1), ((2, 2), (2, 2)), (1, 1), 1),
+    "asymmetric": ((1, 8, 9, 3), (3, 4, 3, 5), (1, 1), ((0, 3), (2, 1)), (1, 1), 1),
+    "strided stem": ((1, 23, 22, 3), (7, 7, 3, 17), (2, 2), ((3, 3), (3, 2)), (1, 1), 1),
+    "strided 1x1": ((2, 9, 8, 10), (1, 1, 10, 16), (2, 2), ((0, 0), (0, 0)), (1, 1), 1),
+    "plain 1x1": ((2, 6, 7, 10), (1, 1, 10, 33), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),
+    "stride beyond window": ((1, 13, 14, 4), (2, 2, 4, 8), (3, 4), ((0, 0), (1, 0)), (1, 1), 1),
+    "dilated": ((1, 13, 15, 5), (3, 3, 5, 8), (1, 1), ((2, 2), (2, 2)), (2, 2), 1),
+    "dilated and strided": ((1, 15, 14, 4), (3, 3, 4, 8), (2, 3), ((1, 2), (0, 2)), (3, 2), 1),
+    "groups": ((2, 8, 9, 12), (3, 3, 4, 30), (1, 1), ((1, 1), (1, 1)), (1, 1), 3),
+    "strided groups": ((1, 9, 9, 8), (3, 2, 4, 8), (2, 2), ((1, 0), (0, 1)), (1, 1), 2),
+    "padding beyond window": ((1, 3, 4, 4), (2, 2, 4, 8), (1, 1), ((3, 2), (2, 3)), (1, 1), 1),
+    "many channels": ((1, 4, 4, 130), (3, 3, 130, 70), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
+    "depthwise": ((2, 9, 10, 20), (3, 3, 1, 20), (1, 1), ((1, 1), (1, 1)), (1, 1), 20),
+    "depthwise strided": ((1, 11, 10, 13), (5, 5, 1, 13), (2, 2), ((2, 2), (1, 2)), (1, 1), 13),
+    "depthwise dilated": ((1, 11, 12, 8), (3, 3, 1, 8), (1, 1), ((2, 2), (2, 2)), (2, 2), 8),
+    "depthwise multiplier": ((1, 8, 7, 6), (3, 3, 1, 12), (1, 1), ((1, 1), (1, 1)), (1, 1), 6),
+    "empty batch": ((0, 8, 7, 6), (3, 3, 6, 12), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
+}
+
+
+def build(name, case, dtype):
+    x, w, strides, padding, dilation, groups = case
+    y = (x[0], *(output_size(x[1 + i], w[i], strides[i], padding[i], dilation[i]) for i in (0, 1)), w[3])
+    attributes = dict(strides=strides, padding=padding, dilation=dilation, groups=groups)
+    kinds = {"conv2d": (Conv2d(**attributes), x, w),
+             "conv2d_input_grad": (Conv2dInputGrad(**attributes, input_shape=x), w, y),
+             "conv2d_filter_grad": (Conv2dFilterGrad(**attributes, filter_shape=w), x, y)}
+    op, *shapes = kinds[name]
+    builder = Builder()
+    values = [builder.input(TensorType(DTYPES[dtype], s), f"v{i}") for i, s in enumerate(shapes)]
+    rng = np.random.default_rng(7)
+    arrays = [rng.standard_normal(s).astype(DTYPES[dtype].numpy) for s in shapes]
+    return builder.emit(op, *values).node, arrays
+
+
+def check(name, case, dtype, isa_name):
+    node, arrays = build(name, case, dtype)
+    isa = isas.host(isa_name)
+    kernel = conv.LOWERINGS[name](node, isa)
+    got, = run_kernel(kernel, arrays, isa)
+    again, = run_kernel(kernel, arrays, isa, reverse=True)
+    assert got.tobytes() == again.tobytes()
+    magnitude, = node.op.evaluate(*(np.abs(a.astype(np.float64)).astype(np.float32) for a in arrays))
+    wide = [a.astype(np.float64) for a in arrays]
+    exact = reference(node.op, wide)
+    unit = {"f32": 2.0**-24, "f64": 2.0**-53, "f16": 2.0**-11, "bf16": 2.0**-8}[dtype]
+    accumulated = min(unit, 2.0**-24)
+    bound = 4 * accumulated * magnitude.astype(np.float64) + unit * np.abs(exact) * 1.01 + 1e-7 * (dtype == "f16")
+    assert np.all(np.abs(got.astype(np.float64) - exact) <= bound)
+
+
+def reference(op, arrays):
+    return op.evaluate(*arrays)[0]
+
+
+@pytest.mark.parametrize("isa_name", SETS)
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("name", NAMES)
+def test_f32(name, case, isa_name):
+    check(name, CASES[case], "f32", isa_name)
+
+
+@pytest.mark.parametrize("dtype", ["f64", "f16", "bf16"])
+@pytest.mark.parametrize("case", ["valid", "strided stem", "groups", "dilated and strided", "depthwise"])
+@pytest.mark.parametrize("name", NAMES)
+def test_other_types(name, case, dtype):
+    check(name, CASES[case], dtype, isas.available()[0])
