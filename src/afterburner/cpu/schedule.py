@@ -13,7 +13,7 @@ from .kernel import Kernel
 _WINDOW = 8  # waves
 _MOVED_BYTES = 1 << 20
 _WORTH_SHARING = 2e-6  # seconds of serial work that pay for a barrier
-_RATE = 1e10  # floating-point operations or bytes a second on one core: the order of magnitude
+RATE = 1e10  # floating-point operations or bytes a second on one core: the order of magnitude
 _PER_KERNEL = 1e-7  # seconds
 
 
@@ -53,7 +53,7 @@ def cost(node: Node) -> float:
     types = tuple(v.type for v in node.operands)
     results = tuple(r.type for r in node.results)
     moved = sum(t.bytes for t in (*types, *results))
-    return max(node.op.flops(types, results), moved) / _RATE + _PER_KERNEL
+    return max(node.op.flops(types, results), moved) / RATE + _PER_KERNEL
 
 
 def waves(kernels: Sequence[Kernel], apart: bool = False) -> dict[Node, int]:
@@ -90,7 +90,9 @@ def segments(kernels: Sequence[Kernel], wave_of: dict[Node, int], apart: bool = 
     for wave in sorted(rows):
         members = rows[wave]
         for phase in range(max(len(kernels[i].phases) for i in members)):
-            row = [i for i in members if len(kernels[i].phases) > phase]
+            row = [i for i in members if len(kernels[i].phases) > phase and kernels[i].phases[phase].chunks]
+            if not row:
+                continue
             segment = _segment(kernels, row, phase)
             if found and not apart and _is_serial(segment) and _is_serial(found[-1]):
                 segment = (Work(found.pop()[0].parts + segment[0].parts, 1),)

@@ -26,7 +26,7 @@ from .kernels import lower
 from .module import KernelModule
 from .place import Placement, place
 from .program import ARENA, COPY_CHUNK, FRAME_BASES, NULL, Frame, Item, Program, Slot
-from .schedule import Segment, cost, is_view, segments, waves
+from .schedule import RATE, Segment, cost, is_view, segments, waves
 
 _ALONE_SECONDS = 50e-6  # programs shorter than this (estimated) run on the caller alone
 _FUNCTIONS = "functions"
@@ -52,9 +52,15 @@ def compile_graph(graph: Graph, options: Options | None = None, threads: int = 0
     if chosen.fault == "codegen":
         raise PlantedFault("planted failure of code generation")
     isa = host(chosen.isa or None)
+    kernels = [lower(n, isa) for n in graph.nodes if not (is_view(n) or n.op.name == "constant")]
+    return compile_kernels(graph, kernels, isa, chosen, threads)
+
+
+def compile_kernels(graph: Graph, kernels: Sequence[Kernel], isa: Isa, chosen: Options,
+                    threads: int = 0) -> CpuExecutable:
+    """Compile a graph whose kernels, in the order of its nodes, are given."""
     cache = ObjectCache(chosen.cache_path / "objects", chosen.cache_limit << 20) if chosen.cache else None
     shared = engine(cache)
-    kernels = [lower(n, isa) for n in graph.nodes if not (is_view(n) or n.op.name == "constant")]
     wave_of = waves(kernels, apart=chosen.profile)
     placement = place(graph, kernels, wave_of)
     code, cached = cached_object(_identity(graph), isa, lambda: _llvm_text(kernels, isa), cache)
@@ -129,7 +135,7 @@ class CpuExecutable:
         self._engine = shared
         self._code = code
         self._constants = placement.constants
-        self._workers = _useful_workers(kernels, steps, settings.workers)
+        self._workers = _useful_workers(kernels, steps, placement, settings.workers)
         self.device = f"cpu ({settings.isa}, {self._workers} thread{'s' if self._workers > 1 else ''})"
         stride = -(-max((k.scratch for k in kernels), default=0) // 128) * 128
         self._frame = _frame(kernels, placement, steps, code, shared, stride, settings.profile)
@@ -198,11 +204,14 @@ def _frame(kernels: Sequence[Kernel], placement: Placement, steps: Sequence[Segm
                          profile)
 
 
-def _useful_workers(kernels: Sequence[Kernel], steps: Sequence[Segment], workers: int) -> int:
+def _useful_workers(kernels: Sequence[Kernel], steps: Sequence[Segment], placement: Placement,
+                    workers: int) -> int:
     """At most one worker a chunk of the widest segment, and one alone for little work."""
-    if sum(cost(k.node) for k in kernels) < _ALONE_SECONDS:
+    copied = sum(size for *_, size in placement.copies)
+    if sum(cost(k.node) for k in kernels) + copied / RATE < _ALONE_SECONDS:
         return 1
-    return max(1, min(workers, max((sum(w.chunks for w in step) for step in steps), default=1)))
+    widest = max((sum(w.chunks for w in step) for step in steps), default=1)
+    return max(1, min(workers, max(widest, copied // COPY_CHUNK)))
 
 
 def _info(kernel: Kernel) -> KernelInfo:

@@ -1,0 +1,62 @@
+"""What this machine can do at most, measured once and kept: arithmetic and memory peaks."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class MachinePeak:
+    """Measured rates with a number of threads.
+
+    Attributes:
+        flops: float32 operations a second of multiply-adds that stay in registers.
+        flops_one: the same with one thread.
+        bandwidth: bytes a second, read plus written, of a copy larger than the caches.
+        threads: how many threads ``flops`` and ``bandwidth`` used.
+    """
+
+    flops: float
+    flops_one: float
+    bandwidth: float
+    threads: int
+
+    def fraction(self, flops: int, bytes_: int, seconds: float) -> float:
+        """How much of the peak that binds a piece of work reaches: 1.0 is all of it; 0 where unknown."""
+        if seconds <= 0 or self.flops <= 0 or self.bandwidth <= 0:
+            return 0.0
+        return max(flops / self.flops, bytes_ / self.bandwidth) / seconds
+
+
+def load_peak(path: Path, machine: str) -> MachinePeak | None:
+    """The peak kept in the file ``path`` for ``machine``; None where there is none, or it is damaged."""
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))[machine]
+        return MachinePeak(float(kept["flops"]), float(kept["flops_one"]), float(kept["bandwidth"]),
+                           int(kept["threads"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def save_peak(path: Path, machine: str, peak: MachinePeak) -> None:
+    """Keep a peak; a folder that cannot be written is no error."""
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        kept = {}
+    if not isinstance(kept, dict):
+        kept = {}
+    kept[machine] = asdict(peak)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(kept, indent=1), encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
