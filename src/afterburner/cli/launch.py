@@ -105,7 +105,7 @@ def _set_first_path(program: Program) -> None:
     elif program.target == STDIN:
         first = ""
     elif _is_container(program.target):
-        first = program.target
+        first = os.path.join(os.getcwd(), program.target)
     else:
         first = os.path.dirname(os.path.realpath(program.target))
     sys.path[:1] = [first]
@@ -120,14 +120,19 @@ def _prepare(program: Program) -> _Main:
     if program.module:
         return _prepare_module(program.target)
     if program.target == STDIN:
-        return _Main(compile(sys.stdin.read(), "<stdin>", "exec", dont_inherit=True), _attributes(), STDIN)
+        return _prepare_stdin()
     if _is_container(program.target):
         return _prepare_container(program.target)
     return _prepare_script(program.target)
 
 
+def _prepare_stdin() -> _Main:
+    code = compile(sys.stdin.read(), "<stdin>", "exec", dont_inherit=True)
+    return _Main(code, _attributes(loader=importlib.machinery.BuiltinImporter, file="<stdin>"), STDIN)
+
+
 def _prepare_script(target: str) -> _Main:
-    path = os.path.join(os.getcwd(), target.removeprefix("./"))
+    path = os.path.join(os.getcwd(), target)  # not normalised: the interpreter does not either
     loader: Any
     if path.endswith(".pyc"):
         loader = importlib.machinery.SourcelessFileLoader("__main__", path)
@@ -140,7 +145,7 @@ def _prepare_script(target: str) -> _Main:
 
 
 def _prepare_container(target: str) -> _Main:
-    importer: Any = pkgutil.get_importer(target)
+    importer: Any = pkgutil.get_importer(os.path.join(os.getcwd(), target))
     spec = importer.find_spec("__main__")
     if spec is None:
         raise CommandError(f"can't find '__main__' module in {target!r}", status=1)

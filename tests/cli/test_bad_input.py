@@ -1,0 +1,73 @@
+"""Bad input gets one line that says what to do, and a proper exit status; never a traceback of ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from commands import afterburner
+
+CASES = {  # command line: what the one line must say
+    "run nowhere.py": "can't open script 'nowhere.py': No such file or directory; give the path",
+    "run": "which program? give a script, or -m",
+    "run -m": "-m needs the name of a module",
+    "run --fast program.py": "--fast",
+    "run --threads none program.py": "--threads",
+    "run --threads 0 program.py": "--threads",
+    "run --device gpu program.py": "unknown device 'gpu'; this release has any and cpu",
+    "explain": "which program?",
+    "explain nowhere.py": "can't open script 'nowhere.py'",
+    "explain --json /nowhere/report.json program.py": "can't write '/nowhere/report.json'",
+    "bench nothing": "unknown workload 'nothing'; there are custom_loop, lenet, mlp, predict, serve",
+    "bench --rounds 0": "--rounds",
+    "bench --device tpu": "unknown device 'tpu'",
+    "bench --chart /nowhere/chart.png": "no folder '/nowhere' for the chart; make it first",
+    "bench --chart chart.doc": "the name of a chart ends in .png, .svg or .pdf",
+    "cache": "afterburner cache --help",
+    "cache limit": "afterburner cache limit --help",
+    "cache limit lots": "MEGABYTES",
+    "cache limit -- -1": "MEGABYTES",
+    "warp": "'warp'",
+    "--warp": "--warp",
+}
+
+
+@pytest.mark.parametrize("line", CASES)
+def test_one_line_and_status_2(line: str, tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text("print('must not run')")
+    done = afterburner(*line.split(), cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("afterburner: ") and done.stderr.count("\n") == 1, done.stderr
+    assert CASES[line] in done.stderr
+
+
+@pytest.mark.parametrize("variable, value", [
+    ("AFTERBURNER_THREADS", "many"), ("AFTERBURNER_VERBOSITY", "loud"), ("AFTERBURNER_STRICT", "maybe"),
+])
+@pytest.mark.parametrize("command", [("run", "program.py"), ("cache", "show"), ("bench", "mlp")], ids=" ".join)
+def test_variable_without_meaning(variable: str, value: str, command: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text("print('must not run')")
+    done = afterburner(*command, cwd=tmp_path, **{variable: value})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"afterburner: {variable}: {value!r}") and done.stderr.count("\n") == 1
+
+
+def test_bench_under_the_kill_switch(tmp_path: Path) -> None:
+    done = afterburner("bench", "mlp", cwd=tmp_path, AFTERBURNER_DISABLE="1")
+    assert done.returncode == 2
+    assert "AFTERBURNER_DISABLE is set" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["", "run", "explain", "bench", "doctor", "cache", "cache limit"])
+def test_help_teaches(command: str, tmp_path: Path) -> None:
+    done = afterburner(*command.split(), "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert f"Usage: afterburner {command}".strip() in done.stdout
+    if command in ("run", "explain", "bench"):
+        assert f"  afterburner {command} " in done.stdout
+
+
+def test_no_arguments_is_help(tmp_path: Path) -> None:
+    done = afterburner(cwd=tmp_path)
+    assert done.returncode == 0
+    assert all(name in done.stdout for name in ("run", "explain", "bench", "doctor", "cache"))

@@ -1,0 +1,74 @@
+"""``afterburner cache`` on a folder with objects, without one, and on one that cannot be used."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from commands import afterburner
+
+from afterburner.cli.cache import MIB
+from afterburner.runtime.cache import ObjectCache
+
+
+@pytest.fixture
+def filled(tmp_path: Path) -> Path:
+    """A cache folder of four objects of 1 MiB."""
+    cache = ObjectCache(tmp_path / "objects", 64 * MIB)
+    for number in range(4):
+        assert cache.put(f"{number:064x}", bytes(MIB))
+        os.utime(tmp_path / "objects" / f"{number:064x}.obj", (1000 + number, 1000 + number))
+    return tmp_path
+
+
+def test_show(filled: Path) -> None:
+    done = afterburner("cache", "show", AFTERBURNER_CACHE_DIR=str(filled))
+    assert done.returncode == 0
+    assert str(filled) in done.stdout and "4, 4.0 MiB" in done.stdout and "512 MiB" in done.stdout
+
+
+def test_show_without_a_folder(tmp_path: Path) -> None:
+    done = afterburner("cache", "show", AFTERBURNER_CACHE_DIR=str(tmp_path / "none"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "0, 0.0 MiB" in done.stdout
+    assert not (tmp_path / "none").exists()
+
+
+def test_clear(filled: Path) -> None:
+    done = afterburner("cache", "clear", AFTERBURNER_CACHE_DIR=str(filled))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "removed 4 objects" in done.stdout
+    assert list((filled / "objects").iterdir()) == []
+
+
+def test_limit_keeps_what_was_used_last(filled: Path) -> None:
+    done = afterburner("cache", "limit", "3", AFTERBURNER_CACHE_DIR=str(filled))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "AFTERBURNER_CACHE_LIMIT=3" in done.stdout
+    assert sorted(e.key[-1] for e in ObjectCache(filled / "objects", 0).entries()) == ["2", "3"]
+
+
+def test_folder_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = afterburner("cache", "show", AFTERBURNER_CACHE_DIR=str(tmp_path / "file"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "is not a folder; set AFTERBURNER_CACHE_DIR" in done.stdout
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser can write anywhere")
+def test_folder_that_cannot_be_written(filled: Path) -> None:
+    (filled / "objects").chmod(0o500)
+    try:
+        shown = afterburner("cache", "show", AFTERBURNER_CACHE_DIR=str(filled))
+        cleared = afterburner("cache", "clear", AFTERBURNER_CACHE_DIR=str(filled))
+    finally:
+        (filled / "objects").chmod(0o700)
+    assert "not used" in shown.stdout
+    assert (cleared.returncode, cleared.stderr.count("\n")) == (1, 1)
+
+
+def test_full_disk_is_told() -> None:
+    done = afterburner("cache", "show", AFTERBURNER_CACHE_DIR="/dev/full")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "not used" in done.stdout

@@ -1,0 +1,19 @@
+"""Every test runs strictly, with a cache of its own and without TensorFlow's log lines."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+
+_FOLDER = tempfile.TemporaryDirectory(prefix="afterburner-test-")
+_PRIVATE = {
+    "AFTERBURNER_STRICT": "1",
+    "AFTERBURNER_VERBOSITY": "silent",
+    "AFTERBURNER_CACHE_DIR": _FOLDER.name,
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "CUDA_VISIBLE_DEVICES": "-1",
+}
+
+for _name in [name for name in os.environ if name.startswith("AFTERBURNER_")]:
+    del os.environ[_name]
+os.environ.update(_PRIVATE)  # before tensorflow is imported; child processes inherit it

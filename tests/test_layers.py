@@ -1,0 +1,71 @@
+"""Which folder may import which. See docs/design.md."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "src" / "afterburner"
+BASE = {"options", "errors"}
+ALLOWED = {  # folder or module: what of ours it may import besides itself, and BASE
+    "options": set(),
+    "errors": set(),
+    "ir": set(),
+    "passes": {"ir"},
+    "runtime": {"ir"},
+    "frontend": {"passes", "runtime", "ir", "report"},
+    "cpu": {"passes", "runtime", "ir"},
+    "report": {"runtime"},
+    "workloads": set(),
+}
+ONLY_IN = {"tensorflow": ("frontend", "workloads", "cli/selftest.py"), "keras": ("frontend", "workloads"),
+           "llvmlite": ("cpu",)}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room_of(file: Path) -> str:
+    """``passes`` for passes/fuse.py, ``options`` for options.py."""
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(file: Path) -> Iterator[str]:
+    """Absolute names of all that a file imports, wherever in it."""
+    package = ["afterburner", *file.relative_to(PACKAGE).parent.parts]
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[:len(package) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_imports_only_what_lies_below(file: Path) -> None:
+    room = room_of(file)
+    if room not in ALLOWED:
+        return
+    ours = {name.split(".")[1] for name in imports(file) if name.startswith("afterburner.")}
+    assert ours <= ALLOWED[room] | BASE | {room}
+
+
+@pytest.mark.parametrize("library", ONLY_IN)
+def test_library_is_imported_only_where_it_belongs(library: str) -> None:
+    users = {str(f.relative_to(PACKAGE)) for f in FILES if any(n.split(".")[0] == library for n in imports(f))}
+    assert {user for user in users if not user.startswith(ONLY_IN[library])} == set()
+
+
+def test_only_options_reads_the_environment() -> None:
+    def reads(file: Path) -> bool:
+        return any(isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv")
+                   for node in ast.walk(ast.parse(file.read_text())))
+
+    assert {str(f.relative_to(PACKAGE)) for f in FILES if reads(f)} == {"options.py"}
+
+
+def test_new_folders_have_a_rule() -> None:
+    rooms = {room_of(file) for file in FILES if file.parent != PACKAGE}
+    assert rooms <= {*ALLOWED, "cli", "compat"}
