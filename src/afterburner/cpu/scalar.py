@@ -348,16 +348,11 @@ def _float_to_float(e: Emitter, x: ll.Value, source: DType, target: DType) -> ll
         return e.b.fpext(x, like(x, F64))
     if source.name != "f64":
         return rounded(e, x, target)
-    if target.name == "f32":
-        return e.b.fptrunc(x, like(x, F32))
-    return rounded(e, vecmath.truncated_odd(e, x), target)
+    return rounded(e, e.b.fptrunc(x, like(x, F32)), target)
 
 
 def _integer_to_float(e: Emitter, x: ll.Value, source: DType, target: DType) -> ll.Value:
     wide = F64 if target.name == "f64" else F32
-    if target.name in ("f16", "bf16") and source.bits > 16:
-        exact = e.b.sitofp(x, like(x, F64)) if _signed(source) else e.b.uitofp(x, like(x, F64))
-        return rounded(e, vecmath.truncated_odd(e, exact), target)
     value = e.b.sitofp(x, like(x, wide)) if _signed(source) else e.b.uitofp(x, like(x, wide))
     return rounded(e, value, target)
 

@@ -6,7 +6,6 @@ loads, so shape operations vanish into index arithmetic. One (value, index) is o
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -102,17 +101,19 @@ class Reduced(Expr):
 class Quotient(Expr):
     """``index // divisor`` of an index that is not negative."""
 
-    def __init__(self, index: Index, divisor: int, high: int) -> None:
+    def __init__(self, index: Index, divisor: int, largest: int) -> None:
         super().__init__(INDEX, (), (index,))
-        self.index, self.divisor, self.low, self.high = index, divisor, 0, high
+        self.index, self.divisor, self.largest = index, divisor, largest
+        self.low, self.high = 0, largest // divisor
 
 
 class Remainder(Expr):
     """``index % divisor`` of an index that is not negative."""
 
-    def __init__(self, index: Index, divisor: int) -> None:
+    def __init__(self, index: Index, divisor: int, largest: int) -> None:
         super().__init__(INDEX, (), (index,))
-        self.index, self.divisor, self.low, self.high = index, divisor, 0, divisor - 1
+        self.index, self.divisor, self.largest = index, divisor, largest
+        self.low, self.high = 0, min(divisor - 1, largest)
 
 
 class Clamped(Expr):
@@ -200,8 +201,8 @@ class Elements:
         if low >= 0 and high < divisor:
             return whole
         base, offset = (whole, rest) if low >= 0 else (constant(0, len(self.box)), index)
-        largest = offset.bounds(self.box)[1] // divisor
-        return base + self._term(Quotient(offset, divisor, largest), "quotient", offset, divisor)
+        made = Quotient(offset, divisor, offset.bounds(self.box)[1])
+        return base + self._term(made, "quotient", offset, divisor)
 
     def _remainder(self, index: Index, divisor: int) -> Index:
         low, high = index.bounds(self.box)
@@ -212,7 +213,8 @@ class Elements:
         if low >= 0 and high < divisor:
             return rest
         source = rest if low >= 0 else index
-        return self._term(Remainder(source, divisor), "remainder", source, divisor)
+        made = Remainder(source, divisor, source.bounds(self.box)[1])
+        return self._term(made, "remainder", source, divisor)
 
     def _clamped(self, index: Index, size: int) -> Index:
         low, high = index.bounds(self.box)
@@ -361,17 +363,3 @@ def topological(roots: Iterable[Expr]) -> list[Expr]:
         stack.append((expr, True))
         stack.extend((c, False) for c in expr.children() if c not in order)
     return list(order)
-
-
-def point(axes: tuple[int, ...], shape: tuple[int, ...]) -> Index:
-    """The row-major position in a dense tensor of ``shape`` whose axes are the named ones."""
-    rank = max(axes, default=-1) + 1
-    coefs = [0] * rank
-    for axis, step in zip(axes, strides(shape), strict=True):
-        coefs[axis] = step
-    return Index(0, tuple(coefs))
-
-
-def size_of(box: tuple[Range, ...]) -> int:
-    """Number of points in a box."""
-    return math.prod(end - first for first, end in box)

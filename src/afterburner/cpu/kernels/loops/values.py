@@ -17,6 +17,7 @@ from llvmlite import ir as ll
 from ... import scalar
 from ...emitter import I32, I64, PTR, Emitter, const, i64
 from ...index import Index
+from ....ir import DType
 from .expr import (
     Apply,
     Choose,
@@ -55,6 +56,7 @@ class Place:
 
     base: ll.Value
     index: Index
+    dtype: DType
 
 
 class LoopValues:
@@ -81,10 +83,12 @@ class LoopValues:
         self.reduced: dict[int, ll.Value] = {}
         self._level_of_axis = {a: n for n, loops in enumerate(levels) for axes in loops for a in axes}
         self._leads = [{axes[-1] for axes in loops} for loops in levels]
-        self._order = topological(roots)
+        wanted = list(roots)
+        self._order = topological(wanted)
         self._places = list(places)
         self._scopes: list[dict[Any, ll.Value]] = []
-        self._spread = {a for x in self._order if self.vector & x.axes for a in x.args if not self.vector & a.axes}
+        readers = [x for x in self._order if self.vector & x.axes]
+        self._spread = {a for a in (*(a for x in readers for a in x.args), *wanted) if not self.vector & a.axes}
 
     @property
     def depth(self) -> int:
@@ -218,8 +222,7 @@ class LoopValues:
         return self.e.b.trunc(index, scalar.like(index, I32)) if high < 1 << 31 else index
 
     def _divided(self, expr: Quotient | Remainder, lanes: int) -> ll.Value:
-        largest = (expr.high + 1) * expr.divisor if isinstance(expr, Quotient) else 1 << 62
-        x = self._narrow(self._index(expr.index, lanes), largest)
+        x = self._narrow(self._index(expr.index, lanes), expr.largest)
         by = const(x.type, expr.divisor)
         result = self.e.b.udiv(x, by) if isinstance(expr, Quotient) else self.e.b.urem(x, by)
         return result if result.type == scalar.like(x, I64) else self.e.b.zext(result, scalar.like(x, I64))
@@ -242,21 +245,22 @@ class LoopValues:
 
     def _pointer(self, place: Load | Place, level: int) -> ll.Value:
         """Address of lane 0 as far as the axes of levels up to ``level`` fix it."""
-        moving = self.vector_axis in self._leads[level] if level >= 0 else False
-        if level < 0:
-            element = self._element(place)
-            return self._remember(("ptr", place, -1), lambda: self.e.at(
-                self._base(place), place.index.const, element) if place.index.const else self._base(place))
-        offset_axes = [a for a in self._leads[level] if place.index.coefs[a]]
+        leads = self._leads[level] if level >= 0 else set()
+        moving = self.vector_axis in leads
+        offset_axes = [a for a in leads if place.index.coefs[a]]
         terms = [(t, c) for t, c in place.index.terms
                  if self.level(t.axes) == level and not (self.vector & t.axes and self.lanes_now > 1)]
-        below = self._pointer(place, level - 1)
+        below = self._pointer(place, level - 1) if level >= 0 else self._start(place)
         if not offset_axes and not terms:
             return below
-        past_vector = any(self.vector_axis in leads for leads in self._leads[:level])
+        past_vector = any(self.vector_axis in outer for outer in self._leads[:max(level, 0)])
         piece = self.piece.name if self.piece and (moving or past_vector) else None
         return self._remember(("ptr", place, level, piece),
                               lambda: self._advance(place, below, offset_axes, terms))
+
+    def _start(self, place: Load | Place) -> ll.Value:
+        base, const_ = self._base(place), place.index.const
+        return self.e.at(base, const_, scalar.memory_type(place.dtype)) if const_ else base
 
     @property
     def lanes_now(self) -> int:
@@ -271,10 +275,7 @@ class LoopValues:
             part = b.mul(at, i64(coef)) if coef != 1 else at
             offset = part if offset is None else b.add(offset, part)
         assert offset is not None
-        return self.e.at(below, offset, self._element(place))
-
-    def _element(self, place: Load | Place) -> ll.Type:
-        return place.element if isinstance(place, Place) else scalar.memory_type(place.dtype)  # type: ignore[attr-defined]
+        return self.e.at(below, offset, scalar.memory_type(place.dtype))
 
     def _load(self, load: Load, lanes: int) -> ll.Value:
         element, align = scalar.memory_type(load.dtype), load.dtype.bytes

@@ -1,0 +1,150 @@
+"""Kernels whose outputs have one element for every point of the space."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from llvmlite import ir as ll
+
+from ...emitter import Emitter, i64
+from ...index import Index, Range
+from ...isa import Isa
+from .expr import Expr, topological
+from .nest import Flat, Loop, all_indices, chunks_for, flatten, merged_loops, sweep, vector_lanes
+from .values import LoopValues, Piece, Place
+
+_TILE = 1024  # elements; tiles of a cut inner loop are a multiple of this
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One output: result ``number`` of the kernel gets ``expr`` at ``index``."""
+
+    number: int
+    expr: Expr
+    index: Index
+
+
+@dataclass(frozen=True)
+class MapNest:
+    """A box of the space, the outputs over it, and the loops that run through it."""
+
+    stored: tuple[Stored, ...]
+    flat: Flat
+    middle: tuple[Loop, ...]
+    inner: Loop
+    chunks: int
+    lanes: int
+    unroll: int
+
+
+def register_bytes(exprs: Sequence[Expr]) -> list[int]:
+    """Sizes of the elements that vector code handles; half floats are f32 in registers."""
+    return [4 if x.dtype.name in ("f16", "bf16") else x.dtype.bytes for x in exprs if x.axes]
+
+
+def plan_map(stored: Sequence[Stored], order: Sequence[int], box: Sequence[Range], sizes: Sequence[int],
+             isa: Isa) -> MapNest:
+    """Choose loops, chunks and vector length for one box."""
+    exprs = topological(s.expr for s in stored)
+    indices = [*all_indices(exprs), *(s.index for s in stored)]
+    loops = merged_loops(order, box, sizes, indices) or [Loop((), 0, 1)]
+    points = 1
+    for loop in loops:
+        points *= loop.trips
+    wanted = chunks_for(points, exprs, sum(s.expr.dtype.bytes for s in stored))
+    flat, middle = flatten(loops[:-1], loops[-1], wanted, _TILE)
+    lanes = vector_lanes(isa.vector_bytes, register_bytes(exprs) or [s.expr.dtype.bytes for s in stored])
+    lanes = min(lanes, 1 << (loops[-1].trips.bit_length() - 1)) if loops[-1].trips else 1
+    unroll = 2 if len(exprs) <= 12 else 1
+    return MapNest(tuple(stored), flat, tuple(middle), loops[-1], min(wanted, max(flat.trips, 1)), lanes, unroll)
+
+
+def emit_maps(e: Emitter, nests: Sequence[MapNest]) -> None:
+    """Emit nests whose chunks are numbered one nest after another."""
+    if len(nests) == 1:
+        emit_map(e, nests[0])
+        return
+    chunk, first = e.chunk, 0
+    for nest in nests:
+        mine = e.b.and_(e.b.icmp_signed(">=", chunk, i64(first)),
+                        e.b.icmp_signed("<", chunk, i64(first + nest.chunks)))
+        with e.b.if_then(mine):
+            e.chunk = e.b.sub(chunk, i64(first))
+            emit_map(e, nest)
+        first += nest.chunks
+    e.chunk = chunk
+
+
+def emit_map(e: Emitter, nest: MapNest) -> None:
+    """Emit the chunk ``e.chunk`` of a nest."""
+    values = map_values(e, nest)
+    with values.enter(), counted(e, values, nest.flat, nest.chunks) as tile:
+        with_loops(e, values, nest.middle, lambda: inner_loop(e, values, nest, tile))
+
+
+def map_values(e: Emitter, nest: MapNest) -> LoopValues:
+    levels = [[loop.axes for loop in nest.flat.loops], *([loop.axes] for loop in nest.middle), [nest.inner.axes]]
+    places = [Place(e.result(s.number), s.index, s.expr.dtype) for s in nest.stored]
+    return LoopValues(e, [s.expr for s in nest.stored], places, levels, nest.inner.axes, nest.lanes)
+
+
+class counted:
+    """The loop over a flat counter's share of this chunk: sets loop variables, enters the level."""
+
+    def __init__(self, e: Emitter, values: LoopValues, flat: Flat, chunks: int) -> None:
+        self.e, self.values, self.flat, self.chunks = e, values, flat, chunks
+        self._stack = ExitStack()
+
+    def __enter__(self) -> ll.Value:
+        e = self.e
+        tile: ll.Value = i64(0)
+        if self.flat.trips > 1:
+            start, stop = e.range_of_chunk(self.flat.trips, self.chunks)
+            counter = self._stack.enter_context(e.loop(start, stop, 1, "f"))
+            ivs, tile = self.flat.digits(e, counter)
+        else:
+            ivs = [i64(loop.first) for loop in self.flat.loops]
+        self.values.iv.update({loop.lead: iv for loop, iv in zip(self.flat.loops, ivs, strict=True)})
+        self._stack.enter_context(self.values.enter())
+        return tile
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.__exit__(*exc)  # type: ignore[arg-type]
+
+
+def with_loops(e: Emitter, values: LoopValues, loops: Sequence[Loop], body: Callable[[], None]) -> None:
+    """``body`` inside ordinary loops, a level each."""
+    if not loops:
+        body()
+        return
+    with e.loop(loops[0].first, loops[0].end, 1, "m") as iv:
+        values.iv[loops[0].lead] = iv
+        with values.enter():
+            with_loops(e, values, loops[1:], body)
+
+
+def tile_range(e: Emitter, flat: Flat, inner: Loop, tile: ll.Value) -> tuple[ll.Value | int, ll.Value | int]:
+    """The part of the inner loop that a tile covers."""
+    if flat.tiles == 1:
+        return inner.first, inner.end
+    start = e.b.add(e.b.mul(tile, i64(flat.tile)), i64(inner.first))
+    stop = e.b.add(start, i64(flat.tile))
+    return start, e.b.select(e.b.icmp_signed("<", stop, i64(inner.end)), stop, i64(inner.end))
+
+
+def inner_loop(e: Emitter, values: LoopValues, nest: MapNest, tile: ll.Value) -> None:
+    places = [Place(e.result(s.number), s.index, s.expr.dtype) for s in nest.stored]
+
+    def step(at: ll.Value, lanes: int, number: int) -> None:
+        piece = Piece(number, lanes, at)
+        values.piece = piece
+        with values.enter([piece]):
+            computed = [values.value(s.expr, lanes) for s in nest.stored]
+            for s, place, value in zip(nest.stored, places, computed, strict=True):
+                values.store(place, value, s.expr)
+
+    start, stop = tile_range(e, nest.flat, nest.inner, tile)
+    sweep(e, start, stop, nest.lanes, nest.unroll, step)
