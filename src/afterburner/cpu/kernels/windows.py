@@ -13,10 +13,12 @@ from ...ir.ops.conv import Pads
 from .. import halves
 from ..emitter import Emitter, i64
 from ..isa import Isa
+from .gemm import larger, smaller
 
 Bounds = tuple[ll.Value | int, ll.Value | int]  # first and end (exclusive)
 _CHUNK_TAPS = 1 << 15  # elements looked at by a chunk: about 20 us of one core
 _MAX_CHUNKS = 64
+_UNROLLED_TAPS = 16
 
 
 @dataclass(frozen=True)
@@ -60,17 +62,18 @@ class Axis:
         reach = (self.count - 1) * self.stride + self.window - self.before
         return self.stride <= self.window and reach >= self.size
 
-    def elements(self, e: Emitter, position: ll.Value) -> tuple[ll.Value, ll.Value]:
-        """The input elements of a window, the padding left out."""
+    def clipped(self, e: Emitter, position: ll.Value) -> tuple[ll.Value, ll.Value]:
+        """The taps of a window that lie in the input: first and end."""
         first = e.b.sub(e.b.mul(position, i64(self.stride)), i64(self.before))
-        return largest(e, first, i64(0)), least(e, e.b.add(first, i64(self.window)), i64(self.size))
+        low = larger(e, e.b.sub(i64(0), first), i64(0))
+        return low, larger(e, smaller(e, e.b.sub(i64(self.size), first), i64(self.window)), low)
 
     def positions(self, e: Emitter, element: ll.Value) -> tuple[ll.Value, ll.Value]:
         """The windows that hold an input element."""
         last = e.b.sdiv(e.b.add(element, i64(self.before)), i64(self.stride))
         past = e.b.add(element, i64(self.before - self.window + self.stride))
-        first = e.b.sdiv(largest(e, past, i64(0)), i64(self.stride))
-        return first, least(e, e.b.add(last, i64(1)), i64(self.count))
+        first = e.b.sdiv(larger(e, past, i64(0)), i64(self.stride))
+        return first, smaller(e, e.b.add(last, i64(1)), i64(self.count))
 
     def regular(self) -> tuple[int, int]:
         """The range of q such that all elements q*stride + r - before, 0 <= r < stride, exist and
@@ -94,6 +97,19 @@ class Geometry:
     @property
     def taps(self) -> int:
         return self.rows.window * self.columns.window
+
+    def all_taps(self, axis: Axis) -> Bounds:
+        """The taps of an axis: to be unrolled where windows are small, else a loop."""
+        return (0, axis.window) if self.taps <= _UNROLLED_TAPS else (i64(0), i64(axis.window))
+
+    def row_taps(self, e: Emitter, row: ll.Value) -> Bounds:
+        """The taps along rows of the windows in line ``row`` of the result."""
+        return self.rows.clipped(e, row) if self.rows.padded else self.all_taps(self.rows)
+
+    def tap_offset(self, e: Emitter, row: ll.Value | int, column: ll.Value | int) -> ll.Value:
+        """Elements from a window's first tap to another."""
+        line = scaled(e, row, self.columns.size * self.channels)
+        return e.b.add(line, scaled(e, column, self.channels))
 
     def width(self, isa: Isa) -> int:
         """Channels computed at once."""
@@ -126,12 +142,9 @@ def chunks_of(lines: int, taps: int) -> int:
     return max(1, min(lines, taps // _CHUNK_TAPS, _MAX_CHUNKS))
 
 
-def least(e: Emitter, a: ll.Value, b: ll.Value) -> ll.Value:
-    return e.b.select(e.b.icmp_signed("<", a, b), a, b)
-
-
-def largest(e: Emitter, a: ll.Value, b: ll.Value) -> ll.Value:
-    return e.b.select(e.b.icmp_signed(">", a, b), a, b)
+def scaled(e: Emitter, value: ll.Value | int, factor: int) -> ll.Value:
+    """``value * factor`` as an i64."""
+    return i64(value * factor) if isinstance(value, int) else e.b.mul(value, i64(factor))
 
 
 @contextmanager
@@ -153,7 +166,7 @@ def channel_blocks(e: Emitter, g: Geometry) -> Iterator[ll.Value]:
             yield channel
         return
     with e.loop(0, g.channels, width, name="channel") as channel:
-        yield least(e, channel, i64(g.channels - width))
+        yield smaller(e, channel, i64(g.channels - width))
 
 
 @contextmanager
@@ -164,20 +177,35 @@ def border(e: Emitter, size: int, inside: tuple[int, int]) -> Iterator[ll.Value]
         yield e.b.add(i, e.b.select(e.b.icmp_signed("<", i, i64(first)), i64(0), i64(end - first)))
 
 
+def over_windows(e: Emitter, g: Geometry, position: Callable[[ll.Value, Bounds], None]) -> None:
+    """Code for all window columns of a line: ``position(column, column taps)``, once for the windows
+    inside the input, with every tap known, and once for those that padding clips."""
+    inside = g.columns.inside
+    if inside[0] < inside[1]:
+        with e.loop(*inside, name="column") as column:
+            position(column, g.all_taps(g.columns))
+    if g.columns.padded:
+        with border(e, g.columns.count, inside) as column:
+            position(column, g.columns.clipped(e, column))
+
+
 Body = Callable[[ll.Value | int, ll.Value | int, list[ll.Value]], list[ll.Value]]
 
 
-def over_taps(e: Emitter, rows: Bounds, columns: Bounds, initial: list[ll.Value], body: Body) -> list[ll.Value]:
+def over_taps(
+    e: Emitter, rows: Bounds, columns: Bounds, initial: list[ll.Value], body: Body,
+) -> list[ll.Value]:
     """Values carried over the taps (row, column) in row-major order; a range whose bounds are
     Python integers is unrolled."""
     def line(row: ll.Value | int, values: list[ll.Value]) -> list[ll.Value]:
-        return _over(e, columns, values, lambda column, now: body(row, column, now))
+        return over(e, columns, values, lambda column, now: body(row, column, now))
 
-    return _over(e, rows, initial, line)
+    return over(e, rows, initial, line)
 
 
-def _over(e: Emitter, bounds: Bounds, values: list[ll.Value],
+def over(e: Emitter, bounds: Bounds, values: list[ll.Value],
           body: Callable[[ll.Value | int, list[ll.Value]], list[ll.Value]]) -> list[ll.Value]:
+    """Values carried over a range; unrolled where its bounds are Python integers."""
     first, end = bounds
     if isinstance(first, int) and isinstance(end, int):
         for i in range(first, end):

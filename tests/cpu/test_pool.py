@@ -1,0 +1,93 @@
+"""Pooling kernels against the interpreter: windows, strides, padding, dtypes, NaN and infinities."""
+
+import numpy as np
+import pytest
+from cpu_harness import run_kernel
+
+from afterburner.cpu import isa as isas
+from afterburner.cpu.kernels.pool import LOWERINGS
+from afterburner.ir import DTYPES, Builder, TensorType, dtype_of
+from afterburner.ir.ops.pool import AvgPool, AvgPoolGrad, MaxPool, MaxPoolGrad
+
+ISAS = ("avx512", "avx2", "generic")
+NONE = ((0, 0), (0, 0))
+# shape, window, strides, padding
+CASES = [
+    ((2, 6, 8, 16), (2, 2), (2, 2), NONE),
+    ((1, 7, 5, 3), (2, 2), (2, 2), NONE),
+    ((2, 7, 5, 20), (2, 2), (2, 2), ((0, 1), (0, 1))),
+    ((1, 7, 6, 9), (3, 3), (2, 2), ((1, 1), (0, 1))),
+    ((2, 6, 7, 1), (3, 3), (1, 1), ((1, 1), (1, 1))),
+    ((1, 6, 7, 5), (2, 3), (1, 1), NONE),
+    ((1, 9, 9, 8), (1, 1), (2, 2), NONE),
+    ((1, 10, 11, 8), (2, 2), (3, 4), ((0, 0), (1, 1))),
+    ((1, 12, 13, 4), (5, 5), (5, 6), NONE),
+    ((1, 8, 9, 2), (6, 7), (1, 2), ((2, 3), (3, 3))),
+    ((1, 13, 13, 2), (12, 12), (1, 1), NONE),
+    ((1, 1, 1, 33), (1, 1), (1, 1), NONE),
+    ((1, 3, 3, 4), (2, 2), (1, 1), ((2, 2), (3, 0))),
+    ((0, 4, 4, 3), (2, 2), (2, 2), NONE),
+    ((2, 4, 4, 0), (2, 2), (2, 2), NONE),
+    ((1, 1, 4, 3), (2, 2), (2, 2), NONE),
+]
+TOLERANCE = {"f32": 1e-6, "f64": 1e-14, "f16": 1e-3, "bf16": 8e-3}
+
+
+def values(rng, shape, dtype, hard):
+    """Rounded numbers, so that maxima tie; ``hard`` adds zeros of both signs, NaN and infinities."""
+    x = np.round(rng.standard_normal(shape) * 2)
+    if hard:
+        for special in (np.nan, -0.0, np.inf, -np.inf):
+            x[rng.random(shape) < 0.1] = special
+    return x.astype(DTYPES[dtype].numpy)
+
+
+def check(op, operands, name, exact):
+    builder = Builder()
+    inputs = [builder.input(TensorType(dtype_of(a.dtype), a.shape), f"x{i}") for i, a in enumerate(operands)]
+    node, isa = builder.emit(op, *inputs).node, isas.host(name)
+    with np.errstate(all="ignore"):
+        (want,) = op.evaluate(*operands)
+    (got,) = run_kernel(LOWERINGS[op.name](node, isa), operands, isa, reverse=True)
+    got, want = got.astype(np.float64), want.astype(np.float64)
+    tolerance = 0 if exact else TOLERANCE[node.results[0].type.dtype.name]
+    np.testing.assert_allclose(got, want, rtol=tolerance, atol=10 * tolerance)
+    if exact:
+        np.testing.assert_array_equal(np.signbit(got), np.signbit(want))
+
+
+@pytest.mark.parametrize("name", ISAS)
+@pytest.mark.parametrize("dtype", ["f32", "f64", "f16", "bf16"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_pooling(name, dtype, case):
+    shape, *attributes = case
+    rng = np.random.default_rng(len(str(case)))
+    maximum = MaxPool(*attributes)
+    for hard in (False, True):
+        x = values(rng, shape, dtype, hard)
+        y = maximum.evaluate(x)[0]
+        dy = rng.standard_normal(y.shape).astype(x.dtype)
+        check(maximum, [x], name, exact=True)
+        disjoint = all(s >= w for s, w in zip(attributes[1], attributes[0], strict=True))
+        check(MaxPoolGrad(*attributes), [x, y, dy], name, exact=disjoint)
+        check(AvgPool(*attributes), [np.abs(x)], name, exact=False)
+        check(AvgPoolGrad(*attributes, shape), [dy], name, exact=False)
+
+
+def test_signed_zero_gradient():
+    x = np.ones((1, 2, 2, 8), np.float32)
+    dy = np.full((1, 1, 1, 8), -0.0, np.float32)
+    check(MaxPoolGrad((2, 2), (2, 2), NONE), [x, dy, dy], "avx2", exact=True)
+
+
+@pytest.mark.parametrize("name", ISAS)
+def test_many_chunks(name):
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((3, 33, 35, 40)).astype(np.float32)
+    for window, strides in (((2, 2), (2, 2)), ((3, 3), (2, 2))):
+        maximum = MaxPool(window, strides, NONE)
+        y = maximum.evaluate(x)[0]
+        dy = rng.standard_normal(y.shape).astype(np.float32)
+        check(maximum, [x], name, exact=True)
+        check(MaxPoolGrad(window, strides, NONE), [x, y, dy], name, exact=False)
+        check(AvgPoolGrad(window, strides, NONE, x.shape), [dy], name, exact=False)
