@@ -59,6 +59,14 @@ class Clusters:
         self._reorder(b, between)
         return self._unite(a, b)
 
+    def leads_to(self, a: int, b: int) -> bool:
+        """Whether a path leads from group ``a`` to group ``b``, or the search became too long."""
+        if a == b:
+            return True
+        if self._position[a] > self._position[b]:
+            return False
+        return b in self.after[a] or self._reachable(a, b) is None
+
     def _reachable(self, a: int, b: int) -> set[int] | None:
         """Groups before ``b`` that ``a`` leads to; None if one of them leads to ``b``."""
         limit = self._position[b]

@@ -53,7 +53,7 @@ def _repeated(r: Rewriter, n: Node) -> Value | None:
         return None
     left = [a for a in range(n.operands[0].type.rank) if a not in axes]
     positions = tuple(left.index(a) for a in placed if a in left)
-    return r.emit(Broadcast(n.results[0].shape, positions), r.emit(replace(n.op, axes=reduced), source))
+    return r.emit(Broadcast(n.results[0].shape, positions), r.emit(replace(_attributes(n), axes=reduced), source))
 
 
 def _of_reduction(r: Rewriter, n: Node) -> Value | None:
@@ -68,7 +68,7 @@ def _of_reduction(r: Rewriter, n: Node) -> Value | None:
     first = _attributes(inner).axes
     left = [a for a in range(inner.operands[0].type.rank) if a not in first]
     axes = tuple(sorted((*first, *(left[a] for a in _attributes(n).axes))))
-    return r.emit(replace(n.op, axes=axes), inner.operands[0])
+    return r.emit(replace(_attributes(n), axes=axes), inner.operands[0])
 
 
 def _single_choice(r: Rewriter, n: Node) -> Value | None:

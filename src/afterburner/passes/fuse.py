@@ -1,0 +1,158 @@
+"""Groups nodes into kernels.
+
+A step of a Keras model is a thousand small tensor operations between a few dozen large ones. Each
+kernel reads and writes memory and meets a barrier, so what can be computed in one sweep over one
+index space goes into one kernel. LLVM could fuse loops only with proof that buffers do not
+overlap, and never across the threads' barriers; here it is a question about a graph.
+"""
+
+from __future__ import annotations
+
+from ..ir import Graph, Value
+from .fuse_epilogues import TRANSCENDENTALS, fuse_epilogues
+from .fusion_bodies import build_fused
+from .fusion_groups import Group, Grouping
+
+MIN_SHARED = 0.25  # siblings join if at least this share of the smaller one's traffic is read by both
+MAX_RECOMPUTED = 4  # nodes a kernel computes again rather than read their result
+_EXPENSIVE = TRANSCENDENTALS | {"div", "sqrt", "rsqrt", "floor_div", "floor_mod", "trunc_div", "trunc_mod"}
+
+
+def _fuse_producers(grouping: Grouping) -> None:
+    """Join each node with the groups that read it element by element, last node first: what only
+    a late kernel needs is then already part of that kernel when its operands are considered."""
+    for member in reversed(range(len(grouping.nodes))):
+        if grouping.group(member).kind != "loop" or _stands_alone(grouping, member):
+            continue
+        for user in sorted(grouping.users[member]):
+            if grouping.group(user).kind == "loop":
+                grouping.join(member, user)
+
+
+def _stands_alone(grouping: Grouping, member: int) -> bool:
+    """A concatenation is a few block copies; read through by index it would be a choice per element."""
+    return grouping.nodes[member].op.name == "concat"
+
+
+def _fuse_scalars(grouping: Grouping) -> None:
+    """Merge single-element groups into as few as dependencies allow.
+
+    A group's stage counts the scalar-to-tensor-to-scalar round trips before it. Scalar groups of
+    one stage cannot depend on each other through a tensor kernel, so they may all be one.
+    """
+    stage: dict[int, int] = {}
+    clusters = grouping.clusters
+    stages: dict[int, list[int]] = {}
+    for name in clusters.order():
+        scalar = _is_scalar(grouping.groups[name])
+        stage[name] = max((stage[p] + (_is_scalar(grouping.groups[p]) and not scalar)
+                           for p in clusters.before[name]), default=0)
+        if scalar:
+            stages.setdefault(stage[name], []).append(min(grouping.groups[name].members))
+    for members in stages.values():
+        kept = members[0]
+        for member in members[1:]:
+            if not grouping.join(kept, member):
+                kept = member
+
+
+def _is_scalar(group: Group) -> bool:
+    return group.kind == "loop" and group.size == 1
+
+
+def _fuse_siblings(grouping: Grouping) -> None:
+    """Join kernels that sweep over the same tensor: it is then read once."""
+    readers: dict[Value, list[int]] = {}
+    for name in grouping.clusters.order():
+        group = grouping.groups[name]
+        if group.kind != "loop" or group.size == 1:
+            continue
+        for value in group.inputs:
+            if value.type.size == group.size:
+                readers.setdefault(value, []).append(min(group.members))
+    for members in readers.values():
+        for first, second in zip(members, members[1:], strict=False):
+            a, b = grouping.group(first), grouping.group(second)
+            if a is not b and _share_enough(grouping, a, b):
+                grouping.join(first, second)
+
+
+def _share_enough(grouping: Grouping, a: Group, b: Group) -> bool:
+    shared = sum(v.type.bytes for v in a.inputs & b.inputs)
+    return shared >= MIN_SHARED * min(_traffic(grouping, a), _traffic(grouping, b))
+
+
+def _traffic(grouping: Grouping, group: Group) -> int:
+    return sum(v.type.bytes for v in group.inputs) + sum(v.type.bytes for v in grouping.outputs(group))
+
+
+def _recompute_cheap(grouping: Grouping) -> dict[int, set[int]]:
+    """Which groups compute values of others again: those that then need not be written at all."""
+    recomputed: dict[int, set[int]] = {}
+    clusters = grouping.clusters
+    for name in clusters.order():
+        group = grouping.groups[name]
+        if group.kind != "loop" or group.size == 1:
+            continue
+        for value in sorted(grouping.outputs(group), key=grouping.index.__getitem__):
+            cone = _cheap_cone(grouping, group, value)
+            if not cone:
+                continue
+            readers = {clusters.find(u) for u in grouping.users[grouping.index[value]]} - {name}
+            if value in grouping.returned or not all(grouping.groups[r].kind == "loop" for r in readers):
+                continue
+            if all(_worth(grouping, grouping.groups[r], cone, value) for r in readers):
+                for reader in readers:
+                    recomputed.setdefault(reader, set()).update(cone)
+    return recomputed
+
+
+def _cheap_cone(grouping: Grouping, group: Group, value: Value) -> set[int]:
+    """The nodes of ``group`` that compute ``value`` from what is in memory; empty if not cheap."""
+    cone: set[int] = set()
+    stack = [grouping.index[value]]
+    while stack:
+        member = stack.pop()
+        node = grouping.nodes[member]
+        if member in cone:
+            continue
+        if not node.op.elementwise or node.op.name in _EXPENSIVE or member in group.post \
+                or len(cone) == MAX_RECOMPUTED:
+            return set()
+        cone.add(member)
+        stack.extend(s for s, _, _ in grouping.sources[member] if s in group.members)
+    return cone
+
+
+def _worth(grouping: Grouping, reader: Group, cone: set[int], value: Value) -> bool:
+    """Whether a reader reads no more bytes when it computes ``value`` from the inputs of ``cone``."""
+    inputs = {v for m in cone for s, _, v in grouping.sources[m] if s not in cone}
+    added = sum(v.type.bytes for v in inputs - reader.inputs)
+    return added <= value.type.bytes and not reader.choice
+
+
+def fuse(graph: Graph, epilogues: bool = True) -> Graph:
+    """Replace groups of nodes by ``fusion`` nodes, each one kernel.
+
+        %0: f32[8,4] = matmul(%x, %w)              %0: f32[8,4] = fusion(%x, %w, %b) {kind='matmul'} with
+        %1: f32[8,4] = broadcast(%b) …               graph matmul(%p0: …, %p1: …, %p2: …) {
+        %2: f32[8,4] = add(%0, %1)           ->        … matmul, broadcast, add, tanh
+        %3: f32[8,4] = tanh(%2)                        return %3
+        return %3                                    }
+
+    Kind "loop": one domain; outputs are tensors with the domain's number of elements, or reductions
+    over the same axes of it with elementwise work on what they leave. Kind "matmul", "conv2d",
+    "conv2d_input_grad": the contraction and elementwise work on its result; outputs have its shape.
+    Reshapes, constants and what fuses with nothing stay as they are.
+
+    Args:
+        graph: simplified; fusions already in it are left alone.
+        epilogues: whether contractions take elementwise work.
+    """
+    grouping = Grouping(graph)
+    if epilogues:
+        fuse_epilogues(grouping)
+    _fuse_producers(grouping)
+    _fuse_scalars(grouping)
+    _fuse_siblings(grouping)
+    return build_fused(grouping, _recompute_cheap(grouping))

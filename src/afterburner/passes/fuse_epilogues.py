@@ -1,0 +1,124 @@
+"""Elementwise work that rides on a contraction: applied to its result while that is in registers."""
+
+from __future__ import annotations
+
+from ..ir import Value
+from .fusion_groups import CONTRACTIONS, Grouping
+
+MAX_EPILOGUE_NODES = 24
+MAX_TRANSCENDENTALS = 3
+TRANSCENDENTALS = frozenset((
+    "exp", "expm1", "log", "log1p", "tanh", "sigmoid", "erf", "sin", "cos", "pow", "atan2"))
+
+
+def fuse_epilogues(grouping: Grouping) -> None:
+    """Give each contraction the elementwise nodes behind it that can be computed on its tile.
+
+    The last contraction is served first: where two results are added, both must be there, and only
+    the later one can know that.
+    """
+    for member in reversed(range(len(grouping.nodes))):
+        node = grouping.nodes[member]
+        if node.op.name in CONTRACTIONS and node.results[0].type.size > 0:
+            chain = _without_burden(grouping, member, _candidates(grouping, member))
+            for follower in (*chain, *_feeders(grouping, member, chain)):
+                grouping.absorb(member, follower)
+
+
+def _candidates(grouping: Grouping, root: int) -> list[int]:
+    """Nodes that can follow ``root`` on its tile, in program order."""
+    inside, transcendentals = {root}, 0
+    found: list[int] = []
+    pending = sorted(grouping.users[root])
+    seen = set(pending)
+    while pending and len(found) < MAX_EPILOGUE_NODES:
+        member = pending.pop(0)
+        heavy = grouping.nodes[member].op.name in TRANSCENDENTALS
+        if heavy and transcendentals == MAX_TRANSCENDENTALS:
+            continue
+        if not _can_follow(grouping, root, inside, member):
+            continue
+        transcendentals += heavy
+        inside.add(member)
+        found.append(member)
+        later = [u for u in grouping.users[member] if u not in seen]
+        seen.update(later)
+        pending = sorted({*pending, *later})
+    return found
+
+
+def _feeders(grouping: Grouping, root: int, chain: list[int]) -> list[int]:
+    """Nodes that only prepare other operands of the chain, element by element."""
+    shape = grouping.nodes[root].results[0].shape
+    found: list[int] = []
+    pending = list(chain)
+    while pending and len(chain) + len(found) < MAX_EPILOGUE_NODES:
+        for source, aligned, _ in grouping.sources[pending.pop()]:
+            if source < 0 or source == root or source in chain or source in found or not aligned:
+                continue
+            node = grouping.nodes[source]
+            alone = all(u in chain or u in found for u in grouping.users[source])
+            if alone and node.op.elementwise and node.results[0].shape == shape \
+                    and node.op.name not in TRANSCENDENTALS and node.results[0] not in grouping.returned \
+                    and len(grouping.group(source).members) == 1 \
+                    and all(_fits_tile(grouping, v) for v in node.operands):
+                found.append(source)
+                pending.append(source)
+    return found
+
+
+def _can_follow(grouping: Grouping, root: int, inside: set[int], member: int) -> bool:
+    node, group = grouping.nodes[member], grouping.group(member)
+    shape = grouping.nodes[root].results[0].shape
+    if not node.op.elementwise or node.results[0].shape != shape or len(group.members) > 1:
+        return False
+    if not all(_fits_tile(grouping, v) for v in node.operands):
+        return False
+    for source, aligned, _ in grouping.sources[member]:
+        if source in inside:
+            if not aligned:
+                return False
+        elif source >= 0 and grouping.clusters.leads_to(
+                grouping.clusters.find(root), grouping.clusters.find(source)):
+            return False
+    return True
+
+
+def _fits_tile(grouping: Grouping, value: Value) -> bool:
+    """A full tensor, a repeated scalar, or a row repeated over all other axes."""
+    if not grouping.is_free(value) or value.node is None or value.node.op.name == "constant":
+        return True
+    if value.node.op.name != "broadcast":
+        return False
+    source = value.node.operands[0]
+    if grouping.is_free(source) and source.constant is None:
+        return False
+    row = value.node.op.axes == (value.type.rank - 1,)  # type: ignore[attr-defined]
+    return source.type.size == 1 or (row and source.type.rank == 1)
+
+
+def _without_burden(grouping: Grouping, root: int, chain: list[int]) -> list[int]:
+    """``chain`` without last nodes whose results would only add to what is written: the square of
+    a convolution's result that a later sum reads is better made there."""
+    chain = list(chain)
+    while chain:
+        inside = {root, *chain}
+        burdens = [m for m in chain if not _pays(grouping, inside, m)]
+        if not burdens:
+            return chain
+        chain.remove(burdens[-1])
+    return chain
+
+
+def _pays(grouping: Grouping, inside: set[int], member: int) -> bool:
+    """Whether a node is used inside, must be written anyway, or replaces an operand that need not
+    be written any more."""
+    users, result = grouping.users[member], grouping.nodes[member].results[0]
+    if result in grouping.returned or any(u in inside for u in users):
+        return True
+    if any(grouping.group(u).kind != "loop" for u in users):
+        return True
+    freed = sum(grouping.nodes[s].results[0].type.bytes
+                for s in dict.fromkeys(s for s, _, _ in grouping.sources[member] if s in inside)
+                if grouping.users[s] == [member] and grouping.nodes[s].results[0] not in grouping.returned)
+    return freed >= result.type.bytes
