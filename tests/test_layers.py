@@ -54,7 +54,8 @@ def test_imports_only_what_lies_below(file: Path) -> None:
 
 @pytest.mark.parametrize("library", ONLY_IN)
 def test_library_is_imported_only_where_it_belongs(library: str) -> None:
-    users = {str(f.relative_to(PACKAGE)) for f in FILES if any(n.split(".")[0] == library for n in imports(f))}
+    using = [file for file in FILES if any(name.split(".")[0] == library for name in imports(file))]
+    users = {str(file.relative_to(PACKAGE)) for file in using}
     assert {user for user in users if not user.startswith(ONLY_IN[library])} == set()
 
 

@@ -70,7 +70,7 @@ ENDINGS = {
     "chained": "try:\n    1 / 0\nexcept ZeroDivisionError as e:\n    raise KeyError('k') from e",
     "syntax": "x = (",
     "missing import": "import no_such_module_at_all",
-    "own hook": "import sys\nsys.excepthook = lambda k, e, t: print(k.__name__, t.tb_lineno, t.tb_next)\n1 / 0",
+    "own hook": "import sys\nsys.excepthook = lambda k, e, t: print(k, t.tb_lineno, t.tb_next)\n1 / 0",
     "at exit": "import atexit\natexit.register(print, 'last words')\n1 / 0",
     "thread": "import threading\nthreading.Timer(0.1, print, ('late',)).start()\n1 / 0",
     "interrupt": "raise KeyboardInterrupt",
@@ -122,10 +122,14 @@ def test_nothing_heavy_is_loaded_for_a_program_without_tensorflow(tmp_path: Path
 
 
 def test_options_of_ours_come_before_the_program(tmp_path: Path) -> None:
-    program = "import sys, afterburner\no = afterburner.options()\nprint(sys.argv[1:], o.threads, o.strict, o.verbosity)"
-    (tmp_path / "program.py").write_text(program)
+    (tmp_path / "program.py").write_text(textwrap.dedent("""
+        import sys, afterburner
+        o = afterburner.options()
+        print(sys.argv[1:], o.threads, o.strict, o.verbosity)
+    """))
     for start in (["program.py"], ["-m", "program"]):
-        ours = afterburner("run", "--threads", "3", "--strict", "--quiet", *start, "--threads", "5", cwd=tmp_path)
+        options = ("--threads", "3", "--strict", "--quiet")
+        ours = afterburner("run", *options, *start, "--threads", "5", cwd=tmp_path)
         assert ours.stdout == "['--threads', '5'] 3 True silent\n", ours.stderr
 
 
