@@ -20,7 +20,6 @@ Rule = Callable[["Importer", FlatOp, list[Value]], Sequence[Value]]
 
 _FOLDED_ELEMENTS = 1024  # results up to this size are computed while importing
 _FOLDED_OPERAND_ELEMENTS = 1 << 16
-_INLINE_ELEMENTS = 16  # longer constants of one repeated element become a broadcast
 
 
 class Refused(NotTaken):
@@ -117,10 +116,11 @@ class Importer:
         return self.add(op, *operands)[0]
 
     def _fold(self, op: Op, operands: tuple[Value, ...]) -> tuple[Value, ...] | None:
-        if isinstance(op, Constant | Iota):
+        """Constants for the results, where they are known, small, and not just an element repeated."""
+        if isinstance(op, Constant | Iota | Broadcast):
             return None
-        arrays = [v.constant for v in operands]
-        if any(a is None or a.size > _FOLDED_OPERAND_ELEMENTS for a in arrays):
+        arrays = [self.known(v) for v in operands]
+        if any(a is None for a in arrays):
             return None
         try:
             types = op.infer(*(v.type for v in operands))
@@ -130,13 +130,14 @@ class Importer:
             return None
         with np.errstate(all="ignore"):
             results = op.evaluate(*(a for a in arrays if a is not None))
-        return tuple(self.builder.emit(Constant(np.asarray(r))) for r in results)
+        return tuple(self.constant(r) for r in results)
 
     def constant(self, value: Any, dtype: DType | None = None) -> Value:
-        """A constant; long repetitions of one element are broadcast from a scalar."""
+        """A constant; one element repeated becomes a broadcast, so that kernels need not load it."""
         array = np.asarray(value, dtype=dtype.numpy if dtype else None)
-        if array.size > _INLINE_ELEMENTS and array.tobytes() == array.reshape(-1)[:1].tobytes() * array.size:
-            scalar = self.builder.emit(Constant(array.reshape(-1)[0].reshape(())))
+        first = array.reshape(-1)[:1]
+        if array.size > 1 and array.tobytes() == first.tobytes() * array.size:
+            scalar = self.builder.emit(Constant(first.reshape(())))
             return self.builder.emit(Broadcast(array.shape, ()), scalar)
         return self.builder.emit(Constant(np.ascontiguousarray(array).reshape(array.shape)))
 

@@ -77,11 +77,16 @@ def _softsign(f: Formula, x: Value) -> Value:
 
 
 def _relu_grad(f: Formula, dy: Value, x: Value) -> Value:
-    return f.select(f.gt(x, 0), dy, 0)
+    return _passed(f, dy, f.gt(x, 0))
+
+
+def _passed(f: Formula, dy: Value, condition: Value) -> Value:
+    """dy times 1 or 0: a product, so that signs of zeros and NaNs are TensorFlow's."""
+    return f.mul(dy, f.select(condition, f.ctx.like(dy, 1), 0))
 
 
 def _relu6_grad(f: Formula, dy: Value, x: Value) -> Value:
-    return f.select(f.both(f.gt(x, 0), f.lt(x, 6)), dy, 0)
+    return _passed(f, dy, f.both(f.gt(x, 0), f.lt(x, 6)))
 
 
 def _elu_grad(f: Formula, dy: Value, y: Value) -> Value:
@@ -108,16 +113,21 @@ def _sigmoid_grad(f: Formula, y: Value, dy: Value) -> Value:
     return f.mul(f.mul(dy, y), f.sub(1, y))
 
 
+def _no_nan(f: Formula, dy: Value, gradient: Value) -> Value:
+    """A gradient of 0 stays 0, even where the derivative is not finite."""
+    return f.select(f.eq(dy, 0), 0, gradient)
+
+
 def _reciprocal_grad(f: Formula, y: Value, dy: Value) -> Value:
-    return f.mul(f.neg(dy), f.square(y))
+    return _no_nan(f, dy, f.mul(f.neg(dy), f.square(y)))
 
 
 def _sqrt_grad(f: Formula, y: Value, dy: Value) -> Value:
-    return f.div(f.mul(0.5, dy), y)
+    return _no_nan(f, dy, f.div(f.mul(0.5, dy), y))
 
 
 def _rsqrt_grad(f: Formula, y: Value, dy: Value) -> Value:
-    return f.mul(f.mul(-0.5, dy), f.mul(y, f.square(y)))
+    return _no_nan(f, dy, f.mul(f.mul(-0.5, dy), f.mul(y, f.square(y))))
 
 
 def _tan(f: Formula, x: Value) -> Value:
@@ -144,7 +154,7 @@ def _acos(f: Formula, x: Value) -> Value:
 def _sinh(f: Formula, x: Value) -> Value:
     """sign(x) (t + t / (t + 1)) / 2 with t = exp(|x|) - 1; halves first, so as not to overflow early."""
     t = f.expm1(f.abs(x))
-    ratio = f.select(f.ge(t, 1e30 if x.type.dtype.bits >= 32 else 1e4), 1, f.div(t, f.add(t, 1)))
+    ratio = f.select(f.ge(t, 1e30), 1, f.div(t, f.add(t, 1)))
     half = f.add(f.mul(0.5, t), f.mul(0.5, ratio))
     return f.select(f.lt(x, 0), f.neg(half), f.select(f.eq(x, 0), x, half))
 
@@ -157,14 +167,15 @@ def _cosh(f: Formula, x: Value) -> Value:
 def _asinh(f: Formula, x: Value) -> Value:
     a = f.abs(x)
     inner = f.log1p(f.add(a, f.div(f.square(a), f.add(1, f.sqrt(f.add(f.square(a), 1))))))
-    value = f.select(f.gt(a, 1e4 if x.type.dtype.bits >= 32 else 100), f.add(f.log(a), math.log(2)), inner)
+    value = f.select(f.gt(a, 1e4), f.add(f.log(a), math.log(2)), inner)
     return f.select(f.lt(x, 0), f.neg(value), f.select(f.eq(x, 0), x, value))
 
 
 def _acosh(f: Formula, x: Value) -> Value:
     t = f.sub(x, 1)
     inner = f.log1p(f.add(t, f.sqrt(f.add(f.mul(2, t), f.square(t)))))
-    return f.select(f.gt(x, 1e4 if x.type.dtype.bits >= 32 else 100), f.add(f.log(x), math.log(2)), inner)
+    value = f.select(f.gt(x, 1e4), f.add(f.log(x), math.log(2)), inner)
+    return f.select(f.lt(x, 1), math.nan, value)
 
 
 def _atanh(f: Formula, x: Value) -> Value:
@@ -173,15 +184,22 @@ def _atanh(f: Formula, x: Value) -> Value:
     return f.select(f.lt(x, 0), f.neg(value), f.select(f.eq(x, 0), x, value))
 
 
+def _in_f32(function: Callable[[Formula, Value], Value]) -> Callable[[Formula, Value], Value]:
+    """The function with its intermediate results in f32 where the operand is narrower."""
+    def widened(f: Formula, x: Value) -> Value:
+        return f.cast(function(f, f.widened(x)), x.type.dtype)
+    return widened
+
+
 FORMULAS: dict[str, Callable[..., Value]] = {
-    "Acos": _acos, "Acosh": _acosh, "Asin": _asin, "Asinh": _asinh, "Atan": _atan, "Atanh": _atanh,
-    "Cosh": _cosh, "DivNoNan": _div_no_nan, "Elu": _elu, "EluGrad": _elu_grad, "Inv": _reciprocal,
+    "Acos": _in_f32(_acos), "Acosh": _in_f32(_acosh), "Asin": _in_f32(_asin), "Asinh": _in_f32(_asinh),
+    "Atan": _in_f32(_atan), "Atanh": _in_f32(_atanh), "Cosh": _in_f32(_cosh), "DivNoNan": _div_no_nan, "Elu": _elu, "EluGrad": _elu_grad, "Inv": _reciprocal,
     "InvGrad": _reciprocal_grad, "MulNoNan": _mul_no_nan, "Reciprocal": _reciprocal,
     "ReciprocalGrad": _reciprocal_grad, "Relu": _relu, "Relu6": _relu6, "Relu6Grad": _relu6_grad,
     "ReluGrad": _relu_grad, "RsqrtGrad": _rsqrt_grad, "Selu": _selu, "SeluGrad": _selu_grad,
-    "SigmoidGrad": _sigmoid_grad, "Sinh": _sinh, "Softplus": _softplus, "SoftplusGrad": _softplus_grad,
+    "SigmoidGrad": _sigmoid_grad, "Sinh": _in_f32(_sinh), "Softplus": _softplus, "SoftplusGrad": _softplus_grad,
     "Softsign": _softsign, "SoftsignGrad": _softsign_grad, "SqrtGrad": _sqrt_grad, "Square": _square,
-    "SquaredDifference": _squared_difference, "Tan": _tan, "TanhGrad": _tanh_grad, "Xdivy": _xdivy,
+    "SquaredDifference": _squared_difference, "Tan": _in_f32(_tan), "TanhGrad": _tanh_grad, "Xdivy": _xdivy,
     "Xlog1py": _xlog1py, "Xlogy": _xlogy,
 }
 

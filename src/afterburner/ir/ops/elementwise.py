@@ -67,10 +67,10 @@ class Abs(_Unary):
 
 
 class Sign(_Unary):
-    """-1, 0 or 1; NaN for NaN."""
+    """-1, 0 or 1; NaN for NaN; 0 for -0."""
 
     def compute(self, x: np.ndarray) -> np.ndarray:
-        return np.sign(x)
+        return np.sign(x) if x.dtype.kind in "iu" else np.sign(x.astype(np.float64))
 
 
 class Exp(_FloatUnary):
