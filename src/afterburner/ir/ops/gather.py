@@ -41,6 +41,7 @@ class ScatterAdd(Op):
         require(len(types) == 3, f"takes 3 operands, not {len(types)}")
         x, indices, updates = types
         require(x.dtype == updates.dtype, f"adds {updates.dtype} to {x.dtype}")
+        require(x.dtype.kind != "bool", "does not take bool")
         require(indices.dtype.is_integer, f"an index is no {indices.dtype}")
         require(x.rank >= 1 and updates.shape == indices.shape + x.shape[1:], f"updates are {updates}")
         return (x,)
