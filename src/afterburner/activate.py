@@ -8,7 +8,9 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
+from . import support
 from .options import options
+from .report import say
 
 _wanted = False
 
@@ -43,10 +45,22 @@ def disable() -> None:
 
 
 def _install() -> None:
-    from .compile import engine
-    from .frontend import capture
+    """Hook TensorFlow; where that cannot be done, say so and leave the program to TensorFlow."""
+    version = getattr(sys.modules["tensorflow"], "__version__", "of unknown version")
+    if not support.is_supported(version, support.TENSORFLOW):
+        say(f"TensorFlow {version} is not supported, {support.text(support.TENSORFLOW)} are; "
+            "the program runs without Afterburner")
+        return
+    try:
+        from .compile import engine
+        from .frontend import capture
 
-    capture.install(engine())
+        capture.install(engine())
+    except Exception as error:  # noqa: BLE001 - whatever is wrong here, the program is to run
+        if options().strict:
+            raise
+        say(f"the program runs without Afterburner: {type(error).__name__}: {error}; "
+            "`afterburner doctor` looks for the cause")
 
 
 class _Finder(importlib.abc.MetaPathFinder):

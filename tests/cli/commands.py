@@ -12,8 +12,8 @@ SRC = str(Path(__file__).parents[2] / "src")
 
 def run(*command: str, cwd: Path | None = None, stdin: str = "", **environment: str,
         ) -> subprocess.CompletedProcess[str]:
-    """A finished ``python COMMAND…``, with variables added to the environment."""
-    path = os.pathsep.join(filter(None, [SRC, os.environ.get("PYTHONPATH")]))
+    """A finished ``python COMMAND…``, with variables added to the environment; ``path`` comes first in PYTHONPATH."""
+    path = os.pathsep.join(filter(None, [environment.pop("path", ""), SRC, os.environ.get("PYTHONPATH")]))
     settings = os.environ | {"PYTHONPATH": path, "COLUMNS": "200", "NO_COLOR": "1"} | environment
     return subprocess.run([sys.executable, *command], cwd=cwd, input=stdin, env=settings, capture_output=True,
                           text=True, timeout=300)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from afterburner import support
 from afterburner.options import Options, described, options
 
 from . import machine
@@ -50,18 +51,18 @@ def _mark(state: str) -> str:
 
 def check_python() -> Iterator[Finding]:
     state, text = GOOD, f"{platform.python_version()} ({sys.executable})"
-    if not machine.is_supported_python():
-        state, text = BAD, f"{text}: use {machine.span(machine.SUPPORTED_PYTHON)}"
+    if not support.is_supported(platform.python_version(), support.PYTHON):
+        state, text = BAD, f"{text}: use {support.text(support.PYTHON)}"
     yield Finding("Python", state, text)
 
 
 def check_tensorflow() -> Iterator[Finding]:
-    supported = machine.span(machine.SUPPORTED_TENSORFLOW)
+    supported = support.text(support.TENSORFLOW)
     version = machine.tensorflow_version()
     if version is None:
         yield Finding("TensorFlow", BAD, "not installed: pip install 'tensorflow-afterburner[tensorflow]'")
         return
-    if not machine.is_supported_tensorflow(version):
+    if not support.is_supported(version, support.TENSORFLOW):
         yield Finding("TensorFlow", BAD, f"{version} is not supported, {supported} are: "
                       "pip install 'tensorflow-afterburner[tensorflow]'")
     else:
@@ -123,7 +124,7 @@ def check_options() -> Iterator[Finding]:
 def check_step() -> Iterator[Finding]:
     """Compile and check one training step in a process of its own, so that no crash can end this one."""
     version = machine.tensorflow_version()
-    if version is None or not machine.is_supported_tensorflow(version):
+    if version is None or not support.is_supported(version, support.TENSORFLOW):
         yield Finding("Self-test", BAD, "needs a supported TensorFlow")
         return
     command = [sys.executable, "-m", "afterburner.cli.selftest"]

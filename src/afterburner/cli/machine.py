@@ -14,8 +14,6 @@ from afterburner.runtime.team import available_cpus
 
 TENSORFLOW_NAMES = ("tensorflow", "tensorflow-cpu", "tensorflow-intel", "tensorflow-macos",
                     "tensorflow-cpu-aws", "tf-nightly", "tf-nightly-cpu")
-SUPPORTED_TENSORFLOW = ((2, 18), (2, 21))  # first and last minor release
-SUPPORTED_PYTHON = ((3, 10), (3, 13))
 
 
 @dataclass(frozen=True)
@@ -59,22 +57,6 @@ def version_of(distribution: str) -> str | None:
 def tensorflow_version() -> str | None:
     """Version of the installed TensorFlow, under whichever name it was installed."""
     return next((found for name in TENSORFLOW_NAMES if (found := version_of(name))), None)
-
-
-def is_supported_tensorflow(version: str) -> bool:
-    """Whether we claim to run on this release."""
-    major, minor = (int(part) for part in version.split(".")[:2])
-    return SUPPORTED_TENSORFLOW[0] <= (major, minor) <= SUPPORTED_TENSORFLOW[1]
-
-
-def is_supported_python() -> bool:
-    """Whether TensorFlow releases we support exist for the running Python."""
-    return SUPPORTED_PYTHON[0] <= sys.version_info[:2] <= SUPPORTED_PYTHON[1]
-
-
-def span(limits: tuple[tuple[int, int], tuple[int, int]]) -> str:
-    """``2.18–2.21`` from ((2, 18), (2, 21))."""
-    return "–".join(".".join(map(str, limit)) for limit in limits)
 
 
 def usable_cores() -> int:
