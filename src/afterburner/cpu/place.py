@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..ir import Graph, Node, Value
+from ..ir import Graph, Node, Value, with_nodes
+from ..passes.plan_memory import Home, MemoryPlan, plan
 from .kernel import Kernel
 from .program import ARENA, CONSTANTS, FIRST_EXTERNAL, LINE, Slot, aligned_words
 from .schedule import source
@@ -18,7 +19,7 @@ class Placement:
     """The outcome of memory planning.
 
     Attributes:
-        slots: of every value that has a buffer of its own (views share their source's).
+        slots: of every value.
         temps: the slots of each node's temporaries.
         constants: the constants, each at a cache line.
         copies: (from, to, bytes): outputs that are inputs, constants or other outputs.
@@ -36,55 +37,109 @@ class Placement:
     def buffers(self, kernel: Kernel) -> tuple[Slot, ...]:
         """What a kernel's functions are given: operands, results, temporaries."""
         node = kernel.node
-        values = (*node.operands, *node.results)
-        return (*(self.slots[source(v)] for v in values), *self.temps.get(node, ()))
+        return (*(self.slots[v] for v in (*node.operands, *node.results)), *self.temps.get(node, ()))
 
 
 def place(graph: Graph, kernels: Sequence[Kernel], wave_of: Mapping[Node, int]) -> Placement:
-    """Give every value and temporary of ``graph`` a place."""
-    slots = {item.value: Slot(FIRST_EXTERNAL + i) for i, item in enumerate(graph.inputs)}
-    constants = _constants(graph, slots)
-    copies = []
-    for i, out in enumerate(graph.outputs):
-        slot = Slot(FIRST_EXTERNAL + len(graph.inputs) + i)
-        root = source(out.value)
-        if root not in slots:
-            slots[root] = slot
-        elif root.type.bytes:
-            copies.append((slots[root], slot, root.type.bytes))
-    top = 0
-    temps: dict[Node, tuple[Slot, ...]] = {}
-    for kernel in kernels:
-        for result in kernel.node.results:
-            if result not in slots:
-                slots[result] = Slot(ARENA, top)
-                top += _rounded(result.type.bytes)
-        row = []
-        for size in kernel.temps:
-            row.append(Slot(ARENA, top))
-            top += _rounded(size)
-        temps[kernel.node] = tuple(row)
-    return Placement(slots, temps, constants, tuple(copies), top, len(graph.inputs) + len(graph.outputs))
+    """Give every value and temporary of ``graph`` a place, knowing what runs at once."""
+    waves = {node: _wave(node, wave_of) for node in graph.nodes}
+    ordered = with_nodes(graph, sorted(graph.nodes, key=waves.__getitem__))
+    temps = {kernel.node: kernel.temps for kernel in kernels}
+    memory = plan(ordered, temps, overwritable, [waves[n] for n in ordered.nodes])
+    constants, starts = _constants(memory.constants)
+    inputs = len(graph.inputs)
+    slots = {value: _slot(home, inputs, starts) for value, home in memory.homes.items()}
+    return Placement(
+        slots=slots,
+        temps={node: tuple(Slot(ARENA, t) for t in offsets) for node, offsets in memory.temps.items()},
+        constants=constants,
+        copies=_copies(memory, slots, inputs),
+        arena_bytes=memory.arena_bytes,
+        externals=inputs + len(graph.outputs),
+    )
 
 
-def _rounded(size: int) -> int:
-    return -(-size // LINE) * LINE
+def _wave(node: Node, wave_of: Mapping[Node, int]) -> int:
+    """The wave of a node; of a view, that in which its bytes are made; 0 for constants."""
+    if node in wave_of:
+        return wave_of[node]
+    maker = source(node.results[0]).node
+    return 0 if maker is None else wave_of.get(maker, 0)
 
 
-def _constants(graph: Graph, slots: dict[Value, Slot]) -> np.ndarray:
-    """All constants in one block; adds their slots."""
-    top = 0
-    arrays = []
-    for node in graph.nodes:
-        value = node.results[0].constant if node.results else None
-        if value is None:
-            continue
-        slots[node.results[0]] = Slot(CONSTANTS, top)
-        arrays.append((top, np.ascontiguousarray(value)))
-        top += _rounded(value.nbytes)
-    block = aligned_words(top // 8)
+def _slot(home: Home, inputs: int, starts: Sequence[int]) -> Slot:
+    if home.kind == "arena":
+        return Slot(ARENA, home.index)
+    if home.kind == "constant":
+        return Slot(CONSTANTS, starts[home.index])
+    return Slot(FIRST_EXTERNAL + home.index + (inputs if home.kind == "output" else 0))
+
+
+def _copies(memory: MemoryPlan, slots: Mapping[Value, Slot],
+            inputs: int) -> tuple[tuple[Slot, Slot, int], ...]:
+    return tuple((slots[value], Slot(FIRST_EXTERNAL + inputs + position), value.type.bytes)
+                 for position, value in memory.copies if value.type.bytes)
+
+
+def _constants(values: Sequence[Value]) -> tuple[np.ndarray, list[int]]:
+    """All constants in one block, and where each starts."""
+    starts = [0]
+    for value in values:
+        starts.append(starts[-1] + -(-value.type.bytes // LINE) * LINE)
+    block = aligned_words(starts[-1] // 8)
     raw = block.view(np.uint8)
-    for start, array in arrays:
-        raw[start: start + array.nbytes] = array.reshape(-1).view(np.uint8)
+    for start, value in zip(starts, values, strict=False):
+        array = value.constant
+        assert array is not None
+        raw[start: start + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
     block.flags.writeable = False
-    return block
+    return block, starts
+
+
+def overwritable(node: Node) -> list[tuple[int, int]]:
+    """(operand, result) positions where the kernel reads an operand only at the element it writes.
+
+    True of elementwise operations alone and of loop fusions without reductions, for operands on whose
+    way to the results there are only elementwise operations and reshapes.
+    """
+    if node.op.elementwise:
+        return _pairs(node, range(len(node.operands)))
+    if getattr(node.op, "kind", "") != "loop":
+        return []
+    (body,) = node.op.regions()
+    if any(n.op.reduction or n.op.name.startswith("arg") for n in body.nodes):
+        return []
+    spread = {item.value for item in body.inputs}
+    for inner in reversed(body.nodes):
+        if inner.op.elementwise or inner.op.view:
+            continue
+        spread -= _ancestors(inner)
+    return _pairs(node, [i for i, item in enumerate(body.inputs) if item.value in spread])
+
+
+def _ancestors(node: Node) -> set[Value]:
+    found: set[Value] = set()
+    stack = list(node.operands)
+    while stack:
+        value = stack.pop()
+        if value in found:
+            continue
+        found.add(value)
+        if value.node is not None:
+            stack.extend(value.node.operands)
+    return found
+
+
+def _pairs(node: Node, operands: Sequence[int]) -> list[tuple[int, int]]:
+    """Each operand with a result of its own of the same size and element width."""
+    free = list(range(len(node.results)))
+    pairs = []
+    for operand in operands:
+        type_ = node.operands[operand].type
+        fitting = (r for r in free if node.results[r].type.size == type_.size
+                   and node.results[r].type.dtype.bytes == type_.dtype.bytes)
+        match = next(fitting, None)
+        if match is not None:
+            free.remove(match)
+            pairs.append((operand, match))
+    return pairs

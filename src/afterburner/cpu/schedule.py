@@ -38,14 +38,9 @@ Segment = tuple[Work, ...]
 
 def source(value: Value) -> Value:
     """The value whose buffer ``value`` lies in: views are followed to what they show."""
-    while value.node is not None and is_view(value.node):
+    while value.node is not None and value.node.op.view:
         value = value.node.operands[0]
     return value
-
-
-def is_view(node: Node) -> bool:
-    """Whether the node's result is its operand's bytes under another type."""
-    return node.op.view or node.op.name == "bitcast"
 
 
 def cost(node: Node) -> float:

@@ -26,7 +26,7 @@ from .kernels import lower
 from .module import KernelModule
 from .place import Placement, place
 from .program import ARENA, COPY_CHUNK, FRAME_BASES, NULL, Frame, Item, Program, Slot
-from .schedule import RATE, Segment, cost, is_view, segments, waves
+from .schedule import RATE, Segment, cost, segments, waves
 
 _ALONE_SECONDS = 50e-6  # programs shorter than this (estimated) run on the caller alone
 _FUNCTIONS = "functions"
@@ -52,7 +52,7 @@ def compile_graph(graph: Graph, options: Options | None = None, threads: int = 0
     if chosen.fault == "codegen":
         raise PlantedFault("planted failure of code generation")
     isa = host(chosen.isa or None)
-    kernels = [lower(n, isa) for n in graph.nodes if not (is_view(n) or n.op.name == "constant")]
+    kernels = [lower(n, isa) for n in graph.nodes if not (n.op.view or n.op.name == "constant")]
     return compile_kernels(graph, kernels, isa, chosen, threads)
 
 
