@@ -25,7 +25,7 @@ from .flatten import FlatGraph, FlatOp, FlatTensor, branch_graph, flatten
 from .import_graph import Imported, import_ops, read_inputs
 from .importer import Refused
 from .partition import Kind, Partition, Stage
-from .stock import Runner, runner
+from .stock import Runner, is_plain_operation, runner
 from .tensors import address, hand_over
 from .variables import clock, identity, known, reader, refresh, writer
 
@@ -269,12 +269,10 @@ class StockStage:
     """Operations TensorFlow runs."""
 
     def __init__(self, stage: Stage, slots: dict[FlatTensor, int], name: str) -> None:
-        sources = [*stage.inputs, *stage.resources]
-        if len(stage.ops) == 1 and set(stage.ops[0].inputs) == set(sources):
-            sources = list(stage.ops[0].inputs)
-            outputs = list(stage.ops[0].outputs)
-        else:
-            outputs = stage.outputs
+        sources: Sequence[FlatTensor] = [*stage.inputs, *stage.resources]
+        outputs: Sequence[FlatTensor] = stage.outputs
+        if is_plain_operation(stage.ops):
+            sources, outputs = stage.ops[0].inputs, stage.ops[0].outputs
         self._input_slots = [slots[t] for t in sources]
         self._output_slots = [slots[t] for t in outputs]
         self._run = runner(name, stage.ops, sources, outputs)

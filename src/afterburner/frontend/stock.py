@@ -26,11 +26,14 @@ def runner(
 
     A single operation with plain attributes is run as it is; more become a TensorFlow function.
     """
-    if len(ops) == 1 and tuple(outputs) == ops[0].outputs and tuple(inputs) == ops[0].inputs:
-        attributes = _plain_attributes(ops[0])
-        if attributes is not None:
-            return _single(ops[0], attributes)
+    if is_plain_operation(ops) and tuple(outputs) == ops[0].outputs and tuple(inputs) == ops[0].inputs:
+        return _single(ops[0], _plain_attributes(ops[0]) or ())
     return _function(name, ops, inputs, outputs)
+
+
+def is_plain_operation(ops: Sequence[FlatOp]) -> bool:
+    """Whether this is one operation that the eager runtime can run as it is."""
+    return len(ops) == 1 and _plain_attributes(ops[0]) is not None
 
 
 def _single(op: FlatOp, attributes: tuple[Any, ...]) -> Runner:

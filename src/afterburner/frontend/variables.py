@@ -8,10 +8,11 @@ dataset) makes all remembered values stale, and stale values are read again.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -19,10 +20,13 @@ import tensorflow as tf
 from tensorflow.python.eager import context, execute
 from tensorflow.python.framework import func_graph as func_graph_module
 from tensorflow.python.ops import (
+    gen_array_ops,
     gen_dataset_ops,
     gen_experimental_dataset_ops,
+    gen_functional_ops,
     gen_resource_variable_ops,
     gen_state_ops,
+    gen_stateful_random_ops,
     gen_training_ops,
 )
 
@@ -35,8 +39,10 @@ _READS = frozenset({
     "IteratorGetNextSync", "IteratorGetNextAsOptional", "MakeIterator", "AnonymousIteratorV2",
     "AnonymousIteratorV3", "DeleteIterator", "DestroyResourceOp",
 })
-_WATCHED = (gen_dataset_ops, gen_experimental_dataset_ops, gen_resource_variable_ops, gen_state_ops,
-            gen_training_ops)
+# The generated files whose eager operations may write a variable, and the one writer of another file.
+_WATCHED = (gen_dataset_ops, gen_experimental_dataset_ops, gen_functional_ops, gen_resource_variable_ops,
+            gen_state_ops, gen_stateful_random_ops, gen_training_ops)
+_SLICE_WRITER = ("resource_strided_slice_assign", "ResourceStridedSliceAssign")
 
 
 class Clock:
@@ -186,6 +192,23 @@ def _notice(op: str, arguments: Sequence[Any]) -> None:
 
 
 _originals: dict[ModuleType, ModuleType] = {}
+_functions: dict[tuple[Any, str], Callable[..., Any]] = {}
+
+
+def _slice_writers() -> tuple[tuple[Any, str], ...]:
+    return (gen_array_ops, _SLICE_WRITER[0]), (tf.raw_ops, _SLICE_WRITER[1])
+
+
+def _ticking(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        clock.tick()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            clock.tick()
+
+    return watched
 
 
 def watch() -> None:
@@ -194,6 +217,10 @@ def watch() -> None:
         if module not in _originals:
             _originals[module] = module.pywrap_tfe
             module.pywrap_tfe = _Watch(module.pywrap_tfe)
+    for holder, name in _slice_writers():
+        if (holder, name) not in _functions:
+            _functions[holder, name] = getattr(holder, name)
+            setattr(holder, name, _ticking(getattr(holder, name)))
     _watch_slow_path()
 
 
@@ -202,6 +229,9 @@ def unwatch() -> None:
     for module, real in _originals.items():
         module.pywrap_tfe = real
     _originals.clear()
+    for (holder, name), function in _functions.items():
+        setattr(holder, name, function)
+    _functions.clear()
     if execute.quick_execute is _watched_execute:
         execute.quick_execute = _quick_execute
         execute.execute = _quick_execute if execute.execute is _watched_execute else execute.execute
@@ -210,8 +240,9 @@ def unwatch() -> None:
 _quick_execute = execute.quick_execute
 
 
-def _watched_execute(op_name: str, num_outputs: int, inputs: Any, attrs: Any, ctx: Any, name: Any = None) -> Any:
-    writes = op_name.startswith(("Assign", "Resource")) and op_name not in _READS
+def _watched_execute(op_name: Any, num_outputs: int, inputs: Any, attrs: Any, ctx: Any, name: Any = None) -> Any:
+    kind = op_name.decode() if isinstance(op_name, bytes) else op_name
+    writes = kind.startswith(("Assign", "Resource")) and kind not in _READS
     try:
         return _quick_execute(op_name, num_outputs, inputs, attrs, ctx, name)
     finally:

@@ -1,0 +1,71 @@
+"""Runs TensorFlow programs with and without Afterburner and says what was taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from afterburner.cpu.deleter import flag_deleter
+from afterburner.frontend import capture
+from afterburner.frontend.function import Engine
+from afterburner.ir import Graph
+from afterburner.options import overridden
+from afterburner.report import FunctionReport, Recorder
+from afterburner.runtime.buffers import BufferPool
+from tests.interpreter_target import InterpretedExecutable
+
+POOL = BufferPool(flag_deleter())
+
+
+def _cpu_compiler() -> Callable[[Graph], Any]:
+    from afterburner.compile import compile_graph
+
+    return compile_graph
+
+
+class Taken:
+    """The executables compiled while functions were captured, and the report."""
+
+    def __init__(self, wrap: Callable[[Any], Any], cpu: bool) -> None:
+        self.executables: list[Any] = []
+        self.recorder = Recorder()
+        self._wrap = wrap
+        self._make = _cpu_compiler() if cpu else InterpretedExecutable
+        self.engine = Engine(self._compile, POOL, self.recorder)
+
+    def _compile(self, graph: Graph) -> Any:
+        executable = self._wrap(self._make(graph))
+        self.executables.append(executable)
+        return executable
+
+    def functions(self) -> dict[str, FunctionReport]:
+        """Reports by function name."""
+        return {f.name: f for f in self.recorder.report().functions}
+
+
+@contextmanager
+def captured(wrap: Callable[[Any], Any] = lambda e: e, cpu: bool = False, **changes: Any) -> Iterator[Taken]:
+    """Functions are taken inside the block; interpreted, or compiled for the CPU."""
+    taken = Taken(wrap, cpu)
+    with overridden(**{"compile_after": 0, "strict": True, **changes}):
+        capture.install(taken.engine)
+        try:
+            yield taken
+        finally:
+            capture.uninstall()
+
+
+def close(ours: Any, stock: Any, tolerance: float = 1e-5) -> None:
+    """Assert that nested structures agree: exactly for integers, within tolerance for floats."""
+    for a, b in zip(tf.nest.flatten(ours), tf.nest.flatten(stock), strict=True):
+        a, b = np.asarray(a), np.asarray(b)
+        assert a.dtype == b.dtype and a.shape == b.shape
+        if a.dtype.kind in "iub":
+            np.testing.assert_array_equal(a, b)
+        else:
+            scale = max(float(np.max(np.abs(b), initial=0)), 1e-3)
+            np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * scale)

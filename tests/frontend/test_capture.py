@@ -1,0 +1,253 @@
+"""Which calls are taken, in which pieces, and that they mean what TensorFlow means."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.frontend.kit import captured, close
+
+
+def _dense(units: int, inputs: int, seed: int) -> tuple[tf.Variable, tf.Variable]:
+    rng = np.random.default_rng(seed)
+    return (tf.Variable(rng.normal(size=(inputs, units)).astype("float32")),
+            tf.Variable(rng.normal(size=units).astype("float32")))
+
+
+def _data(*shape: int, seed: int = 0) -> tf.Tensor:
+    return tf.constant(np.random.default_rng(seed).normal(size=shape).astype("float32"))
+
+
+def _step_and_weights():
+    w, b = _dense(3, 5, 1)
+
+    @tf.function
+    def step(x, y):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(tf.square(tf.tanh(x @ w + b) - y))
+        for v, g in zip((w, b), tape.gradient(loss, (w, b)), strict=True):
+            v.assign_sub(0.1 * g)
+        return loss
+
+    return step, (w, b)
+
+
+def test_custom_step_trains_as_stock():
+    x, y = _data(8, 5), _data(8, 3, seed=2)
+    stock, stock_weights = _step_and_weights()
+    expected = [stock(x, y).numpy() for _ in range(5)]
+    step, weights = _step_and_weights()
+    with captured() as taken:
+        losses = [step(x, y).numpy() for _ in range(5)]
+    close(losses, expected)
+    close([v.numpy() for v in weights], [v.numpy() for v in stock_weights])
+    assert len(taken.executables) == 1 and taken.executables[0].runs == 5
+
+
+def test_tape_outside_a_function():
+    w, b = _dense(3, 5, 1)
+
+    @tf.function
+    def model(x):
+        return tf.reduce_sum(tf.sigmoid(x @ w + b) ** 2)
+
+    def gradients():
+        with tf.GradientTape() as tape:
+            loss = model(_data(4, 5))
+        return [loss, *tape.gradient(loss, (w, b))]
+
+    expected = gradients()
+    with captured() as taken:
+        close(gradients(), expected)
+    assert len(taken.executables) == 2  # forward and backward
+
+
+def _fit(**compile_arguments):
+    keras.utils.set_random_seed(3)
+    model = keras.Sequential([
+        keras.layers.Input((12,)), keras.layers.Dense(16, activation="relu"), keras.layers.Dropout(0.3),
+        keras.layers.Dense(4)])
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"],
+                  **compile_arguments)
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(80, 12)).astype("float32"), rng.integers(0, 4, 80)
+    history = model.fit(x, y, batch_size=32, epochs=2, verbose=0)
+    scores = model.evaluate(x, y, batch_size=32, verbose=0)
+    one = model.train_on_batch(x[:16], y[:16])
+    return [history.history["loss"], history.history["accuracy"], scores, model.predict(x, verbose=0), one,
+            model.get_weights()]
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_keras_fit_evaluate_predict(steps):
+    expected = _fit(steps_per_execution=steps)
+    with captured() as taken:
+        close(_fit(steps_per_execution=steps), expected)
+    names = {f.name for f in taken.recorder.report().functions if f.status == "compiled"}
+    assert {"multi_step_on_iterator", "one_step_on_data"} <= names
+    for function in taken.recorder.report().functions:
+        assert {op.type for op in function.left} <= {
+            "IteratorGetNext", "IteratorGetNextAsOptional", "OptionalFromValue", "OptionalHasValue",
+            "OptionalGetValue", "OptionalNone", "Identity", "If", "StatelessIf", "While"}, function.name
+
+
+def test_the_input_pipeline_alone_is_left():
+    with captured() as taken:
+        _fit()
+    step = [f for f in taken.recorder.report().functions if f.name == "multi_step_on_iterator"][0]
+    assert {op.type for op in step.left} == {"IteratorGetNext", "OptionalFromValue", "Identity"}
+
+
+def test_loaded_model(tmp_path):
+    class Model(tf.Module):
+        def __init__(self):
+            self.w, self.b = _dense(3, 5, 4)
+
+        @tf.function(input_signature=[tf.TensorSpec((None, 5))])
+        def __call__(self, x):
+            return tf.nn.softmax(x @ self.w + self.b)
+
+    tf.saved_model.save(Model(), str(tmp_path))
+    loaded = tf.saved_model.load(str(tmp_path))
+    expected = loaded(_data(7, 5))
+    with captured() as taken:
+        close(loaded(_data(7, 5)), expected)
+    assert taken.executables
+
+
+def test_an_unknown_operation_splits_the_function():
+    eye = np.eye(4, dtype="float32")
+
+    @tf.function
+    def f(x):
+        y = tf.tanh(x) * 2 + 1
+        z = tf.linalg.inv(y @ tf.transpose(y) + eye)
+        return tf.reduce_sum(tf.exp(-z) + y[:, :4]), z
+
+    expected = f(_data(4, 4))
+    with captured() as taken:
+        close(f(_data(4, 4)), expected, 1e-4)
+    report = taken.functions()["f"]
+    assert [op.type for op in report.left] == ["MatrixInverse"]
+    assert report.left[0].source.split(":")[0].endswith("test_capture.py")
+    assert len(taken.executables) == 2
+
+
+def test_string_and_print_operations_stay():
+    @tf.function
+    def f(x):
+        y = tf.nn.relu(x) * 3 - 1
+        tf.print("sum", tf.reduce_sum(y))
+        return y + tf.cast(tf.strings.length("abc"), tf.float32)
+
+    expected = f(_data(3, 3))
+    with captured() as taken:
+        close(f(_data(3, 3)), expected)
+    assert "PrintV2" in {op.type for op in taken.functions()["f"].left}
+
+
+def test_jit_compiled_functions_are_taken_where_xla_agrees():
+    @tf.function(jit_compile=True)
+    def plain(x):
+        return tf.reduce_sum(tf.nn.relu(x) * 2 + 1)
+
+    @tf.function(jit_compile=True)
+    def random(x):
+        return x + tf.random.stateless_uniform((3, 3), (1, 2)) * 2 - 1
+
+    x = _data(3, 3)
+    expected = [plain(x), random(x)]
+    with captured() as taken:
+        close([plain(x), random(x)], expected)
+    assert taken.functions()["plain"].status == "compiled"
+    assert taken.functions()["random"].status == "left"
+    assert "jit_compile" in taken.functions()["random"].reason
+
+
+def test_loops_with_small_bodies_stay_on_tensorflow():
+    @tf.function
+    def f(x):
+        for _ in tf.range(3):
+            x = x * 2
+        return x + 1, x * 3, x - 2
+
+    expected = f(_data(2, 2))
+    with captured() as taken:
+        close(f(_data(2, 2)), expected)
+    assert any(op.type.endswith("While") for op in taken.functions()["f"].left)
+
+
+def test_vectorized_map():
+    @tf.function
+    def f(x):
+        return tf.vectorized_map(lambda row: tf.reduce_sum(tf.exp(row) * row), x)
+
+    expected = f(_data(6, 5))
+    with captured():
+        close(f(_data(6, 5)), expected)
+
+
+def test_nested_functions_are_inlined_each_time():
+    @tf.function
+    def square(x):
+        return x * x + 1
+
+    @tf.function
+    def outer(x):
+        return square(x) + square(square(x))
+
+    expected = outer(_data(3))
+    with captured() as taken:
+        close(outer(_data(3)), expected)
+    assert taken.functions()["outer"].left == []
+
+
+def test_a_function_called_once_is_not_compiled():
+    @tf.function
+    def f(x):
+        return tf.exp(x) * 2 + x
+
+    with captured(compile_after=1) as taken:
+        f(_data(3))
+        assert not taken.executables
+        f(_data(3))
+        assert len(taken.executables) == 1
+
+
+def test_rare_shapes_stay_and_variants_are_bounded():
+    @tf.function(input_signature=[tf.TensorSpec((None, 3))])
+    def f(x):
+        return tf.reduce_sum(tf.exp(x) * 2 + x, axis=1)
+
+    with captured(compile_after=1, variants=2) as taken:
+        for rows in (4, 4, 2, 4, 2, 2, 2, 5, 5, 5, 5):
+            close(f(_data(rows, 3)), tf.reduce_sum(tf.exp(_data(rows, 3)) * 2 + _data(rows, 3), axis=1))
+        assert len(taken.executables) == 2
+
+
+def test_end_of_data_is_tensorflows_error():
+    dataset = tf.data.Dataset.from_tensor_slices(_data(4, 3)).batch(2)
+
+    @tf.function
+    def step(iterator):
+        x = next(iterator)
+        return tf.reduce_sum(tf.exp(x) * 2 - x)
+
+    with captured():
+        iterator = iter(dataset)
+        step(iterator)
+        step(iterator)
+        with pytest.raises(tf.errors.OutOfRangeError):
+            step(iterator)
+
+
+def test_functions_without_work_are_left_alone():
+    @tf.function
+    def f(x):
+        return x
+
+    with captured() as taken:
+        assert f(_data(3)) is not None
+    assert taken.functions()["f"].status == "left"

@@ -1,0 +1,119 @@
+"""What happens when something goes wrong: TensorFlow finishes the part, once, with the right numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from afterburner.errors import StrictError
+from tests.frontend.kit import captured
+
+
+class Breaks:
+    """An executable that fails from its n-th run on, after writing rubbish to its outputs."""
+
+    def __init__(self, real, runs):
+        self._real, self._left = real, runs
+
+    def __getattr__(self, name):
+        return getattr(self._real, name)
+
+    def run(self, inputs, outputs):
+        self._real.run(inputs, outputs)
+        self._left -= 1
+        if self._left < 0:
+            raise RuntimeError("planted")
+
+
+def _training():
+    v = tf.Variable(1.0)
+    dataset = tf.data.Dataset.range(10).map(lambda i: tf.cast(i, tf.float32))
+
+    @tf.function
+    def step(iterator):
+        x = next(iterator)
+        v.assign(v * 1.5 + x)
+        return v * 2 + tf.random.stateless_uniform((), (1, 2))
+
+    return v, step, iter(dataset)
+
+
+def test_a_failing_run_is_finished_by_tensorflow():
+    v, step, iterator = _training()
+    expected = [step(iterator).numpy() for _ in range(8)]
+    final = v.numpy()
+    v, step, iterator = _training()
+    with captured(lambda e: Breaks(e, 3), strict=False, verbosity="silent") as taken:
+        results = [step(iterator).numpy() for _ in range(8)]
+    np.testing.assert_allclose(results, expected, rtol=1e-6)
+    np.testing.assert_allclose(v.numpy(), final, rtol=1e-6)
+    (failure,) = taken.functions()["step"].failures
+    assert "planted" in failure
+
+
+def test_strict_raises_instead():
+    _, step, iterator = _training()
+    with captured(lambda e: Breaks(e, 0)), pytest.raises(StrictError, match="planted"):
+        step(iterator)
+
+
+def test_a_failing_compilation_is_told_and_repeatable(tmp_path):
+    def refuse(executable):
+        raise ValueError("no such luck")
+
+    v, step, iterator = _training()
+    with captured(refuse, strict=False, verbosity="silent", dump=tmp_path) as taken:
+        for _ in range(3):
+            step(iterator)
+    assert v.numpy() == ((1.0 * 1.5 + 0) * 1.5 + 1) * 1.5 + 2
+    (failure,) = taken.functions()["step"].failures
+    assert "no such luck" in failure
+    (path,) = tmp_path.glob("*.txt")
+    assert "no such luck" in path.read_text()
+
+
+def test_gather_out_of_bounds_is_tensorflows_error():
+    table = tf.constant([[1.0], [2.0]])
+
+    @tf.function
+    def f(i):
+        return tf.gather(table, i) * 2 + 1
+
+    with captured() as taken:
+        np.testing.assert_array_equal(f(tf.constant([1, 0])).numpy(), [[5.0], [3.0]])
+        with pytest.raises(tf.errors.InvalidArgumentError, match="not in"):
+            f(tf.constant([1, 7]))
+        assert taken.executables
+        np.testing.assert_array_equal(f(tf.constant([0, 0])).numpy(), [[3.0], [3.0]])
+
+
+def test_integer_division_by_zero_is_tensorflows_error():
+    @tf.function
+    def f(a, b):
+        return a // b + a * 2
+
+    with captured():
+        assert f(tf.constant(7), tf.constant(2)).numpy() == 17
+        with pytest.raises(tf.errors.InvalidArgumentError, match="division by zero"):
+            f(tf.constant(7), tf.constant(0))
+
+
+def test_a_failed_assertion_leaves_what_tensorflow_leaves():
+    def program():
+        v = tf.Variable(1.0)
+
+        @tf.function
+        def f(x):
+            tf.debugging.assert_positive(x, message="x must be positive")
+            v.assign_add(x * 2 - 1)
+            return v * 1.0
+
+        assert f(tf.constant(2.0)).numpy() == 4.0
+        with pytest.raises(tf.errors.InvalidArgumentError, match="x must be positive"):
+            f(tf.constant(-2.0))
+        return v.numpy()
+
+    expected = program()
+    with captured():
+        assert program() == expected

@@ -1,0 +1,231 @@
+"""Variables stay ordinary: what others read and write between steps, and from other threads."""
+
+from __future__ import annotations
+
+import gc
+import threading
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.frontend.kit import POOL, captured
+
+
+def _counter():
+    v = tf.Variable(np.arange(6, dtype="float32").reshape(2, 3))
+
+    @tf.function
+    def step(x):
+        v.assign(v * 2 + x - 1)
+        return tf.reduce_sum(v)
+
+    def reference(value, x):
+        return value * 2 + x - 1
+
+    return v, step, reference
+
+
+ONE = tf.ones((2, 3))
+
+
+def test_reads_between_steps_see_the_new_value():
+    v, step, reference = _counter()
+    value = v.numpy()
+    with captured():
+        for _ in range(4):
+            total = step(ONE)
+            value = reference(value, 1)
+            np.testing.assert_array_equal(v.numpy(), value)
+            np.testing.assert_array_equal((v + 0).numpy(), value)
+            assert total.numpy() == value.sum()
+
+
+def test_earlier_reads_never_change():
+    v, step, _ = _counter()
+    with captured():
+        step(ONE)
+        kept = [v.read_value(), tf.raw_ops.ReadVariableOp(resource=v.handle, dtype=tf.float32), v.value()]
+        before = [k.numpy().copy() for k in kept]
+        for _ in range(10):
+            step(ONE)
+        for read, value in zip(kept, before, strict=True):
+            np.testing.assert_array_equal(read.numpy(), value)
+
+
+def _by_assign(v):
+    v.assign(tf.zeros_like(v))
+
+
+def _by_assign_add(v):
+    v.assign_add(tf.ones_like(v))
+
+
+def _by_raw_operation(v):
+    tf.raw_ops.AssignVariableOp(resource=v.handle, value=tf.fill(v.shape, 7.0))
+
+
+def _by_scatter(v):
+    v.scatter_nd_update([[0, 1]], [5.0])
+
+
+def _by_slice(v):
+    v[1, :].assign([1.0, 2.0, 3.0])
+
+
+def _by_optimizer_operation(v):
+    tf.raw_ops.ResourceApplyGradientDescent(var=v.handle, alpha=0.5, delta=tf.ones_like(v))
+
+
+def _by_stock_function(v):
+    tf.function(lambda: v.assign(tf.linalg.matrix_transpose(tf.linalg.matrix_transpose(v)) + 3))()
+
+
+def _by_dataset(v):
+    dataset = tf.data.Dataset.range(1).map(lambda i: v.assign_add(tf.ones_like(v)))
+    list(dataset)
+
+
+def _by_thread(v):
+    thread = threading.Thread(target=lambda: v.assign(v - 4))
+    thread.start()
+    thread.join()
+
+
+@pytest.mark.parametrize("write", [
+    _by_assign, _by_assign_add, _by_raw_operation, _by_scatter, _by_slice, _by_optimizer_operation,
+    _by_stock_function, _by_dataset, _by_thread], ids=lambda f: f.__name__[4:])
+def test_writes_between_steps_are_noticed(write):
+    v, step, reference = _counter()
+    with captured():
+        step(ONE)
+        step(ONE)
+        write(v)
+        expected = reference(v.numpy(), 1)
+        assert step(ONE).numpy() == expected.sum()
+        np.testing.assert_array_equal(v.numpy(), expected)
+
+
+def test_two_functions_share_a_variable():
+    v, step, reference = _counter()
+
+    @tf.function
+    def halve():
+        v.assign(v / 2 + 0 * tf.exp(v) * 0)
+        return v * 1.0 + 2 - 2
+
+    value = v.numpy()
+    with captured() as taken:
+        for _ in range(3):
+            step(ONE)
+            value = reference(value, 1)
+            halve()
+            value = value / 2
+            np.testing.assert_array_equal(v.numpy(), value)
+    assert len(taken.executables) == 2
+
+
+def test_one_variable_under_two_handles_stays_on_tensorflow():
+    v = tf.Variable([1.0, 2.0])
+
+    @tf.function
+    def f(a, b):
+        x = tf.raw_ops.ReadVariableOp(resource=a, dtype=tf.float32)
+        tf.raw_ops.AssignVariableOp(resource=a, value=x + 1)
+        y = tf.raw_ops.ReadVariableOp(resource=b, dtype=tf.float32)
+        return tf.exp(x) + y * 2
+
+    expected = f(v.handle, v.handle).numpy()
+    v.assign([1.0, 2.0])
+    with captured(strict=False, verbosity="silent") as taken:
+        np.testing.assert_array_equal(f(v.handle, v.handle).numpy(), expected)
+        assert not taken.executables
+
+
+def test_reads_and_writes_from_other_threads_do_no_harm():
+    v, step, _ = _counter()
+    stop = threading.Event()
+    failures: list[Exception] = []
+
+    def disturb():
+        try:
+            while not stop.is_set():
+                assert np.isfinite(v.numpy()).all()
+                v.assign(tf.zeros_like(v))
+                (v + 1).numpy()
+        except Exception as error:  # noqa: BLE001
+            failures.append(error)
+
+    with captured():
+        threads = [threading.Thread(target=disturb) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for _ in range(300):
+            step(ONE * 0 + 1)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert not failures
+        v.assign(tf.zeros_like(v))
+        assert step(ONE).numpy() == 0
+
+
+def test_concurrent_steps():
+    v = tf.Variable(tf.zeros((4,)))
+
+    @tf.function
+    def step(x):
+        v.assign(tf.minimum(v + x * 0 + 1, 1e6))
+        return tf.reduce_sum(x * 2 + 1)
+
+    results: list[float] = []
+    with captured():
+        def work(k):
+            for _ in range(50):
+                results.append(float(step(tf.fill((4,), float(k)))) - (8 * k + 4))
+
+        threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert results == [0.0] * 200
+    assert 50 <= v.numpy()[0] <= 200
+
+
+def test_checkpoints_and_save(tmp_path):
+    v, step, _ = _counter()
+    checkpoint = tf.train.Checkpoint(v=v)
+    with captured():
+        step(ONE)
+        path = checkpoint.save(str(tmp_path / "c"))
+        saved = v.numpy().copy()
+        step(ONE)
+        assert not np.array_equal(v.numpy(), saved)
+        checkpoint.restore(path)
+        np.testing.assert_array_equal(v.numpy(), saved)
+        assert step(ONE).numpy() == (saved * 2).sum()
+
+
+def test_buffers_come_back():
+    v, step, _ = _counter()
+    with captured():
+        for _ in range(20):
+            step(ONE)
+        held = POOL.held_bytes()
+        for _ in range(200):
+            step(ONE)
+        gc.collect()
+        assert POOL.held_bytes() <= held + 1024
+
+
+def test_a_deleted_function_lets_its_variables_go():
+    import weakref
+
+    v, step, _ = _counter()
+    with captured():
+        step(ONE)
+        gone = weakref.ref(v)
+        del v, step, _
+        gc.collect()
+        assert gone() is None
