@@ -14,6 +14,7 @@ import program_kit as kit
 import pytest
 
 from afterburner.cpu import schedule, target
+from afterburner.cpu.compiled import Code, CompiledKernel, compile_kernels, computed
 from afterburner.cpu.engine import engine, object_key
 from afterburner.cpu.isa import host
 from afterburner.cpu.kernel import Unsupported
@@ -55,6 +56,11 @@ def chain(length: int = 12, side: int = 100, name: str = "g") -> Graph:
 def inputs_of(graph: Graph) -> list[np.ndarray]:
     rng = np.random.default_rng(7)
     return [rng.standard_normal(t.shape).astype(np.float32) for t in graph.input_types]
+
+
+def compiled(graph: Graph) -> tuple[CompiledKernel, ...]:
+    nodes = computed(graph)
+    return Code(compile_kernels([kit.lower(n, host()) for n in nodes], host()), nodes, host()).kernels
 
 
 def as_bytes(arrays: list[np.ndarray]) -> list[bytes]:
@@ -100,7 +106,7 @@ def test_independent_kernels_share_a_wave_and_dependent_ones_do_not():
     left, right = builder.emit(Add(), x, x), builder.emit(Mul(), x, x)
     builder.output(builder.emit(Sub(), builder.emit(Reshape((100, 100)), left), right))
     graph = builder.build()
-    kernels = [kit.lower(n, host()) for n in graph.nodes if n.op.name != "reshape"]
+    kernels = compiled(graph)
     wave_of = schedule.waves(kernels)
     assert [wave_of[k.node] for k in kernels] == [0, 0, 1]
     assert [sum(w.chunks for w in s) for s in schedule.segments(kernels, wave_of)] == [16, 8]
@@ -109,8 +115,7 @@ def test_independent_kernels_share_a_wave_and_dependent_ones_do_not():
 
 def test_small_kernels_run_in_one_piece_without_barriers():
     graph = chain(10, side=4)
-    kernels = [kit.lower(n, host()) for n in graph.nodes if n.op.name not in ("reshape", "constant")]
-    elementwise = [k for k in kernels if len(k.phases) == 1]
+    elementwise = [k for k in compiled(graph) if len(k.chunks) == 1]
     (segment,) = schedule.segments(elementwise, schedule.waves(elementwise))
     assert len(segment) == 1 and len(segment[0].parts) == len(elementwise)
 

@@ -40,9 +40,10 @@ class Engine:
 
     def __init__(self, cache: ObjectCache | None) -> None:
         text = runtime_text(isa_module.host().triple)
-        code, _ = cached_object(text, isa_module.host(), lambda: text, cache)
+        isa = isa_module.host()
+        code, _ = cached(text, isa, lambda: jit.compile_object(text, isa), cache)
         # The library is never unloaded: workers are inside it until the process ends.
-        self._library = jit.Library(code, isa_module.host())
+        self._library = jit.Library(code, isa)
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._library))
         found = self._library.load(RUNTIME_SYMBOLS)
         self._team_code = TeamCode(
@@ -73,24 +74,25 @@ class Engine:
         self._team = None
 
 
-def cached_object(identity: str, isa: Isa, text: Callable[[], str],
-                  cache: ObjectCache | None) -> tuple[bytes, bool]:
-    """Object code for an LLVM text, from the cache where it is there; and whether it was.
+def cached(identity: str, isa: Isa, compile_: Callable[[], bytes],
+           cache: ObjectCache | None) -> tuple[bytes, bool]:
+    """Compiled code, from the cache where it is there; and whether it was.
 
     Args:
-        identity: determines the LLVM text, given this version of the code generator.
+        identity: determines the code, given this version of the code generator.
         isa: the instruction set.
-        text: makes the LLVM text; called only where it has to be compiled.
+        compile_: makes the bytes that are kept; called only where there are none.
         cache: None to compile in any case.
     """
+    if cache is None:
+        return compile_(), False
     key = object_key(identity, isa)
-    code = cache.get(key) if cache is not None else None
-    if code is not None:
-        return code, True
-    code = jit.compile_object(text(), isa)
-    if cache is not None:
-        cache.put(key, code)
-    return code, False
+    found = cache.get(key)
+    if found is not None:
+        return found, True
+    made = compile_()
+    cache.put(key, made)
+    return made, False
 
 
 def object_key(identity: str, isa: Isa) -> str:

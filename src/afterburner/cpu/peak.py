@@ -18,7 +18,7 @@ from .engine import object_key
 from .isa import Isa, host
 from .kernel import Kernel, Phase
 from .program import LINE, aligned_words
-from .target import CpuExecutable, compile_kernels
+from .target import CpuExecutable, assemble
 
 _TURNS = 50_000  # of the arithmetic loop in one chunk
 _CHUNKS = 64
@@ -75,7 +75,7 @@ def _arithmetic(isa: Isa, threads: int) -> CpuExecutable:
 
 
 def _compiled(graph: Graph, kernels: Sequence[Kernel], isa: Isa, threads: int) -> CpuExecutable:
-    return compile_kernels(graph, kernels, isa, Options(cache=False, threads=threads))
+    return assemble(graph, lambda: kernels, isa, Options(cache=False, threads=threads))
 
 
 def _accumulators(isa: Isa) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..ir import Graph, Node, Value, with_nodes
 from ..passes.plan_memory import Home, MemoryPlan, plan
-from .kernel import Kernel
+from .compiled import CompiledKernel
 from .program import ARENA, CONSTANTS, FIRST_EXTERNAL, LINE, Slot, aligned_words
 from .schedule import source
 
@@ -34,13 +34,13 @@ class Placement:
     arena_bytes: int
     externals: int
 
-    def buffers(self, kernel: Kernel) -> tuple[Slot, ...]:
+    def buffers(self, kernel: CompiledKernel) -> tuple[Slot, ...]:
         """What a kernel's functions are given: operands, results, temporaries."""
         node = kernel.node
         return (*(self.slots[v] for v in (*node.operands, *node.results)), *self.temps.get(node, ()))
 
 
-def place(graph: Graph, kernels: Sequence[Kernel], wave_of: Mapping[Node, int]) -> Placement:
+def place(graph: Graph, kernels: Sequence[CompiledKernel], wave_of: Mapping[Node, int]) -> Placement:
     """Give every value and temporary of ``graph`` a place, knowing what runs at once."""
     waves = {node: _wave(node, wave_of) for node in graph.nodes}
     ordered = with_nodes(graph, sorted(graph.nodes, key=waves.__getitem__))

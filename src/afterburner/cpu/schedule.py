@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..ir import Node, Value
-from .kernel import Kernel
+from .compiled import CompiledKernel
 
 # How far back a kernel may be moved to join kernels it does not depend on, and how large its results
 # may be: what runs earlier holds its memory longer.
@@ -51,7 +51,7 @@ def cost(node: Node) -> float:
     return max(node.op.flops(types, results), moved) / RATE + _PER_KERNEL
 
 
-def waves(kernels: Sequence[Kernel], apart: bool = False) -> dict[Node, int]:
+def waves(kernels: Sequence[CompiledKernel], apart: bool = False) -> dict[Node, int]:
     """The wave of every node that has a kernel. All of a wave is over before the next begins.
 
     Args:
@@ -72,7 +72,8 @@ def waves(kernels: Sequence[Kernel], apart: bool = False) -> dict[Node, int]:
     return chosen
 
 
-def segments(kernels: Sequence[Kernel], wave_of: dict[Node, int], apart: bool = False) -> list[Segment]:
+def segments(kernels: Sequence[CompiledKernel], wave_of: dict[Node, int],
+             apart: bool = False) -> list[Segment]:
     """The segments of a program: phases that may run at once, a barrier after each segment.
 
     One-chunk parts that follow each other become one piece of work, without barriers between them,
@@ -84,8 +85,8 @@ def segments(kernels: Sequence[Kernel], wave_of: dict[Node, int], apart: bool = 
     found: list[Segment] = []
     for wave in sorted(rows):
         members = rows[wave]
-        for phase in range(max(len(kernels[i].phases) for i in members)):
-            row = [i for i in members if len(kernels[i].phases) > phase and kernels[i].phases[phase].chunks]
+        for phase in range(max(len(kernels[i].chunks) for i in members)):
+            row = [i for i in members if len(kernels[i].chunks) > phase and kernels[i].chunks[phase]]
             if not row:
                 continue
             segment = _segment(kernels, row, phase)
@@ -95,8 +96,8 @@ def segments(kernels: Sequence[Kernel], wave_of: dict[Node, int], apart: bool = 
     return found
 
 
-def _segment(kernels: Sequence[Kernel], row: Sequence[int], phase: int) -> Segment:
-    works = tuple(Work((Part(i, phase),), kernels[i].phases[phase].chunks) for i in row)
+def _segment(kernels: Sequence[CompiledKernel], row: Sequence[int], phase: int) -> Segment:
+    works = tuple(Work((Part(i, phase),), kernels[i].chunks[phase]) for i in row)
     if any(w.chunks != 1 for w in works):
         return works
     costs = [cost(kernels[i].node) for i in row]

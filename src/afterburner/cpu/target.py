@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from llvmlite import ir as ll
 
 from ..ir import Graph, Input, TensorType
 from ..ir.text import print_graph
@@ -17,19 +16,16 @@ from ..options import options as current_options
 from ..runtime.cache import ObjectCache
 from ..runtime.executable import KernelInfo
 from ..runtime.team import available_cpus
-from . import jit
-from .emitter import PTR
-from .engine import Engine, cached_object, engine
+from .compiled import Code, CompiledKernel, compile_kernels, computed
+from .engine import Engine, cached, engine
 from .isa import Isa, host
 from .kernel import Kernel
 from .kernels import lower
-from .module import KernelModule
 from .place import Placement, place
 from .program import ARENA, COPY_CHUNK, FRAME_BASES, NULL, Frame, Item, Program, Slot
 from .schedule import RATE, Segment, cost, segments, waves
 
 _ALONE_SECONDS = 50e-6  # programs shorter than this (estimated) run on the caller alone
-_FUNCTIONS = "functions"
 
 
 class PlantedFault(RuntimeError):
@@ -49,25 +45,21 @@ def compile_graph(graph: Graph, options: Options | None = None, threads: int = 0
         ArenaError: no memory for the intermediate values.
     """
     chosen = options or current_options()
+    isa = host(chosen.isa or None)
+    return assemble(graph, lambda: [lower(n, isa) for n in computed(graph)], isa, chosen, threads)
+
+
+def assemble(graph: Graph, kernels: Callable[[], Sequence[Kernel]], isa: Isa, chosen: Options,
+             threads: int = 0) -> CpuExecutable:
+    """An executable of a graph whose kernels, where they are not cached, are made by ``kernels``."""
     if chosen.fault == "codegen":
         raise PlantedFault("planted failure of code generation")
-    isa = host(chosen.isa or None)
-    kernels = [lower(n, isa) for n in graph.nodes if not (n.op.view or n.op.name == "constant")]
-    return compile_kernels(graph, kernels, isa, chosen, threads)
-
-
-def compile_kernels(graph: Graph, kernels: Sequence[Kernel], isa: Isa, chosen: Options,
-                    threads: int = 0) -> CpuExecutable:
-    """Compile a graph whose kernels, in the order of its nodes, are given."""
     cache = ObjectCache(chosen.cache_path / "objects", chosen.cache_limit << 20) if chosen.cache else None
     shared = engine(cache)
-    wave_of = waves(kernels, apart=chosen.profile)
-    placement = place(graph, kernels, wave_of)
-    code, cached = cached_object(_identity(graph), isa, lambda: _llvm_text(kernels, isa), cache)
-    workers = chosen.threads or threads or available_cpus()
-    steps = segments(kernels, wave_of, apart=chosen.profile)
-    return CpuExecutable(graph, kernels, placement, steps, _Code(code, kernels, isa), shared,
-                         _Settings(isa.name, workers, chosen.profile, cached, chosen.fault == "run"))
+    raw, found = cached(_identity(graph), isa, lambda: compile_kernels(kernels(), isa), cache)
+    settings = _Settings(isa.name, chosen.threads or threads or available_cpus(), chosen.profile, found,
+                         chosen.fault == "run")
+    return CpuExecutable(graph, Code(raw, computed(graph), isa), shared, settings)
 
 
 @dataclass(frozen=True)
@@ -86,46 +78,14 @@ def _identity(graph: Graph) -> str:
     return print_graph(Graph("program", inputs, graph.nodes, outputs), locations=False)
 
 
-def _llvm_text(kernels: Sequence[Kernel], isa: Isa) -> str:
-    """One module: every kernel once, and a table of all phase functions in the order of first use."""
-    module = KernelModule(isa)
-    symbols = [s for k in _distinct(kernels) for s in module.add(k)]
-    type_ = ll.ArrayType(PTR, len(symbols))
-    table = ll.GlobalVariable(module.llvm, type_, _FUNCTIONS)
-    table.global_constant = True
-    table.initializer = ll.Constant(type_, [module.llvm.globals[s] for s in symbols])
-    return str(module.llvm)
-
-
-def _distinct(kernels: Sequence[Kernel]) -> list[Kernel]:
-    """The first kernel of every key."""
-    return list({k.key: k for k in reversed(kernels)}.values())[::-1]
-
-
-class _Code:
-    """Linked object code and the addresses of its phase functions."""
-
-    def __init__(self, code: bytes, kernels: Sequence[Kernel], isa: Isa) -> None:
-        self._library = jit.Library(code, isa)
-        distinct = _distinct(kernels)
-        count = sum(len(k.phases) for k in distinct)
-        address = self._library.load((_FUNCTIONS,))[_FUNCTIONS]
-        functions = list((ctypes.c_uint64 * count).from_address(address))
-        self._functions: dict[str, list[int]] = {}
-        for kernel in distinct:
-            self._functions[kernel.key] = functions[:len(kernel.phases)]
-            del functions[:len(kernel.phases)]
-
-    def function(self, kernel: Kernel, phase: int) -> int:
-        """Address of a phase's function."""
-        return self._functions[kernel.key][phase]
-
-
 class CpuExecutable:
     """A compiled graph (see ``runtime.executable.Executable``). Dropping it frees its code and memory."""
 
-    def __init__(self, graph: Graph, kernels: Sequence[Kernel], placement: Placement,
-                 steps: Sequence[Segment], code: _Code, shared: Engine, settings: _Settings) -> None:
+    def __init__(self, graph: Graph, code: Code, shared: Engine, settings: _Settings) -> None:
+        kernels = code.kernels
+        wave_of = waves(kernels, apart=settings.profile)
+        placement = place(graph, kernels, wave_of)
+        steps = segments(kernels, wave_of, apart=settings.profile)
         self.input_types: tuple[TensorType, ...] = graph.input_types
         self.output_types: tuple[TensorType, ...] = graph.output_types
         self.kernels: tuple[KernelInfo, ...] = tuple(_info(k) for k in kernels)
@@ -138,7 +98,7 @@ class CpuExecutable:
         self._workers = _useful_workers(kernels, steps, placement, settings.workers)
         self.device = f"cpu ({settings.isa}, {self._workers} thread{'s' if self._workers > 1 else ''})"
         stride = -(-max((k.scratch for k in kernels), default=0) // 128) * 128
-        self._frame = _frame(kernels, placement, steps, code, shared, stride, settings.profile)
+        self._frame = _frame(code, placement, steps, shared, stride, settings.profile)
         self._profile = _Profile(len(kernels), steps) if settings.profile else None
         count = len(graph.inputs) + len(graph.outputs)
         self._pack = struct.Struct(f"={count + 1}Q").pack_into
@@ -184,14 +144,15 @@ class _Profile:
         return tuple((self._sums / self._runs).tolist()) if self._runs else ()
 
 
-def _frame(kernels: Sequence[Kernel], placement: Placement, steps: Sequence[Segment], code: _Code,
-           shared: Engine, stride: int, profile: bool) -> Frame:
-    program = Program()
+def _frame(code: Code, placement: Placement, steps: Sequence[Segment], shared: Engine, stride: int,
+           profile: bool) -> Frame:
+    program, kernels = Program(), code.kernels
     positions = [program.buffers(placement.buffers(kernel)) for kernel in kernels]
     for step in steps:
         items = []
         for work in step:
-            calls = [(code.function(kernels[p.kernel], p.phase), positions[p.kernel]) for p in work.parts]
+            calls = [(code.functions[kernels[p.kernel].first + p.phase], positions[p.kernel])
+                     for p in work.parts]
             items.append(Item(tuple(calls), work.chunks))
         program.segments.append(tuple(items))
     if placement.copies:
@@ -204,7 +165,7 @@ def _frame(kernels: Sequence[Kernel], placement: Placement, steps: Sequence[Segm
                          profile)
 
 
-def _useful_workers(kernels: Sequence[Kernel], steps: Sequence[Segment], placement: Placement,
+def _useful_workers(kernels: Sequence[CompiledKernel], steps: Sequence[Segment], placement: Placement,
                     workers: int) -> int:
     """At most one worker a chunk of the widest segment, and one alone for little work."""
     copied = sum(size for *_, size in placement.copies)
@@ -214,7 +175,7 @@ def _useful_workers(kernels: Sequence[Kernel], steps: Sequence[Segment], placeme
     return max(1, min(workers, max(widest, copied // COPY_CHUNK)))
 
 
-def _info(kernel: Kernel) -> KernelInfo:
+def _info(kernel: CompiledKernel) -> KernelInfo:
     node = kernel.node
     inner = [n for region in node.op.regions() for n in region.nodes]
     names = dict.fromkeys(n.loc.node for n in (node, *inner) if n.loc.node)
@@ -226,5 +187,5 @@ def _info(kernel: Kernel) -> KernelInfo:
         nodes=tuple(names),
         flops=node.op.flops(types, results),
         bytes=sum(read.values()),
-        chunks=tuple(p.chunks for p in kernel.phases),
+        chunks=kernel.chunks,
     )
