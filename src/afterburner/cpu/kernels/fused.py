@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from math import prod
 
-from ...ir import Node, registered_ops
-from ..index import Index, Range, strides
+from ...ir import DTYPES, Graph, Node, Value, registered_ops
+from ..emitter import Emitter
+from ..index import Index, Range, refine, strides
 from ..isa import Isa
-from ..kernel import Kernel, Phase
-from .loops.body import REDUCTIONS, Space, body_of, key_of, space_of
-from .loops.expr import Elements
+from ..kernel import Kernel, Phase, Unsupported
+from .loops.body import REDUCTIONS, Space, body_of, key_of, reduction_axes, space_of
+from .loops.expr import Elements, Expr, Literal, Load, Position, Reduced, topological
 from .loops.maps import MapNest, Stored, emit_maps, plan_map
+from .loops.reducers import Reducer, reducer_of
+from .loops.reductions import ReduceEmitter, Reduction, partial_value, plan_reduction, temp_bytes
+from .loops.scan import lower_cumsum
+from .loops.values import LoopValues
 
 _MOST_BOXES = 16
 
@@ -23,8 +29,31 @@ def lower_loop(node: Node, isa: Isa) -> Kernel:
     """
     body = body_of(node)
     space = space_of(body)
-    phases = (_map_phase(body, space, isa),)
-    return Kernel(node, phases, key_of(body, isa), label=_label(node))
+    phases, temps = _phases(body, space, isa)
+    return Kernel(node, phases, key_of(body, isa), temps=temps, label=_label(node))
+
+
+def in_place_candidates(node: Node) -> list[tuple[int, int]]:
+    """(operand, result) pairs that may share one buffer: the result has the operand's size and
+    element type, and the operand is read only at the index that is written in the same step."""
+    try:
+        body = body_of(node)
+        space = space_of(body)
+        stored, others = _all_stored(body, space)
+    except Unsupported:
+        return []
+    loads: dict[int, list[Index]] = {}
+    for expr in topological([*(s.expr for s in stored), *others]):
+        if isinstance(expr, Load) and isinstance(expr.source, int):
+            loads.setdefault(expr.source, []).append(expr.index)
+    pairs = []
+    for s in stored:
+        for operand, indices in loads.items():
+            same = node.operands[operand].type.size == node.results[s.number].type.size
+            same = same and node.operands[operand].type.dtype == node.results[s.number].type.dtype
+            if same and all(i == s.index for i in indices):
+                pairs.append((operand, s.number))
+    return pairs
 
 
 def _label(node: Node) -> str:
@@ -34,30 +63,55 @@ def _label(node: Node) -> str:
     return "loop: " + " ".join(names[:6]) + (" …" if len(names) > 6 else "")
 
 
-def _map_phase(body, space: Space, isa: Isa) -> Phase:
-    nests = map_nests(body, space, isa)
-    return Phase(sum(n.chunks for n in nests), lambda e: emit_maps(e, nests))
+def _phases(body: Graph, space: Space, isa: Isa) -> tuple[tuple[Phase, ...], tuple[int, ...]]:
+    if not space.reductions:
+        return (_map_phase(map_nests(body, space, isa)),), ()
+    if prod(space.sizes) == 0:
+        return (_map_phase(_empty_nests(body, space, isa)),), ()
+    work = reduction_of(body, space)
+    nest = plan_reduction(work, isa)
+    first = Phase(nest.chunks, lambda e: ReduceEmitter(e, work, nest).emit())
+    if not nest.split:
+        return (first,), ()
+    order = [a for a in range(len(space.sizes)) if a not in space.reduced]
+    box = tuple((0, size) for size in space.sizes)
+    combine = plan_map(work.results, order, box, space.sizes, isa, 4 * nest.chunks * len(work.reducers))
+
+    def emit(e: Emitter) -> None:
+        def prepare(values: LoopValues) -> None:
+            values.reduced = partial(partial_value, e, values, work, nest.chunks)
+
+        emit_maps(e, [combine], prepare)
+
+    return (first, Phase(combine.chunks, emit)), temp_bytes(work, nest)
 
 
-def map_nests(body, space: Space, isa: Isa) -> list[MapNest]:
+def _map_phase(nests: list[MapNest]) -> Phase:
+    return Phase(max(1, sum(n.chunks for n in nests)), lambda e: emit_maps(e, nests))
+
+
+def map_nests(body: Graph, space: Space, isa: Isa) -> list[MapNest]:
     """One nest for every box in which piecewise values (pad, concat) keep to one branch."""
     if prod(space.sizes) == 0:
         return []
     order = range(len(space.sizes))
-    whole: tuple[Range, ...] = tuple((0, size) for size in space.sizes)
     return [plan_map(_stored(Elements(body, box), body, space), order, box, space.sizes, isa)
-            for box in _boxes(body, space, whole)]
+            for box in _boxes(body, space)]
 
 
-def _stored(elements: Elements, body, space: Space) -> list[Stored]:
+def _stored(elements: Elements, body: Graph, space: Space) -> list[Stored]:
     position = Index(0, strides(space.sizes))
     return [Stored(i, elements.at_linear(body.outputs[i].value, position), position) for i in space.maps]
 
 
-def _boxes(body, space: Space, whole: tuple[Range, ...]) -> list[tuple[Range, ...]]:
-    probe = Elements(body, whole)
+def _whole(sizes: tuple[int, ...]) -> tuple[Range, ...]:
+    return tuple((0, size) for size in sizes)
+
+
+def _boxes(body: Graph, space: Space) -> list[tuple[Range, ...]]:
+    probe = Elements(body, _whole(space.sizes))
     _stored(probe, body, space)
-    boxes = [whole]
+    boxes = [_whole(space.sizes)]
     for axis in sorted(probe.cuts, reverse=True):
         edges = [0, *sorted(probe.cuts[axis]), space.sizes[axis]]
         parts = list(zip(edges, edges[1:], strict=False))
@@ -67,7 +121,74 @@ def _boxes(body, space: Space, whole: tuple[Range, ...]) -> list[tuple[Range, ..
     return boxes
 
 
+def _all_stored(body: Graph, space: Space) -> tuple[list[Stored], list[Expr]]:
+    """The map outputs, and everything else that a kernel computes."""
+    if prod(space.sizes) == 0:
+        return [], []
+    if not space.reductions:
+        return _stored(Elements(body, _whole(space.sizes)), body, space), []
+    work = reduction_of(body, space)
+    return list(work.maps), [*(x for r in work.reducers for x in r.inputs), *(s.expr for s in work.results)]
+
+
+def reduction_of(body: Graph, space: Space) -> Reduction:
+    """The expressions of a body with reductions.
+
+    Raises:
+        Unsupported: a value is computed from a reduction's result in a way no epilogue can.
+    """
+    elements = Elements(body, _whole(space.sizes))
+    point = Index(0, strides(space.sizes))
+    reducers = tuple(_reducer(elements, node, point) for node in space.reductions)
+    kept = [a for a in range(len(space.sizes)) if a not in space.reduced]
+    coefs = [0] * len(space.sizes)
+    for axis, step in zip(kept, strides(tuple(space.sizes[a] for a in kept)), strict=True):
+        coefs[axis] = step
+    position = Index(0, tuple(coefs))
+    reduced = {node.results[0]: (Reduced(node.results[0].type.dtype, n, frozenset(kept)), position)
+               for n, node in enumerate(space.reductions)}
+    after = Elements(body, _whole(space.sizes), reduced)
+    work = Reduction(space.sizes, space.reduced, reducers, tuple(_stored(elements, body, space)), (), position)
+    results = []
+    for i in space.results:
+        value = body.outputs[i].value
+        if value.type.size != work.kept_points:
+            raise Unsupported("a fusion's result differs in size from its reductions")
+        results.append(Stored(i, after.at_linear(value, position), position))
+    return Reduction(work.sizes, work.reduced, reducers, work.maps, tuple(results), position)
+
+
+def _reducer(elements: Elements, node: Node, point: Index) -> Reducer:
+    operand = node.operands[0]
+    index = elements.unravel(point, operand.shape)
+    inputs = [elements.at(operand, index)]
+    if node.op.name in ("argmax", "argmin"):
+        inputs.append(Position(DTYPES["i32"], index[reduction_axes(node)[0]]))
+    return reducer_of(node, tuple(inputs))
+
+
+def _empty_nests(body: Graph, space: Space, isa: Isa) -> list[MapNest]:
+    """Reductions of nothing: their neutral elements, over the kept axes."""
+    value = body.outputs[space.results[0]].value if space.results else None
+    if value is None or value.type.size == 0:
+        return []
+    sizes = refine([value.shape])
+    position = Index(0, strides(sizes))
+    reduced = {r: (_neutral(node), position) for node in space.reductions for r in node.results}
+    elements = Elements(body, _whole(sizes), reduced)
+    stored = [Stored(i, elements.at_linear(body.outputs[i].value, position), position) for i in space.results]
+    return [plan_map(stored, range(len(sizes)), _whole(sizes), sizes, isa)]
+
+
+def _neutral(node: Node) -> Expr:
+    result: Value = node.results[0]
+    return Literal(result.type.dtype, reducer_of(node, ()).neutral)
+
+
 _SHAPE = ("constant", "iota", "broadcast", "reshape", "transpose", "slice", "pad", "concat", "reverse")
 _ELEMENTWISE = tuple(name for name, op in registered_ops().items() if op.elementwise)
 
-LOWERINGS = {name: lower_loop for name in ("fusion", *_ELEMENTWISE, *_SHAPE, *sorted(REDUCTIONS))}
+LOWERINGS = {
+    **{name: lower_loop for name in ("fusion", *_ELEMENTWISE, *_SHAPE, *sorted(REDUCTIONS))},
+    "cumsum": lower_cumsum,
+}

@@ -138,13 +138,14 @@ class Elements:
     Args:
         body: the fused graph.
         box: the range of every axis of the space.
-        reduced: expressions that stand for the results of the body's reductions.
+        reduced: for the results of the body's reductions, what stands for them and the row-major
+            position at which it does.
 
     Attributes:
         cuts: positions on each axis where a piecewise value (pad, concat) changes its branch.
     """
 
-    def __init__(self, body: Graph, box: tuple[Range, ...], reduced: Mapping[Value, Expr] | None = None) -> None:
+    def __init__(self, body: Graph, box: tuple[Range, ...], reduced: Mapping[Value, tuple[Expr, Index]] | None = None) -> None:
         self.box = box
         self.cuts: dict[int, set[int]] = {}
         self._sources = {item.value: i for i, item in enumerate(body.inputs)}
@@ -177,7 +178,10 @@ class Elements:
 
     def _lower(self, value: Value, index: tuple[Index, ...]) -> Expr:
         if value in self._reduced:
-            return self._reduced[value]
+            expr, position = self._reduced[value]
+            if self._linear(index, value.shape) != position:
+                raise Unsupported("a fusion moves elements of a reduction's result")
+            return expr
         if value in self._sources:
             return Load(value.type.dtype, self._sources[value], self._linear(index, value.shape))
         node = value.node

@@ -15,6 +15,7 @@ from .expr import Expr, topological
 from .nest import Flat, Loop, all_indices, chunks_for, flatten, merged_loops, sweep, vector_lanes
 from .values import LoopValues, Piece, Place
 
+Prepare = Callable[[LoopValues], None]
 _TILE = 1024  # elements; tiles of a cut inner loop are a multiple of this
 
 
@@ -46,15 +47,16 @@ def register_bytes(exprs: Sequence[Expr]) -> list[int]:
 
 
 def plan_map(stored: Sequence[Stored], order: Sequence[int], box: Sequence[Range], sizes: Sequence[int],
-             isa: Isa) -> MapNest:
-    """Choose loops, chunks and vector length for one box."""
+             isa: Isa, more_bytes: int = 0) -> MapNest:
+    """Choose loops, chunks and vector length for one box; a point moves ``more_bytes`` besides what
+    its expressions and outputs do."""
     exprs = topological(s.expr for s in stored)
     indices = [*all_indices(exprs), *(s.index for s in stored)]
     loops = merged_loops(order, box, sizes, indices) or [Loop((), 0, 1)]
     points = 1
     for loop in loops:
         points *= loop.trips
-    wanted = chunks_for(points, exprs, sum(s.expr.dtype.bytes for s in stored))
+    wanted = chunks_for(points, exprs, more_bytes + sum(s.expr.dtype.bytes for s in stored))
     flat, middle = flatten(loops[:-1], loops[-1], wanted, _TILE)
     lanes = vector_lanes(isa.vector_bytes, register_bytes(exprs) or [s.expr.dtype.bytes for s in stored])
     lanes = min(lanes, 1 << (loops[-1].trips.bit_length() - 1)) if loops[-1].trips else 1
@@ -62,10 +64,10 @@ def plan_map(stored: Sequence[Stored], order: Sequence[int], box: Sequence[Range
     return MapNest(tuple(stored), flat, tuple(middle), loops[-1], min(wanted, max(flat.trips, 1)), lanes, unroll)
 
 
-def emit_maps(e: Emitter, nests: Sequence[MapNest]) -> None:
-    """Emit nests whose chunks are numbered one nest after another."""
+def emit_maps(e: Emitter, nests: Sequence[MapNest], prepare: Prepare | None = None) -> None:
+    """Emit nests whose chunks are numbered one nest after another; ``prepare`` is shown their values."""
     if len(nests) == 1:
-        emit_map(e, nests[0])
+        emit_map(e, nests[0], prepare)
         return
     chunk, first = e.chunk, 0
     for nest in nests:
@@ -73,14 +75,16 @@ def emit_maps(e: Emitter, nests: Sequence[MapNest]) -> None:
                         e.b.icmp_signed("<", chunk, i64(first + nest.chunks)))
         with e.b.if_then(mine):
             e.chunk = e.b.sub(chunk, i64(first))
-            emit_map(e, nest)
+            emit_map(e, nest, prepare)
         first += nest.chunks
     e.chunk = chunk
 
 
-def emit_map(e: Emitter, nest: MapNest) -> None:
+def emit_map(e: Emitter, nest: MapNest, prepare: Prepare | None = None) -> None:
     """Emit the chunk ``e.chunk`` of a nest."""
     values = map_values(e, nest)
+    if prepare:
+        prepare(values)
     with values.enter(), counted(e, values, nest.flat, nest.chunks) as tile:
         with_loops(e, values, nest.middle, lambda: inner_loop(e, values, nest, tile))
 
@@ -92,7 +96,8 @@ def map_values(e: Emitter, nest: MapNest) -> LoopValues:
 
 
 class counted:
-    """The loop over a flat counter's share of this chunk: sets loop variables, enters the level."""
+    """The loop over a flat counter's share of this chunk (over all of it for 0 chunks): sets loop
+    variables, enters the level, yields the tile."""
 
     def __init__(self, e: Emitter, values: LoopValues, flat: Flat, chunks: int) -> None:
         self.e, self.values, self.flat, self.chunks = e, values, flat, chunks
@@ -102,7 +107,7 @@ class counted:
         e = self.e
         tile: ll.Value = i64(0)
         if self.flat.trips > 1:
-            start, stop = e.range_of_chunk(self.flat.trips, self.chunks)
+            start, stop = e.range_of_chunk(self.flat.trips, self.chunks) if self.chunks else (0, self.flat.trips)
             counter = self._stack.enter_context(e.loop(start, stop, 1, "f"))
             ivs, tile = self.flat.digits(e, counter)
         else:

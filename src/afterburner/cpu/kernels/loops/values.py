@@ -6,7 +6,7 @@ be the vector axis: what varies along it is a vector for each *piece*, a run of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -80,13 +80,17 @@ class LoopValues:
         self.vector_axis = vector[-1] if vector else -1
         self.piece: Piece | None = None
         self.iv: dict[int, ll.Value] = {}
-        self.reduced: dict[int, ll.Value] = {}
+        self.reduced: Callable[[int], ll.Value] = _no_reductions
         self._level_of_axis = {a: n for n, loops in enumerate(levels) for axes in loops for a in axes}
-        self._leads = [{axes[-1] for axes in loops} for loops in levels]
+        self._leads = [{axes[-1] for axes in loops if axes} for loops in levels]
         wanted = list(roots)
         self._order = topological(wanted)
         self._places = list(places)
         self._scopes: list[dict[Any, ll.Value]] = []
+        self._late: set[Expr] = set()
+        for expr in self._order:
+            if isinstance(expr, Reduced) or any(c in self._late for c in expr.children()):
+                self._late.add(expr)
         readers = [x for x in self._order if self.vector & x.axes]
         self._spread = {a for a in (*(a for x in readers for a in x.args), *wanted) if not self.vector & a.axes}
 
@@ -113,7 +117,7 @@ class LoopValues:
     def _prepare(self, now: int, pieces: Sequence[Piece]) -> None:
         """Compute what is fixed at level ``now`` and used further in."""
         for expr in self._order:
-            if isinstance(expr, (Literal, Reduced)) or self.level(expr.axes) != now:
+            if isinstance(expr, Literal) or expr in self._late or self.level(expr.axes) != now:
                 continue
             if not self.vector & expr.axes:
                 value = self.value(expr)
@@ -144,7 +148,11 @@ class LoopValues:
     def store(self, place: Place, value: ll.Value, expr: Expr) -> None:
         """Store the register value of ``expr``, as many lanes as it has, at ``place``."""
         raw = scalar.to_memory(self.e, value, expr.dtype)
-        self.e.store(raw, self._pointer(place, len(self._leads) - 1), expr.dtype.bytes)
+        self.e.store(raw, self.pointer(place), expr.dtype.bytes)
+
+    def pointer(self, place: Load | Place) -> ll.Value:
+        """Address of the element (of lane 0) at the current point, inside all levels."""
+        return self._pointer(place, len(self._leads) - 1)
 
     def _remember(self, key: Any, make: Any) -> ll.Value:
         for scope in reversed(self._scopes):
@@ -168,7 +176,7 @@ class LoopValues:
             case Inside():
                 return self._inside(expr, lanes)
             case Reduced():
-                return self.reduced[expr.number]
+                return self.reduced(expr.number)
             case Quotient() | Remainder():
                 return self._divided(expr, lanes)
             case Clamped():
@@ -246,15 +254,14 @@ class LoopValues:
     def _pointer(self, place: Load | Place, level: int) -> ll.Value:
         """Address of lane 0 as far as the axes of levels up to ``level`` fix it."""
         leads = self._leads[level] if level >= 0 else set()
-        moving = self.vector_axis in leads
         offset_axes = [a for a in leads if place.index.coefs[a]]
         terms = [(t, c) for t, c in place.index.terms
                  if self.level(t.axes) == level and not (self.vector & t.axes and self.lanes_now > 1)]
         below = self._pointer(place, level - 1) if level >= 0 else self._start(place)
         if not offset_axes and not terms:
             return below
-        past_vector = any(self.vector_axis in outer for outer in self._leads[:max(level, 0)])
-        piece = self.piece.name if self.piece and (moving or past_vector) else None
+        fixed = any(self.vector_axis in outer for outer in self._leads[:level + 1])
+        piece = self.piece.name if self.piece and fixed and self.vector & place.index.axes else None
         return self._remember(("ptr", place, level, piece),
                               lambda: self._advance(place, below, offset_axes, terms))
 
@@ -279,7 +286,7 @@ class LoopValues:
 
     def _load(self, load: Load, lanes: int) -> ll.Value:
         element, align = scalar.memory_type(load.dtype), load.dtype.bytes
-        pointer = self._pointer(load, len(self._leads) - 1 if self.depth else -1)
+        pointer = self._pointer(load, self.depth - 1)
         if lanes == 1:
             return self.e.load(pointer, element, align)
         type_ = ll.VectorType(element, lanes)
@@ -311,6 +318,10 @@ class LoopValues:
             one = self.e.load(address, element, load.dtype.bytes)
             result = b.insert_element(result, one, ll.Constant(I32, lane))
         return result
+
+
+def _no_reductions(number: int) -> ll.Value:
+    raise AssertionError(f"reduction {number} is not known here")
 
 
 def table(e: Emitter, array: np.ndarray) -> ll.Value:

@@ -1,0 +1,437 @@
+"""Kernels that combine elements along axes, possibly with map outputs over the same space.
+
+Where the innermost axis is reduced, its vectors go to several accumulators (*rows*); where it is
+kept, a block of columns is held in registers while the rows go by (*columns*). If the kept axes do
+not give enough work to share, the outermost reduced loop is cut into chunks, whose states are stored
+and combined in order by a second phase.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from llvmlite import ir as ll
+
+from ...emitter import Emitter, i64
+from ...index import Index
+from ...isa import Isa
+from ...scalar import memory_type
+from .expr import topological
+from .maps import Stored, counted, register_bytes, tile_range
+from .nest import Flat, Loop, all_indices, chunks_for, flatten, merged_loops, tail_pieces, vector_lanes
+from .reducers import Reducer, Slots, State
+from .values import LoopValues, Piece, Place
+
+_RUN = 256  # turns after which a float accumulator is emptied into the next, so that errors stay small
+_LEAST_ROWS = 16
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """What a reduction kernel computes.
+
+    Attributes:
+        sizes: extents of the space.
+        reduced: its reduced axes.
+        reducers: the reductions.
+        maps: outputs with an element a point.
+        results: outputs computed from the reductions, over the kept axes.
+        position: row-major index over the kept axes.
+    """
+
+    sizes: tuple[int, ...]
+    reduced: frozenset[int]
+    reducers: tuple[Reducer, ...]
+    maps: tuple[Stored, ...]
+    results: tuple[Stored, ...]
+    position: Index
+
+    @property
+    def kept_points(self) -> int:
+        count = 1
+        for axis, size in enumerate(self.sizes):
+            count *= 1 if axis in self.reduced else size
+        return count
+
+
+@dataclass(frozen=True)
+class ReduceNest:
+    """The loops of a reduction.
+
+    Attributes:
+        columns: whether the innermost axis is kept.
+        flat: the kept loops (without the vector one for columns) as one counter.
+        inner_kept: the vector loop of columns.
+        reduced: the reduced loops, outermost first; the last is the vector loop of rows.
+        chunks: of the first phase.
+        split: whether chunks cut the outermost reduced loop and leave partial states.
+        lanes: of a full vector.
+        block: vectors of a column block, or accumulators of a row.
+    """
+
+    columns: bool
+    flat: Flat
+    inner_kept: Loop
+    reduced: tuple[Loop, ...]
+    chunks: int
+    split: bool
+    lanes: int
+    block: int
+
+
+def plan_reduction(work: Reduction, isa: Isa) -> ReduceNest:
+    """Choose loops, chunks and vector length."""
+    roots = [*(x for r in work.reducers for x in r.inputs), *(s.expr for s in work.maps)]
+    exprs = topological(roots)
+    box = [(0, size) for size in work.sizes]
+    indices = [*all_indices(exprs), *(s.index for s in work.maps), work.position,
+               *all_indices(topological(s.expr for s in work.results))]
+    kept_axes = [a for a in range(len(work.sizes)) if a not in work.reduced]
+    kept = merged_loops(kept_axes, box, work.sizes, indices)
+    reduced = merged_loops(sorted(work.reduced), box, work.sizes, indices) or [Loop((), 0, 1)]
+    points = 1
+    for size in work.sizes:
+        points *= size
+    wanted = chunks_for(points, exprs, sum(s.expr.dtype.bytes for s in work.maps))
+    lanes = vector_lanes(isa.vector_bytes, register_bytes(exprs) or [4])
+    states = sum(len(r.stored) for r in work.reducers)
+    most = max(1, (8 if isa.registers < 32 else 16) // states)
+    columns = bool(work.sizes) and len(work.sizes) - 1 not in work.reduced
+    if columns:
+        return _plan_columns(kept, reduced, wanted, lanes, min(most, 8))
+    heavy = len(exprs) > 40
+    return _plan_rows(kept, reduced, wanted, lanes, 2 if heavy else min(most, 4))
+
+
+def _plan_columns(kept: list[Loop], reduced: list[Loop], wanted: int, lanes: int, block: int) -> ReduceNest:
+    outer, inner = kept[:-1], kept[-1]
+    lanes = min(lanes, 1 << (inner.trips.bit_length() - 1))
+    outer_count = 1
+    for loop in outer:
+        outer_count *= loop.trips
+    units = outer_count * -(-inner.trips // (lanes * block))
+    pieces = min(wanted, reduced[0].trips // _LEAST_ROWS)
+    if units < 4 * wanted and pieces > units:
+        return ReduceNest(True, Flat(tuple(outer)), inner, tuple(reduced), pieces, True, lanes, block)
+    flat, middle = flatten(outer, inner, wanted, lanes * block)
+    flat = Flat((*flat.loops, *middle), flat.tiles, flat.tile)
+    chunks = min(wanted, flat.trips)
+    return ReduceNest(True, flat, inner, tuple(reduced), chunks, False, lanes, block)
+
+
+def _plan_rows(kept: list[Loop], reduced: list[Loop], wanted: int, lanes: int, block: int) -> ReduceNest:
+    inner = reduced[-1]
+    lanes = min(lanes, 1 << (inner.trips.bit_length() - 1))
+    flat = Flat(tuple(kept))
+    nothing = Loop((), 0, 1)
+    outermost = reduced[0]
+    step = lanes * block if len(reduced) == 1 else 1
+    pieces = min(wanted, -(-outermost.trips // (step * _LEAST_ROWS)))
+    if flat.trips < wanted and pieces > flat.trips:
+        return ReduceNest(False, flat, nothing, tuple(reduced), pieces, True, lanes, block)
+    return ReduceNest(False, flat, nothing, tuple(reduced), min(wanted, flat.trips), False, lanes, block)
+
+
+class ReduceEmitter:
+    """Emits the first (or only) phase of a reduction."""
+
+    def __init__(self, e: Emitter, work: Reduction, nest: ReduceNest) -> None:
+        self.e, self.work, self.nest = e, work, nest
+        self.inputs = [r.inputs for r in work.reducers]
+        roots = [*(x for r in work.reducers for x in r.inputs), *(s.expr for s in work.maps)]
+        self.places = [Place(e.result(s.number), s.index, s.expr.dtype) for s in work.maps]
+        kept: list[list[tuple[int, ...]]] = [[loop.axes for loop in nest.flat.loops]]
+        vector = nest.inner_kept.axes if nest.columns else nest.reduced[-1].axes
+        if nest.columns:
+            kept.append([nest.inner_kept.axes])
+        levels = [*kept, *([loop.axes] for loop in nest.reduced)]
+        self.values = LoopValues(e, roots, self.places, levels, vector, nest.lanes)
+        self.partials: list[Place] = []
+        results: Sequence[Stored] = () if nest.split else work.results
+        self.targets = [Place(e.result(s.number), s.index, s.expr.dtype) for s in results]
+        if nest.split:
+            self.partials = self._partial_places()
+        kept_vector = nest.inner_kept.axes if nest.columns else ()
+        self.after = LoopValues(e, [s.expr for s in results], [*self.targets, *self.partials], kept, kept_vector,
+                                nest.lanes)
+
+    def _partial_places(self) -> list[Place]:
+        places, temp = [], 0
+        offset = self.e.b.mul(self.e.chunk, i64(self.work.kept_points))
+        for reducer in self.work.reducers:
+            for dtype in reducer.stored:
+                base = self.e.at(self.e.temp(temp), offset, memory_type(dtype))
+                places.append(Place(base, self.work.position, dtype))
+                temp += 1
+        return places
+
+    def emit(self) -> None:
+        """The whole phase."""
+        nest = self.nest
+        with self.values.enter(), self.after.enter():
+            chunks = 0 if nest.split else nest.chunks
+            with counted(self.e, self.values, nest.flat, chunks) as tile:
+                self.after.iv.update(self.values.iv)
+                with self.after.enter():
+                    if nest.columns:
+                        self._columns(tile)
+                    else:
+                        self._row()
+
+    # rows: the innermost axis is reduced
+
+    def _row(self) -> None:
+        inner = self.nest.reduced[-1]
+        cut = self.nest.split and len(self.nest.reduced) == 1
+        slots = Slots(self.e, self.work.reducers, self._row_slots(inner.trips, cut))
+        states = self._reduce(0, slots, slots.identity(), lambda s: self._sweep_row(slots, s, cut))
+        self._finish(slots.total(states), None)
+
+    def _row_slots(self, length: int, cut: bool) -> list[int]:
+        lanes, block = self.nest.lanes, self.nest.block
+        full = length // lanes
+        slots = [lanes] * max(1, min(block, full))
+        rest = length % lanes
+        if not rest:
+            return slots
+        pieces = tail_pieces(rest, lanes)
+        if cut or _scalar_tail(length, lanes):
+            return [*slots, 1]
+        return [*slots, *(width for _, width in pieces)]
+
+    def _reduce(self, depth: int, slots: Slots, states: State, innermost: Callable[[State], State]) -> State:
+        """The reduced loops from ``depth`` on, the last left to ``innermost``."""
+        loops = self.nest.reduced
+        if depth == len(loops) - 1:
+            return innermost(states)
+        start, stop = self._reduced_range(depth, 1)
+
+        def turn(iv: ll.Value, current: State) -> State:
+            self.values.iv[loops[depth].lead] = iv
+            with self.values.enter():
+                fresh = self._reduce(depth + 1, slots, slots.identity(), innermost)
+            return slots.merge(current, fresh)
+
+        return self._carried(slots, start, stop, 1, states, turn)
+
+    def _reduced_range(self, depth: int, multiple: int) -> tuple[ll.Value | int, ll.Value | int]:
+        loop = self.nest.reduced[depth]
+        if not self.nest.split or depth:
+            return loop.first, loop.end
+        per = -(-loop.trips // multiple)
+        start, stop = self.e.range_of_chunk(per, self.nest.chunks)
+        if multiple == 1:
+            return start, stop
+        start, stop = (self.e.b.mul(v, i64(multiple)) for v in (start, stop))
+        inside = self.e.b.icmp_signed("<", stop, i64(loop.end))
+        return start, self.e.b.select(inside, stop, i64(loop.end))
+
+    def _carried(self, slots: Slots, start: ll.Value | int, stop: ll.Value | int, step: int, states: State,
+                 turn: Callable[[ll.Value, State], State]) -> State:
+        """A loop over ``states``; runs of inexact sums are emptied into a second accumulator."""
+        e = self.e
+        known = isinstance(start, int) and isinstance(stop, int)
+        short = known and stop - start <= 2 * _RUN * step  # type: ignore[operator]
+        if short or not any(r.inexact for r in slots.reducers):
+            with e.loop_carried(start, stop, step, states, "r") as (iv, current, following):
+                following[:] = turn(iv, current)
+            return following
+        with e.loop_carried(start, stop, step * _RUN, states, "run") as (first, current, following):
+            stop_ = i64(stop) if isinstance(stop, int) else stop
+            last = e.b.add(first, i64(step * _RUN))
+            last = e.b.select(e.b.icmp_signed("<", last, stop_), last, stop_)
+            with e.loop_carried(first, last, step, slots.identity(), "r") as (iv, inner, after):
+                after[:] = turn(iv, inner)
+            following[:] = slots.merge(current, after)
+        return following
+
+    def _sweep_row(self, slots: Slots, states: State, cut: bool) -> State:
+        """The innermost reduced loop, its vectors dealt to the slots in turn."""
+        e, lanes, inner = self.e, self.nest.lanes, self.nest.reduced[-1]
+        vectors = [n for n, width in enumerate(slots.lanes) if width == lanes and n < self.nest.block]
+        block = lanes * len(vectors)
+
+        def turn(at: ll.Value, current: State) -> State:
+            for n in vectors:
+                current = self._row_step(slots, current, n, e.b.add(at, i64(n * lanes)) if n else at)
+            return current
+
+        if not cut:
+            return self._sweep_known(slots, states, vectors, turn, inner)
+        start, stop = self._reduced_range(len(self.nest.reduced) - 1, block)
+        assert isinstance(start, ll.Value) and isinstance(stop, ll.Value)
+        length = e.b.sub(stop, start)
+        whole = e.b.add(start, e.b.sub(length, e.b.urem(length, i64(block))))
+        states = self._carried(slots, start, whole, block, states, turn)
+        if inner.trips % block == 0:
+            return states
+        full = e.b.add(start, e.b.and_(length, i64(-lanes)))
+        with e.loop_carried(whole, full, lanes, states, "v") as (at, current, following):
+            following[:] = self._row_step(slots, current, 0, at)
+        if inner.trips % lanes == 0:
+            return following
+        return self._scalar_run(slots, following, full, stop)
+
+    def _scalar_run(self, slots: Slots, states: State, start: ll.Value | int, stop: ll.Value | int) -> State:
+        last = len(slots.lanes) - 1
+        with self.e.loop_carried(start, stop, 1, states, "s") as (at, current, following):
+            following[:] = self._row_step(slots, current, last, at)
+        return following
+
+    def _sweep_known(self, slots: Slots, states: State, vectors: list[int],
+                     turn: Callable[[ll.Value, State], State], inner: Loop) -> State:
+        lanes = self.nest.lanes
+        block = lanes * len(vectors)
+        at = inner.first + inner.trips // block * block
+        if at - inner.first == block:
+            states = turn(i64(inner.first), states)
+        elif at > inner.first:
+            states = self._carried(slots, inner.first, at, block, states, turn)
+        slot = 0
+        while inner.end - at >= lanes:
+            states = self._row_step(slots, states, slot, i64(at))
+            at, slot = at + lanes, slot + 1
+        if _scalar_tail(inner.trips, lanes):
+            return self._scalar_run(slots, states, at, inner.end)
+        for n, (offset, _) in enumerate(tail_pieces(inner.end - at, lanes)):
+            states = self._row_step(slots, states, len(vectors) + n, i64(at + offset))
+        return states
+
+    def _row_step(self, slots: Slots, states: State, slot: int, at: ll.Value) -> State:
+        piece = Piece(slot, slots.lanes[slot], at)
+        self.values.piece = piece
+        with self.values.enter([piece]):
+            return self._point(slots, states, slot, piece.lanes)
+
+    def _point(self, slots: Slots, states: State, slot: int, lanes: int) -> State:
+        """One element in every lane of the current piece: feed the reductions, store the maps."""
+        values = [[self.values.value(x, lanes) for x in inputs] for inputs in self.inputs]
+        computed = [self.values.value(s.expr, lanes) for s in self.work.maps]
+        for s, place, value in zip(self.work.maps, self.places, computed, strict=True):
+            self.values.store(place, value, s.expr)
+        return slots.step(states, slot, values)
+
+    # columns: the innermost axis is kept
+
+    def _columns(self, tile: ll.Value) -> None:
+        nest, e = self.nest, self.e
+        width = nest.lanes * nest.block
+        start, stop = tile_range(e, nest.flat, nest.inner_kept, tile)
+        full = nest.inner_kept.trips // width
+        rest = nest.inner_kept.trips % width
+        if full == 1 and nest.flat.tiles == 1:
+            self._block(i64(0), [(n * nest.lanes, nest.lanes) for n in range(nest.block)])
+        elif full:
+            last = i64(full * width)
+            end = last if isinstance(stop, int) else e.b.select(e.b.icmp_signed("<", stop, last), stop, last)
+            with e.loop(start, end, width, "c") as at:
+                self._block(at, [(n * nest.lanes, nest.lanes) for n in range(nest.block)])
+        if not rest:
+            return
+        at = full * width
+        pieces = [(offset, nest.lanes) for offset in range(0, rest - nest.lanes + 1, nest.lanes)]
+        covered = len(pieces) * nest.lanes
+        pieces += [(covered + offset, lanes) for offset, lanes in tail_pieces(rest - covered, nest.lanes)]
+        if isinstance(stop, int):
+            self._block(i64(at), pieces)
+            return
+        with e.b.if_then(e.b.icmp_signed("==", stop, i64(nest.inner_kept.end))):
+            self._block(i64(at), pieces)
+
+    def _block(self, start: ll.Value, spans: list[tuple[int, int]]) -> None:
+        """All rows of a block of columns: ``spans`` are (offset, lanes) within it."""
+        e, nest = self.e, self.nest
+        rows = max(1, min(4, nest.block // len(spans)))
+        pieces = [Piece(n, lanes, e.b.add(start, i64(offset)) if offset else start)
+                  for n, (offset, lanes) in enumerate(spans)]
+        slots = Slots(e, self.work.reducers, [p.lanes for p in pieces] * rows)
+        with self.values.enter(pieces):
+            states = self._reduce(0, slots, slots.identity(), lambda s: self._rows(slots, s, pieces, rows))
+        with self.after.enter(pieces):
+            for piece in pieces:
+                mine = range(piece.name, len(slots.lanes), len(pieces))
+                self._finish(slots.joined(states, list(mine)), piece)
+
+    def _rows(self, slots: Slots, states: State, pieces: list[Piece], unroll: int) -> State:
+        """The innermost reduced loop, ``unroll`` rows a turn."""
+        depth = len(self.nest.reduced) - 1
+        start, stop = self._reduced_range(depth, 1)
+        e, lead = self.e, self.nest.reduced[depth].axes
+
+        def row(at: ll.Value, current: State, n: int) -> State:
+            if lead:
+                self.values.iv[lead[-1]] = at
+            with self.values.enter():
+                for piece in pieces:
+                    self.values.piece = piece
+                    current = self._point(slots, current, n * len(pieces) + piece.name, piece.lanes)
+            return current
+
+        def turn(at: ll.Value, current: State) -> State:
+            for n in range(unroll):
+                current = row(e.b.add(at, i64(n)) if n else at, current, n)
+            return current
+
+        if unroll == 1:
+            return self._carried(slots, start, stop, 1, states, turn)
+        if isinstance(start, int) and isinstance(stop, int):
+            whole: ll.Value | int = start + (stop - start) // unroll * unroll
+        else:
+            length = e.b.sub(stop, start)
+            whole = e.b.add(start, e.b.sub(length, e.b.urem(length, i64(unroll))))
+        states = self._carried(slots, start, whole, unroll, states, turn)
+        if isinstance(whole, int) and whole == stop:
+            return states
+        with e.loop_carried(whole, stop, 1, states, "rest") as (at, current, following):
+            following[:] = row(at, current, 0)
+        return following
+
+    # results
+
+    def _finish(self, states: list[State], piece: Piece | None) -> None:
+        """Store the states, or the results computed from them."""
+        self.after.piece = piece
+        if self.nest.split:
+            flat = [v for state in states for v in state]
+            for place, value in zip(self.partials, flat, strict=True):
+                self.e.store(value, self.after.pointer(place), place.dtype.bytes)
+            return
+        finished = [r.finish(self.e, s) for r, s in zip(self.work.reducers, states, strict=True)]
+        self.after.reduced = lambda number: finished[number]
+        lanes = piece.lanes if piece else 1
+        computed = [self.after.value(s.expr, lanes) for s in self.work.results]
+        for s, place, value in zip(self.work.results, self.targets, computed, strict=True):
+            self.after.store(place, value, s.expr)
+
+
+def _scalar_tail(length: int, lanes: int) -> bool:
+    """Whether a row's last elements are done one by one: many odd pieces of a long row."""
+    return len(tail_pieces(length % lanes, lanes)) > 2 and length > 32 * lanes
+
+
+def partial_value(e: Emitter, values: LoopValues, work: Reduction, chunks: int, number: int) -> ll.Value:
+    """Result of reduction ``number`` at the current point of the second phase: the chunks' states,
+    combined in order."""
+    reducer = work.reducers[number]
+    first = sum(len(r.stored) for r in work.reducers[:number])
+    lanes = values.piece.lanes if values.piece and values.vector else 1
+    starts = [values.pointer(Place(e.temp(first + n), work.position, dtype))
+              for n, dtype in enumerate(reducer.stored)]
+    with e.loop_carried(0, chunks, 1, reducer.identity(lanes), "p") as (chunk, current, following):
+        offset = e.b.mul(chunk, i64(work.kept_points))
+        loaded = []
+        for start, dtype in zip(starts, reducer.stored, strict=True):
+            element = memory_type(dtype)
+            type_ = ll.VectorType(element, lanes) if lanes > 1 else element
+            loaded.append(e.load(e.at(start, offset, element), type_, dtype.bytes))
+        following[:] = reducer.merge(e, current, loaded)
+    return reducer.finish(e, following)
+
+
+def temp_bytes(work: Reduction, nest: ReduceNest) -> tuple[int, ...]:
+    """Sizes of the buffers for partial states."""
+    if not nest.split:
+        return ()
+    return tuple(nest.chunks * work.kept_points * d.bytes for r in work.reducers for d in r.stored)
+
