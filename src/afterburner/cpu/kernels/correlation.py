@@ -23,6 +23,7 @@ from .gemm import (
     accumulate,
     larger,
     range_of_part,
+    shaped,
     smaller,
     zeros,
 )
@@ -287,11 +288,11 @@ class Correlator:
         with e.loop_carried(first, end, 1, flat, "i") as (i, now, after):
             a = e.at(origin, e.b.mul(i, i64(row_step)), self.num.element)
             b = e.at(packed, e.b.mul(i, i64(run * taps.count)), self.num.element)
-            tile = _shaped(now, width)
+            tile = shaped(now, width)
             for low, high, active in _segments(masks):
                 tile = self._segment(e, tile, a, b, low, high, active, run)
             after[:] = [v for row in tile for v in row]
-        return _shaped(after, width)
+        return shaped(after, width)
 
     def _segment(self, e: Emitter, tile: Tile, a: ll.Value, b: ll.Value, low: int, high: int,
                  active: tuple[int, ...], run: int) -> Tile:
@@ -306,17 +307,13 @@ class Correlator:
         with e.loop_carried(low, high, 1, flat, "j") as (j, now, after):
             at = e.at(a, e.b.mul(j, i64(taps.offset_step * c.pixel)), self.num.element)
             columns = self._columns(e.at(b, e.b.mul(j, i64(run)), self.num.element), width)
-            tile = accumulate(e, self.num, _shaped(now, width), Rows(at, pixels, 1), columns, c.depth, active)
+            tile = accumulate(e, self.num, shaped(now, width), Rows(at, pixels, 1), columns, c.depth, active)
             after[:] = [v for row in tile for v in row]
-        return _shaped(after, width)
+        return shaped(after, width)
 
     def _columns(self, base: ll.Value, width: int) -> Columns:
         lanes = self.num.lanes
         return Columns(base, [v * lanes for v in range(width)], width * lanes, lanes, lanes * self.num.bytes)
-
-
-def _shaped(flat: list[ll.Value], width: int) -> Tile:
-    return [flat[i: i + width] for i in range(0, len(flat), width)]
 
 
 def _segments(masks: tuple[tuple[int, ...], ...]) -> list[tuple[int, int, tuple[int, ...]]]:

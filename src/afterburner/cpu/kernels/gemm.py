@@ -246,6 +246,11 @@ def zeros(num: Numeric, rows: int, vectors: int) -> Tile:
     return [[num.zero] * vectors for _ in range(rows)]
 
 
+def shaped(flat: list[ll.Value], width: int) -> Tile:
+    """Accumulators in one list as rows of ``width``."""
+    return [flat[i: i + width] for i in range(0, len(flat), width)]
+
+
 def accumulate(e: Emitter, num: Numeric, tile: Tile, a: Rows, b: Columns, steps: ll.Value | int,
                active: Sequence[int] | None = None, unroll: int = 1) -> Tile:
     """``tile[r][v] += sum over steps of A[r] * B[v]``, rows not in ``active`` left alone.

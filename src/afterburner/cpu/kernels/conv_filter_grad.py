@@ -1,0 +1,342 @@
+"""Gradient of a convolution with respect to its filter: a product of input and output pixels.
+
+A register tile holds the gradients of some input channels (or, where channels are few, of adjacent elements
+of a filter row) by some registers of output channels for one filter tap, summed over a unit of output pixels.
+Both operands of a unit are copied to scratch in the order in which tiles read them. Where the gradient is
+small, parts of the pixels have private sums that a second phase adds in a fixed order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+
+from llvmlite import ir as ll
+
+from ...ir import Node
+from ...ir.ops.conv import Conv2dFilterGrad
+from ..emitter import Emitter, const, i64, stored_type
+from ..isa import Isa
+from ..kernel import Kernel, Phase
+from .gemm import (
+    Columns,
+    Cut,
+    Numeric,
+    Rows,
+    Tile,
+    accumulate,
+    choose_tile,
+    is_half,
+    kernel_key,
+    larger,
+    load_lanes,
+    numeric,
+    range_of_part,
+    shaped,
+    smaller,
+    store_lanes,
+    zeros,
+)
+from .matmul import combine_phase, zero_kernel
+from .packing import copy_rows, pack_columns
+
+_CHUNK_CYCLES = 60_000  # about 20 us: less does not pay for meeting at a barrier
+_MOST_CHUNKS = 32
+_FEW_CHANNELS = 3  # so few that a tile takes neighbouring taps of a filter row as well
+_UNIT = 192  # output pixels whose packed panel stays in a first-level cache
+_LONG_UNIT = 800  # where the gradient is large, to read and write it less often
+_SMALL_SUMS = 128 << 10  # bytes of sums that stay in the second-level cache
+_COPIES = 4 << 20  # bytes of private sums
+
+
+@dataclass(frozen=True)
+class FilterGrad:
+    """Sizes of the operation and of the pieces it is cut in.
+
+    Attributes:
+        op, x, dy: the operation and its operand shapes.
+        merged: tile rows run over (filter column, channel), not over channels only.
+        tiles: cut of the tile rows.
+        panels: cut of a group's output channels, in registers.
+        unit: (images, rows) of one unit; several images only where rows are all.
+        parts: chunks along (units, panels, tiles).
+    """
+
+    op: Conv2dFilterGrad
+    x: tuple[int, ...]
+    dy: tuple[int, ...]
+    merged: bool
+    tiles: Cut
+    panels: Cut
+    unit: tuple[int, int]
+    parts: tuple[int, int, int]
+
+    @property
+    def row_blocks(self) -> int:
+        return -(-self.dy[1] // self.unit[1])
+
+    @property
+    def units(self) -> int:
+        return -(-self.x[0] // self.unit[0]) * self.row_blocks
+
+    @property
+    def unit_pixels(self) -> int:
+        return self.unit[0] * self.unit[1] * self.dy[2]
+
+    @property
+    def input_rows(self) -> int:
+        """Input rows that a unit reads of one image, at most."""
+        span = (self.unit[1] - 1) * self.op.strides[0] + (self.op.filter_shape[0] - 1) * self.op.dilation[0] + 1
+        return min(span, self.x[1])
+
+    @property
+    def input_columns(self) -> int:
+        """Columns of the copied input; with its borders where filter columns are merged."""
+        return self.x[2] + (sum(self.op.padding[1]) if self.merged else 0)
+
+    @property
+    def sums(self) -> int:
+        return prod(self.op.filter_shape)
+
+
+def plan_of(op: Conv2dFilterGrad, x: tuple[int, ...], dy: tuple[int, ...], num: Numeric, isa: Isa) -> FilterGrad:
+    """Tiles, units and chunks, from the sizes alone."""
+    kh, kw, depth, outputs = op.filter_shape
+    width = outputs // op.groups
+    merged = depth <= _FEW_CHANNELS and op.groups == 1 and op.dilation[1] == 1
+    tiles, panels = choose_tile(depth * kw if merged else depth, -(-width // num.lanes), isa)
+    cycles = prod(dy) * kh * kw * depth / num.lanes / 2
+    wanted = int(max(1, min(_MOST_CHUNKS, cycles // _CHUNK_CYCLES)))
+    size = prod(op.filter_shape) * num.bytes
+    copies = int(max(1, min(wanted, _COPIES // size, cycles / size / 4)))
+    across = min(-(-wanted // copies), max(1, panels.parts * op.groups // 2))
+    down = min(-(-wanted // (copies * across)), tiles.parts)
+    pixels = _UNIT if size // (across * down) <= _SMALL_SUMS else _LONG_UNIT
+    image = dy[1] * dy[2]
+    if image <= pixels:
+        unit = (max(1, min(x[0] // copies, pixels // image)), dy[1])
+    else:
+        rows = max(1, pixels // dy[2])
+        unit = (1, -(-dy[1] // -(-dy[1] // rows)))
+    found = FilterGrad(op, x, dy, merged, tiles, panels, unit, (1, across, down))
+    return FilterGrad(op, x, dy, merged, tiles, panels, unit, (min(copies, found.units), across, down))
+
+
+class FilterGradient:
+    """Emits the main phase."""
+
+    def __init__(self, f: FilterGrad, num: Numeric, stored: ll.Type, partial: bool) -> None:
+        self.f, self.num, self.stored, self.partial = f, num, stored, partial
+        groups, lanes = f.op.groups, num.lanes
+        self.depth, self.width = f.op.filter_shape[2], f.op.filter_shape[3] // groups
+        self.slot = f.unit_pixels * f.panels.widest * lanes
+        per_part = min(-(-f.panels.parts * groups // f.parts[1]), f.panels.parts)
+        self.input_at = self.slot * per_part
+        channels = self.depth if f.merged else f.tiles.widest
+        self.scratch = (self.input_at + f.unit[0] * f.input_rows * f.input_columns * channels) * num.bytes
+        self.tail = self.width - (-(-self.width // lanes) - 1) * lanes
+
+    def emit(self, e: Emitter) -> None:
+        """The code of one chunk."""
+        f = self.f
+        rest, down = e.b.udiv(e.chunk, i64(f.parts[2])), e.b.urem(e.chunk, i64(f.parts[2]))
+        unit_part, across = e.b.udiv(rest, i64(f.parts[1])), e.b.urem(rest, i64(f.parts[1]))
+        first, end = range_of_part(e, unit_part, f.units, f.parts[0])
+        self.tile_range = range_of_part(e, down, f.tiles.parts, f.parts[2])
+        panel_range = range_of_part(e, across, f.panels.parts * f.op.groups, f.parts[1])
+        self.target = e.result(0)
+        if self.partial:
+            self.target = e.at(e.temp(0), e.b.mul(unit_part, i64(f.sums)), self.num.element)
+        with e.loop(first, end, name="unit") as unit:
+            again = e.b.icmp_signed(">", unit, first)
+            for group, low, high in self._groups(e, *panel_range):
+                self.first_panel, self.end_panel = low, high
+                self._unit(e, unit, group, again)
+
+    def _groups(self, e: Emitter, first: ll.Value, end: ll.Value) -> Iterator[tuple[ll.Value, ll.Value, ll.Value]]:
+        parts = self.f.panels.parts
+        if self.f.op.groups == 1:
+            yield i64(0), first, end
+            return
+        stop = e.b.udiv(e.b.add(end, i64(parts - 1)), i64(parts))
+        with e.loop(e.b.udiv(first, i64(parts)), stop, name="group") as group:
+            start = e.b.mul(group, i64(parts))
+            yield (group, larger(e, e.b.sub(first, start), i64(0)),
+                   smaller(e, e.b.sub(end, start), i64(parts)))
+
+    def _panels(self, e: Emitter) -> Iterator[tuple[int, ll.Value, ll.Value, int]]:
+        """Loops over this chunk's panels: (registers, packed panel, first channel, lanes of the last register)."""
+        cut, lanes = self.f.panels, self.num.lanes
+        for width, low, high in cut.spans():
+            odd = int(self.tail < lanes and high == cut.parts)
+            for start, stop, last in ((low, high - odd, lanes), (high - odd, high, self.tail)):
+                if start == stop:
+                    continue
+                with e.loop(larger(e, self.first_panel, i64(start)), smaller(e, self.end_panel, i64(stop)),
+                            name="panel") as panel:
+                    slot = e.b.mul(e.b.sub(panel, self.first_panel), i64(self.slot))
+                    yield (width, e.at(e.scratch, slot, self.num.element),
+                           e.b.mul(cut.start(e, panel), i64(lanes)), last)
+
+    def _unit(self, e: Emitter, unit: ll.Value, group: ll.Value, again: ll.Value) -> None:
+        f, op = self.f, self.f.op
+        image = e.b.mul(e.b.udiv(unit, i64(f.row_blocks)), i64(f.unit[0]))
+        self.images = smaller(e, i64(f.unit[0]), e.b.sub(i64(f.x[0]), image))
+        self.first_row = e.b.mul(e.b.urem(unit, i64(f.row_blocks)), i64(f.unit[1]))
+        self.end_row = smaller(e, i64(f.dy[1]), e.b.add(self.first_row, i64(f.unit[1])))
+        top = e.b.sub(e.b.mul(self.first_row, i64(op.strides[0])), i64(op.padding[0][0]))
+        self.top = larger(e, i64(0), top)
+        reach = (op.filter_shape[0] - 1) * op.dilation[0] + 1 - op.padding[0][0]
+        bottom = e.b.add(e.b.mul(e.b.sub(self.end_row, i64(1)), i64(op.strides[0])), i64(reach))
+        self.bottom = smaller(e, i64(f.x[1]), bottom)
+        self._pack_outputs(e, image, group)
+        if f.merged:
+            self._pack_input(e, image, group, i64(0), self.depth)
+        for height, _, row in f.tiles.walk(e, *self.tile_range):
+            if not f.merged:
+                self._pack_input(e, image, group, row, height)
+            self._taps(e, height, row, group, again)
+
+    def _pack_outputs(self, e: Emitter, image: ll.Value, group: ll.Value) -> None:
+        """This unit's pixels of dy, panel by panel."""
+        _, height, width, channels = self.f.dy
+        pixel = e.b.mul(e.b.add(e.b.mul(image, i64(height)), self.first_row), i64(width))
+        rows = e.b.sub(self.end_row, self.first_row)
+        count = e.b.mul(e.b.mul(self.images, rows), i64(width))
+        base = e.b.add(e.b.mul(pixel, i64(channels)), e.b.mul(group, i64(self.width)))
+        for registers, packed, channel, last in self._panels(e):
+            source = e.at(e.operand(1), e.b.add(base, channel), self.stored)
+            pack_columns(e, self.num, source, channels, count, packed, registers, last, self.stored)
+
+    def _pack_input(self, e: Emitter, image: ll.Value, group: ll.Value, channel: ll.Value, channels: int) -> None:
+        """The rows of x that this unit reads, ``channels`` of them, one after another."""
+        f, (_, height, width, all_channels) = self.f, self.f.x
+        line, border = f.input_columns * channels, f.op.padding[1][0] * channels if f.merged else 0
+        with e.loop(0, self.images, name="image") as i, e.loop(self.top, self.bottom, name="line") as y:
+            at = e.b.add(e.b.mul(i, i64(f.input_rows)), e.b.sub(y, self.top))
+            target = e.at(self._input(e), e.b.mul(at, i64(line)), self.num.element)
+            row = e.b.add(e.b.mul(e.b.add(image, i), i64(height)), y)
+            inside = e.b.add(e.b.mul(group, i64(self.depth)), channel)
+            source = e.at(e.operand(0), e.b.add(e.b.mul(row, i64(width * all_channels)), inside), self.stored)
+            if f.merged:
+                self._clear(e, target, border)
+                copy_rows(e, self.num, source, 0, e.at(target, border, self.num.element), 0, 1, width * channels,
+                          self.stored)
+                used = border + width * channels
+                self._clear(e, e.at(target, used, self.num.element), line - used)
+            else:
+                with e.loop_carried(0, width, 1, [source, target], "pixel") as (_, now, after):
+                    self._copy_pixel(e, now[0], now[1], channels)
+                    after[:] = [e.at(now[0], all_channels, self.stored), e.at(now[1], channels, self.num.element)]
+
+    def _clear(self, e: Emitter, target: ll.Value, count: int) -> None:
+        with e.loop(0, count, name="border") as i:
+            e.store(const(self.num.element, 0.0), e.at(target, i, self.num.element), self.num.bytes)
+
+    def _copy_pixel(self, e: Emitter, source: ll.Value, target: ll.Value, channels: int) -> None:
+        for at in range(0, channels, self.num.lanes):
+            lanes = min(self.num.lanes, channels - at)
+            value = load_lanes(e, e.at(source, at, self.stored), self.num, lanes, self.stored)
+            store_lanes(e, value, e.at(target, at, self.num.element), self.num, lanes)
+
+    def _input(self, e: Emitter) -> ll.Value:
+        return e.at(e.scratch, self.input_at, self.num.element)
+
+    def _taps(self, e: Emitter, height: int, row: ll.Value, group: ll.Value, again: ll.Value) -> None:
+        f, op = self.f, self.f.op
+        kh, kw, depth, outputs = op.filter_shape
+        columns = 1 if f.merged else kw
+        with e.loop(0, kh, name="kh") as i, e.loop(0, columns, name="kw") as j:
+            rows = self._range(e, 0, i, self.first_row, self.end_row)
+            across = (i64(0), i64(f.dy[2])) if f.merged else self._range(e, 1, j, i64(0), i64(f.dy[2]))
+            tap = e.b.mul(e.b.add(e.b.mul(i, i64(kw)), j), i64(depth))
+            for width, packed, channel, last in self._panels(e):
+                tile = self._sum(e, height, row, width, packed, i, j, rows, across)
+                column = e.b.add(e.b.mul(group, i64(self.width)), channel)
+                at = e.b.add(e.b.mul(e.b.add(tap, row), i64(outputs)), column)
+                self._finish(e, tile, e.at(self.target, at, self.num.element), last, again)
+
+    def _range(self, e: Emitter, axis: int, tap: ll.Value, first: ll.Value,
+               end: ll.Value) -> tuple[ll.Value, ll.Value]:
+        """Output positions in [first, end) whose tap lies inside of the input."""
+        f, op = self.f, self.f.op
+        stride, dilation, before = op.strides[axis], op.dilation[axis], op.padding[axis][0]
+        size, taps, outputs = f.x[1 + axis], op.filter_shape[axis], f.dy[1 + axis]
+        inside = before == 0 and (outputs - 1) * stride + (taps - 1) * dilation < size
+        if inside:
+            return first, end
+        # position * stride + tap * dilation - before lies in [0, size)
+        short = e.b.sub(i64(before), e.b.mul(tap, i64(dilation)))
+        low = e.b.udiv(larger(e, i64(0), e.b.add(short, i64(stride - 1))), i64(stride))
+        high = e.b.udiv(larger(e, i64(0), e.b.add(short, i64(size + stride - 1))), i64(stride))
+        return larger(e, first, low), smaller(e, end, high)
+
+    def _sum(self, e: Emitter, height: int, row: ll.Value, width: int, packed: ll.Value, i: ll.Value, j: ll.Value,
+             rows: tuple[ll.Value, ll.Value], across: tuple[ll.Value, ll.Value]) -> Tile:
+        """Register sums of one tap over the pixels of the unit."""
+        f, op, num = self.f, self.f.op, self.num
+        channels = self.depth if f.merged else height
+        run = width * num.lanes
+        line = f.input_columns * channels
+        left = e.b.mul(j, i64(op.dilation[1]))
+        if not f.merged:
+            left = e.b.sub(left, i64(op.padding[1][0]))
+        left = e.b.add(left, e.b.mul(across[0], i64(op.strides[1])))
+        column = e.b.mul(left, i64(channels))
+        if f.merged:
+            column = e.b.add(column, row)
+        shift = e.b.sub(e.b.sub(e.b.mul(i, i64(op.dilation[0])), i64(op.padding[0][0])), self.top)
+        count = e.b.sub(across[1], across[0])
+        flat = [v for line_ in zeros(num, height, width) for v in line_]
+        offsets = [v * num.lanes for v in range(width)]
+        with e.loop_carried(0, self.images, 1, flat, "image") as (image, outer, outer_after):
+            x_image = e.at(self._input(e), e.b.add(e.b.mul(image, i64(f.input_rows * line)), column), num.element)
+            pixels = e.b.mul(image, i64(f.unit[1] * f.dy[2]))
+            with e.loop_carried(rows[0], rows[1], 1, outer, "y") as (y, now, after):
+                x_row = e.b.add(e.b.mul(y, i64(op.strides[0])), shift)
+                a = e.at(x_image, e.b.mul(x_row, i64(line)), num.element)
+                pixel = e.b.add(e.b.mul(e.b.sub(y, self.first_row), i64(f.dy[2])), e.b.add(pixels, across[0]))
+                b = e.at(packed, e.b.mul(pixel, i64(run)), num.element)
+                tile = accumulate(e, num, shaped(now, width), Rows(a, range(height), op.strides[1] * channels),
+                                  Columns(b, offsets, run, num.lanes, num.lanes * num.bytes), count)
+                after[:] = [v for line_ in tile for v in line_]
+            outer_after[:] = after
+        return shaped(outer_after, width)
+
+    def _finish(self, e: Emitter, tile: Tile, target: ll.Value, last: int, again: ll.Value) -> None:
+        with e.b.if_else(again) as (then, otherwise):
+            with then:
+                self._store(e, tile, target, last, add=True)
+            with otherwise:
+                self._store(e, tile, target, last, add=False)
+
+    def _store(self, e: Emitter, tile: Tile, target: ll.Value, last: int, add: bool) -> None:
+        num, stride = self.num, self.f.op.filter_shape[3]
+        for r, row in enumerate(tile):
+            for v, value in enumerate(row):
+                lanes = last if v == len(row) - 1 else num.lanes
+                address = e.at(target, r * stride + v * num.lanes, num.element)
+                if add:
+                    value = num.add(e, load_lanes(e, address, num, lanes), value)
+                store_lanes(e, value, address, num, lanes)
+
+
+def lower_conv2d_filter_grad(node: Node, isa: Isa) -> Kernel:
+    """The kernel of a conv2d_filter_grad node."""
+    op, key = node.op, kernel_key(node, isa)
+    assert isinstance(op, Conv2dFilterGrad)
+    x, dy = (v.shape for v in node.operands)
+    if not all(v.type.size for v in (*node.operands, *node.results)):
+        return zero_kernel(node, isa, key)
+    dtype = node.results[0].type.dtype
+    num, stored = numeric(dtype, isa), stored_type(dtype)
+    f = plan_of(op, x, dy, num, isa)
+    partial = f.parts[0] > 1 or is_half(dtype)
+    gradient = FilterGradient(f, num, stored, partial)
+    phases = [Phase(prod(f.parts), gradient.emit)]
+    if partial:
+        phases.append(combine_phase(num, f.sums, f.parts[0], stored))
+    temps = (f.parts[0] * f.sums * num.bytes,) if partial else ()
+    label = f"conv2d filter grad {op.filter_shape[0]}x{op.filter_shape[1]} {x[3]}->{dy[3]}"
+    return Kernel(node, tuple(phases), key, temps, gradient.scratch, label)
