@@ -1,5 +1,5 @@
 """The operation families. A new operation is a class in one of these files."""
 
-from . import control, conv, elementwise, gather, matmul, pool, random, reduce, shape
+from . import control, conv, elementwise, gather, matmul, pool, random, reduce, shape, sort
 
-__all__ = ["control", "conv", "elementwise", "gather", "matmul", "pool", "random", "reduce", "shape"]
+__all__ = ["control", "conv", "elementwise", "gather", "matmul", "pool", "random", "reduce", "shape", "sort"]

@@ -21,7 +21,8 @@ class _Pool(Op):
     def output_shape(self, x: Shape) -> Shape:
         """Shape of the forward result."""
         require(len(x) == 4, "takes rank 4")
-        spatial = tuple(output_size(x[1 + i], self.window[i], self.strides[i], self.padding[i]) for i in (0, 1))
+        spatial = tuple(output_size(x[1 + i], self.window[i], self.strides[i], self.padding[i])
+                        for i in (0, 1))
         require(min(spatial) >= 0, f"the window {self.window} exceeds the padded input {x[1:3]}")
         return (x[0], *spatial, x[3])
 
