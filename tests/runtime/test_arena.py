@@ -47,9 +47,9 @@ def test_memory_is_given_back_when_owners_go():
     before = resident()
     del large
     gc.collect()
-    assert arena.unsettled
+    assert arena.dropped
     arena.settle()
-    assert not arena.unsettled and arena.needed == 2 * MB
+    assert not arena.dropped and arena.needed == 2 * MB
     assert before - resident() > 150 * MB
     touch(arena, 200 * MB)  # the addresses stay usable
     del small

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import llvmlite
 
@@ -68,6 +69,14 @@ class Engine:
             team, self._team = self._team, None
         return team is None or team.stop()
 
+    def tidy(self) -> None:
+        """Give back memory that nobody needs, unless a program is running: the next one does it then."""
+        if self.lock.acquire(blocking=False):
+            try:
+                self.arena.settle()
+            finally:
+                self.lock.release()
+
     def forget_team(self) -> None:
         """In a forked child: its parent's workers and lock do not exist here."""
         self.lock = threading.Lock()
@@ -120,7 +129,7 @@ def code_version() -> str:
 
 _engine: Engine | None = None
 _making = threading.Lock()
-_fork_holds = False
+_held_by_fork: list[Any] = []
 
 
 def engine(cache: ObjectCache | None = None) -> Engine:
@@ -134,25 +143,24 @@ def engine(cache: ObjectCache | None = None) -> Engine:
 
 
 def _before_fork() -> None:
-    """No fork in the middle of a program: the arena's and the team's state stay whole."""
-    global _fork_holds
-    if _engine is None:
-        return
-    _fork_holds = _engine.lock.acquire(timeout=_FORK_TIMEOUT)
-    if not _fork_holds:
-        _log.warning("a process was forked while a compiled program ran")
+    """No fork in the middle of a program or a compilation: what the child inherits is whole."""
+    locks: list[Any] = [jit.LOCK] if _engine is None else [jit.LOCK, _engine.lock]
+    for lock in locks:
+        if lock.acquire(timeout=_FORK_TIMEOUT):
+            _held_by_fork.append(lock)
+        else:
+            _log.warning("a process was forked while a program was compiled or ran")
 
 
 def _after_fork_in_parent() -> None:
-    global _fork_holds
-    if _engine is not None and _fork_holds:
-        _fork_holds = False
-        _engine.lock.release()
+    while _held_by_fork:
+        _held_by_fork.pop().release()
 
 
 def _after_fork_in_child() -> None:
     global _making
     _making = threading.Lock()
+    _after_fork_in_parent()
     if _engine is not None:
         _engine.forget_team()
 

@@ -9,7 +9,7 @@ import llvmlite.binding as llvm
 
 from .isa import Isa
 
-_LOCK = threading.RLock()
+LOCK = threading.RLock()  # LLVM is entered by one thread at a time
 
 
 @lru_cache(maxsize=1)
@@ -27,8 +27,8 @@ def machine(isa: Isa) -> llvm.TargetMachine:
     """LLVM's target machine for an instruction set."""
     _initialise()
     target = llvm.Target.from_triple(isa.triple)
-    return target.create_target_machine(cpu=isa.cpu, features=isa.features, opt=2, reloc="pic", codemodel="default",
-                                        jit=True)
+    return target.create_target_machine(
+        cpu=isa.cpu, features=isa.features, opt=2, reloc="pic", codemodel="default", jit=True)
 
 
 def compile_object(text: str, isa: Isa) -> bytes:
@@ -37,7 +37,7 @@ def compile_object(text: str, isa: Isa) -> bytes:
     Raises:
         RuntimeError: LLVM refuses the text.
     """
-    with _LOCK:
+    with LOCK:
         tm = machine(isa)
         module = llvm.parse_assembly(text)
         module.verify()
@@ -53,7 +53,7 @@ class Library:
     """Object code linked into this process; addresses stay valid while the object lives."""
 
     def __init__(self, code: bytes, isa: Isa) -> None:
-        with _LOCK:
+        with LOCK:
             _initialise()
             name = f"afterburner_{id(self):x}"
             self._lljit = llvm.create_lljit_compiler(machine(isa))
@@ -64,7 +64,7 @@ class Library:
 
     def load(self, symbols: tuple[str, ...]) -> dict[str, int]:
         """Addresses of exported symbols."""
-        with _LOCK:
+        with LOCK:
             for symbol in symbols:
                 self._builder.export_symbol(symbol)
             self._tracker = self._builder.link(self._lljit, self._names)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -104,6 +105,8 @@ class CpuExecutable:
         self._pack = struct.Struct(f"={count + 1}Q").pack_into
         self._address = self._frame.words.ctypes.data
         self._words = (ctypes.c_uint64 * self._frame.words.size).from_address(self._address)
+        # Finalizers run last one first: the arena is told of the dropped lease, then tidied.
+        weakref.finalize(self, shared.tidy).atexit = False
         with shared.lock:
             shared.arena.lease(self, placement.arena_bytes + stride * self._workers)
 
@@ -113,6 +116,8 @@ class CpuExecutable:
             raise PlantedFault("planted failure of a run")
         shared, workers = self._engine, self._workers
         with shared.lock:
+            if shared.arena.dropped:
+                shared.arena.settle()
             team = shared.team(workers).address if workers > 1 else 0
             self._pack(self._words, 8 * (FRAME_BASES + ARENA), shared.arena.address, *inputs, *outputs)
             shared.run(team, self._address, workers)

@@ -19,12 +19,13 @@ class ArenaError(MemoryError):
 class Arena:
     """A block as large as the largest live lease, on huge pages where the system has them.
 
-    The caller serialises ``lease`` and the use of the memory (the team's lock); dropping a lease may
-    happen at any time in any thread, and takes effect at the next call of ``lease`` or ``settle``.
+    The caller serialises ``lease``, ``settle`` and the use of the memory (the engine's lock). An owner
+    may go at any time in any thread; that takes effect at the next ``lease`` or ``settle``.
 
     Attributes:
         address: of the block, a multiple of 2 MB; 0 while it is empty. Changes when the block grows.
         size: of the block in bytes.
+        dropped: leases whose owners are gone, until the next ``lease`` or ``settle``.
     """
 
     def __init__(self) -> None:
@@ -33,18 +34,13 @@ class Arena:
         self._map: mmap.mmap | None = None
         self._view: Any = None
         self._leases: dict[int, int] = {}
-        self._dropped: deque[int] = deque()
+        self.dropped: deque[int] = deque()
         self._next = 0
 
     @property
     def needed(self) -> int:
         """Bytes of the largest live lease."""
         return max(self._leases.values(), default=0)
-
-    @property
-    def unsettled(self) -> bool:
-        """Whether leases were dropped since the last ``lease`` or ``settle``."""
-        return bool(self._dropped)
 
     def lease(self, owner: object, size: int) -> None:
         """Make the block at least ``size`` bytes for as long as ``owner`` lives.
@@ -56,14 +52,14 @@ class Arena:
         if size > self.size:
             self._grow(size)
         self._leases[self._next] = size
-        weakref.finalize(owner, self._dropped.append, self._next).atexit = False
+        weakref.finalize(owner, self.dropped.append, self._next).atexit = False
         self._next += 1
 
     def settle(self) -> None:
         """Give back what dropped leases alone needed."""
         changed = False
-        while self._dropped:
-            self._leases.pop(self._dropped.popleft(), None)
+        while self.dropped:
+            self._leases.pop(self.dropped.popleft(), None)
             changed = True
         if not changed or not self.size:
             return
