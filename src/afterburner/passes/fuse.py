@@ -150,6 +150,8 @@ def fuse(graph: Graph, epilogues: bool = True) -> Graph:
         epilogues: whether contractions take elementwise work.
     """
     grouping = Grouping(graph)
+    if not any(grouping.is_work(i) for i in range(len(graph.nodes))):
+        return graph
     if epilogues:
         fuse_epilogues(grouping)
     _fuse_producers(grouping)

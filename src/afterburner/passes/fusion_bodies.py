@@ -29,6 +29,10 @@ class _Emitter:
 
     def run(self) -> Graph:
         grouping, graph = self.grouping, self.grouping.graph
+        for node in graph.nodes:
+            if node.op.name == "constant" and node.results[0] in self.wanted:
+                self.nodes.append(node)
+                self.values[node.results[0]] = node.results[0]
         for name in grouping.clusters.order():
             group = grouping.groups[name]
             if not any(r in self.wanted for m in group.members for r in grouping.nodes[m].results):
@@ -57,24 +61,19 @@ class _Emitter:
     def _emit_node(self, member: int) -> None:
         node = self.grouping.nodes[member]
         if member in self.grouping.views or node.op.name == "constant":
-            return  # placed where it is first read
+            return  # placed first, or where it is first read
         operands = tuple(self._value(v) for v in node.operands)
         new = node if operands == node.operands else Node(node.op, operands, node.loc)
         self.nodes.append(new)
         self.values.update(zip(node.results, new.results, strict=True))
 
     def _value(self, value: Value) -> Value:
-        """The tensor in the new graph; constants and views are placed here on first use."""
-        if value in self.values:
-            return self.values[value]
-        node = self.grouping.nodes[self.grouping.index[value]]
-        if node.op.name == "reshape":
-            new = self._reshape(self._value(node.operands[0]), value.shape, node.loc)
-        else:
-            self.nodes.append(node)
-            new = value
-        self.values[value] = new
-        return new
+        """The tensor in the new graph; views are placed here on first use."""
+        if value not in self.values:
+            node = self.grouping.nodes[self.grouping.index[value]]
+            assert node.op.name == "reshape", f"{node} is read before it is computed"
+            self.values[value] = self._reshape(self._value(node.operands[0]), value.shape, node.loc)
+        return self.values[value]
 
     def _reshape(self, value: Value, shape: Shape, loc: Location) -> Value:
         if value.node is not None and value.node.op.name == "reshape":
@@ -87,24 +86,26 @@ class _Emitter:
         return self.reshaped[value, shape]
 
     def _emit_kernel(self, name: int, group: Group) -> None:
-        outside = self._outer_reshapes(group)
+        copied = self.recomputed.get(name, set())
+        outside = self._outer_reshapes(group, copied)
         members = group.members - outside
         if members:
-            self._emit_fusion(group.kind, members, members | self.recomputed.get(name, set()), outside)
+            self._emit_fusion(group.kind, members, members | copied)
         for member in sorted(outside):
             node = self.grouping.nodes[member]
             self.values[node.results[0]] = self._reshape(
                 self._value(node.operands[0]), node.results[0].shape, node.loc)
 
-    def _outer_reshapes(self, group: Group) -> set[int]:
+    def _outer_reshapes(self, group: Group, copied: set[int]) -> set[int]:
         """Reshapes at the rim of a group: views of what it reads or writes, no work for a kernel."""
         grouping = self.grouping
         outside: set[int] = set()
         ordered = sorted(m for m in group.members if grouping.nodes[m].op.name == "reshape")
         for member in ordered:
+            if grouping.is_free(grouping.nodes[member].operands[0]):
+                continue
             source = grouping.sources[member][0][0]
-            if not grouping.is_free(grouping.nodes[member].operands[0]) and (
-                    source not in group.members or (source in outside)):
+            if source in outside or (source not in group.members and source not in copied):
                 outside.add(member)
         for member in reversed(ordered):
             users = [u for u in grouping.users[member] if u in group.members and u not in outside]
@@ -112,7 +113,7 @@ class _Emitter:
                 outside.add(member)
         return outside
 
-    def _emit_fusion(self, kind: str, members: set[int], inside: set[int], outside: set[int]) -> None:
+    def _emit_fusion(self, kind: str, members: set[int], inside: set[int]) -> None:
         grouping = self.grouping
         body = Builder(kind)
         local: dict[Value, Value] = {}
@@ -146,8 +147,7 @@ class _Emitter:
     def _leaves(self, members: set[int], member: int, result: Value) -> bool:
         if result in self.grouping.returned:
             return True
-        return result in self.wanted and any(
-            u not in members and self._reads(u, result) for u in self.grouping.users[member])
+        return any(u not in members and self._reads(u, result) for u in self.grouping.users[member])
 
     def _reads(self, user: int, value: Value) -> bool:
         """Whether the group of ``user`` reads the value from memory rather than recomputing it."""

@@ -65,6 +65,7 @@ class Grouping:
         self.users: list[list[int]] = [[] for _ in graph.nodes]
         self.returned = {o.value for o in graph.outputs}
         self.views = self._find_views()
+        self.inlined = self._find_inlined()
         self.sources: list[list[tuple[int, bool, Value]]] = [self._sources(i) for i in range(len(self.nodes))]
         for i, sources in enumerate(self.sources):
             for source in dict.fromkeys(s for s, _, _ in sources):
@@ -76,6 +77,10 @@ class Grouping:
     def group(self, member: int) -> Group:
         """The group that holds a node."""
         return self.groups[self.clusters.find(member)]
+
+    def is_work(self, member: int) -> bool:
+        """Whether a node must become part of a fusion."""
+        return self.groups[member].kind == "loop" and member not in self.inlined
 
     def is_free(self, value: Value) -> bool:
         """Whether readers compute the value themselves rather than read it from memory."""
@@ -96,10 +101,19 @@ class Grouping:
                 views.add(i)
         return views
 
+    def _find_inlined(self) -> set[int]:
+        """Free nodes that nobody needs in memory: neither the caller nor a node that fuses with nothing."""
+        direct = self.graph.users()
+        return {i for i, node in enumerate(self.nodes)
+                if self.is_free(node.results[0]) and node.results[0] not in self.returned
+                and all(_kind(u) == "loop" for u in direct.get(node.results[0], ()))}
+
     def _sources(self, member: int) -> list[tuple[int, bool, Value]]:
         """What a node waits for: the making node (-1 for none), whether it is read element by
         element, and the tensor that is read."""
         found: list[tuple[int, bool, Value]] = []
+        if member in self.inlined:
+            return found
         node = self.nodes[member]
         aligned = node.op.elementwise or node.op.reduction or node.op.name in ("reshape", *_CHOICES)
         reads_memory = _kind(node) != "loop"

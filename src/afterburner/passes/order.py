@@ -22,10 +22,12 @@ class _Memory:
         self.home: dict[Value, Value] = {}
         self.readers: dict[Value, int] = {}
         self.bytes: dict[Value, int] = {}
+        self.consumers: dict[Value, list[Node]] = {}
         for node in graph.nodes:
             for value in dict.fromkeys(self.home.get(v, v) for v in node.operands):
                 if not node.op.view:
                     self.readers[value] = self.readers.get(value, 0) + 1
+                    self.consumers.setdefault(value, []).append(node)
             for result in node.results:
                 if node.op.view:
                     self.home[result] = self.home.get(node.operands[0], node.operands[0])
@@ -61,17 +63,19 @@ def _is_small(node: Node) -> bool:
 
 def _least_growth(graph: Graph) -> list[Node]:
     """List scheduling: of all ready nodes the one after which least memory is in use; among equals
-    the one whose operands are freshest. Small nodes wait until nothing else is ready."""
+    the one whose operands are freshest. Small nodes wait until nothing else is ready; constants come
+    first."""
     memory, users = _Memory(graph), graph.users()
     position = {node: i for i, node in enumerate(graph.nodes)}
     missing = {node: len({v.node for v in node.operands if v.node is not None}) for node in graph.nodes}
     small = {node: _is_small(node) for node in graph.nodes}
     ready: dict[Node, int] = {}  # ready nodes and when they became so
-    heap: list[tuple[bool, int, int, int]] = []
+    heap: list[tuple[int, int, int, int]] = []
     order: list[Node] = []
 
     def push(node: Node) -> None:
-        heapq.heappush(heap, (small[node], memory.growth(node), -ready[node], position[node]))
+        rank = -1 if node.op.name == "constant" else small[node]
+        heapq.heappush(heap, (rank, memory.growth(node), -ready[node], position[node]))
 
     def make_ready(node: Node) -> None:
         ready[node] = len(order)
@@ -81,14 +85,17 @@ def _least_growth(graph: Graph) -> list[Node]:
         if not missing[node]:
             make_ready(node)
     while heap:
-        waits, growth, _, index = heapq.heappop(heap)
+        _, growth, _, index = heapq.heappop(heap)
         node = graph.nodes[index]
-        if node not in ready or growth != memory.growth(node):
-            continue  # done, or queued again with its new growth
+        if node not in ready:
+            continue
+        if growth != memory.growth(node):
+            push(node)
+            continue
         del ready[node]
         order.append(node)
         for value in memory.run(node):
-            for user in users.get(value, ()):
+            for user in memory.consumers[value]:
                 if user in ready:
                     push(user)
         done = {user for result in node.results for user in users.get(result, ())}

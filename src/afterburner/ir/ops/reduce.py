@@ -35,8 +35,8 @@ class _Reduction(Op):
 
     def evaluate(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
         (x,) = arrays
-        if not self.axes:
-            return (x,)
+        if all(x.shape[a] == 1 for a in self.axes):  # a copy in TensorFlow, too: a sum keeps -0.0
+            return (x.reshape([s for i, s in enumerate(x.shape) if i not in self.axes]),)
         wide = x
         if x.dtype.kind not in "iub":
             wide = x.astype(np.float64)

@@ -53,7 +53,8 @@ def _repeated(r: Rewriter, n: Node) -> Value | None:
         return None
     left = [a for a in range(n.operands[0].type.rank) if a not in axes]
     positions = tuple(left.index(a) for a in placed if a in left)
-    return r.emit(Broadcast(n.results[0].shape, positions), r.emit(replace(_attributes(n), axes=reduced), source))
+    best = r.emit(replace(_attributes(n), axes=reduced), source)
+    return r.emit(Broadcast(n.results[0].shape, positions), best)
 
 
 def _of_reduction(r: Rewriter, n: Node) -> Value | None:

@@ -38,6 +38,11 @@ def _reshape(r: Rewriter, n: Node) -> Value | None:
     return onto_shape(r, x, shape)
 
 
+def _iota(r: Rewriter, n: Node) -> Value | None:
+    """Along an axis of size 1: zeros."""
+    return r.full(n.results[0].type, 0) if n.results[0].shape[_attributes(n).axis] == 1 else None
+
+
 def _without_ones(shape: Shape) -> Shape:
     return tuple(s for s in shape if s != 1)
 
@@ -228,6 +233,7 @@ def _of_uniform(r: Rewriter, n: Node) -> Value | None:
 _EMPTY: tuple[Rule, ...] = (empty,)
 
 RULES: dict[str, tuple[Rule, ...]] = {
+    "iota": (*_EMPTY, _iota),
     "reshape": (*_EMPTY, _reshape),
     "broadcast": (*_EMPTY, _broadcast),
     "transpose": (*_EMPTY, _of_uniform, _transpose, _move_of_constant),

@@ -1,0 +1,1 @@
+"""Random graphs: generated from a seed, checked against the interpreter, shrunk on failure."""
