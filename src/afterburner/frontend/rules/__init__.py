@@ -3,6 +3,7 @@
 ``RULES``: operation type -> rule ``(importer, op, operands) -> results``. Operands and results are those
 with an element type of the IR, in order; resources and strings are left out.
 ``REFUSALS`` (optional): operation type -> the reason, if any, why its static attributes are not taken.
+``NESTED`` (optional): operation type -> the attributes that name functions imported along with it.
 ``IGNORED_INPUTS`` (optional): operation type -> number of leading inputs that are read at all.
 """
 
@@ -12,11 +13,12 @@ from collections.abc import Callable
 
 from ..flatten import FlatOp
 from ..importer import Rule
-from . import control, conv, elementwise, gather, loss, matmul, pool, random, reduce, shape, state
+from . import control, conv, elementwise, gather, loss, matmul, pool, random, reduce, shape, sort, state
 
 FAMILIES = {
     "control": control, "conv": conv, "elementwise": elementwise, "gather": gather, "loss": loss,
-    "matmul": matmul, "pool": pool, "random": random, "reduce": reduce, "shape": shape, "state": state,
+    "matmul": matmul, "pool": pool, "random": random, "reduce": reduce, "shape": shape, "sort": sort,
+    "state": state,
 }
 
 RULES: dict[str, Rule] = {name: rule for family in FAMILIES.values() for name, rule in family.RULES.items()}
@@ -26,6 +28,9 @@ REFUSALS: dict[str, Callable[[FlatOp], str | None]] = {
 IGNORED_INPUTS: dict[str, int] = {
     name: count for family in FAMILIES.values()
     for name, count in getattr(family, "IGNORED_INPUTS", {}).items()
+}
+NESTED: dict[str, tuple[str, ...]] = {
+    name: bodies for family in FAMILIES.values() for name, bodies in getattr(family, "NESTED", {}).items()
 }
 
 
