@@ -31,9 +31,9 @@ def operations_page() -> str:
     count = sum(len(names) for names in families.values())
     lines = [
         "# Supported operations", "",
-        f"The {count} TensorFlow operations that can be compiled, by family. Whether one is taken also depends on",
-        "its attributes and element types; `afterburner explain` names the reason where it is not. Everything",
-        "else stays on TensorFlow. This page is made by `docs/generate.py`.",
+        f"The {count} TensorFlow operations that can be compiled, by family. Whether one is taken also",
+        "depends on attributes and element types; `afterburner explain` names the reason where it is not. The",
+        "others stay on TensorFlow. This page is made by `docs/generate.py`.",
     ]
     for family, names in families.items():
         lines += ["", f"## {family}", "", ", ".join(f"`{name}`" for name in names)]
