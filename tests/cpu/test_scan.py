@@ -5,7 +5,7 @@ import pytest
 from cpu_harness import run_kernel
 
 from afterburner.cpu import isa as isas
-from afterburner.cpu.kernels.scan import lower_cumsum
+from afterburner.cpu.kernels.loops.scan import lower_cumsum
 from afterburner.ir import DTYPES, Builder, TensorType
 from afterburner.ir.ops.reduce import Cumsum
 

@@ -14,7 +14,7 @@ Lowering = Callable[[Node, Isa], Kernel]
 
 def _families() -> dict[str, Lowering]:
     table: dict[str, Lowering] = {}
-    for name in ("fused", "matmul", "conv", "pool", "gather", "random", "scan", "sort"):
+    for name in ("fused", "matmul", "conv", "pool", "gather", "random", "sort"):
         try:
             table.update(importlib.import_module(f".{name}", __name__).LOWERINGS)
         except ModuleNotFoundError:
