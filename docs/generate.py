@@ -32,7 +32,7 @@ def operations_page() -> str:
     lines = [
         "# Supported operations", "",
         f"The {count} TensorFlow operations that can be compiled, by family. Whether one is taken also",
-        "depends on attributes and element types; `afterburner explain` names the reason where it is not. The",
+        "depends on attributes and element types; `afterburner explain` names the reason where not. The",
         "others stay on TensorFlow. This page is made by `docs/generate.py`.",
     ]
     for family, names in families.items():
