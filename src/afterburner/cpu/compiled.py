@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import ctypes
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from llvmlite import ir as ll
 
 from ..ir import Graph, Node
+from ..runtime.team import available_cpus
 from . import jit
 from .emitter import PTR
 from .isa import Isa
 from .kernel import Kernel
 from .module import KernelModule
 
-_FUNCTIONS = "functions"  # the table of all phase functions in an object
+_TABLE = "functions_{}"  # an object's table of phase functions
+_BATCH = 6  # kernels compiled as one module
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class CompiledKernel:
 
     Attributes:
         node: what is computed.
-        first: position of its first phase in the object's table of functions.
+        first: position of its first phase among all functions.
         chunks: pieces of work of each phase.
         temps: sizes in bytes of buffers shared by all workers while the kernel runs.
         scratch: bytes of memory private to each worker.
@@ -46,23 +49,49 @@ def needs_kernel(node: Node) -> bool:
 
 
 def compile_kernels(kernels: Sequence[Kernel], isa: Isa) -> bytes:
-    """Compile kernels, one for each node that needs one, in the graph's order; see ``Code``."""
-    module = KernelModule(isa)
-    symbols: list[str] = []
-    firsts: dict[str, int] = {}
+    """Compile kernels, one for each node that needs one, in the graph's order; see ``Code``.
+
+    LLVM runs in threads of its own while Python is still writing the text of later kernels.
+    """
     rows = []
+    firsts: dict[str, int] = {}
+    tables: list[int] = []  # sizes of the function tables, one an object
+    compiling: list[Future[bytes]] = []
+    with ThreadPoolExecutor(available_cpus(), "afterburner-llvm") as pool:
+        for batch in _batches(kernels):
+            module = KernelModule(isa)
+            symbols: list[str] = []
+            for kernel in batch:
+                firsts[kernel.key] = sum(tables) + len(symbols)
+                symbols.extend(module.add(kernel))
+            _add_table(module, symbols, len(tables))
+            tables.append(len(symbols))
+            compiling.append(pool.submit(jit.compile_object, str(module.llvm), isa))
+        objects = [future.result() for future in compiling]
     for kernel in kernels:
-        if kernel.key not in firsts:
-            firsts[kernel.key] = len(symbols)
-            symbols.extend(module.add(kernel))
         chunks = [p.chunks for p in kernel.phases]
         rows.append((firsts[kernel.key], chunks, kernel.temps, kernel.scratch, kernel.label))
+    sizes = [len(o) for o in objects]
+    head = json.dumps({"tables": tables, "objects": sizes, "kernels": rows}, separators=(",", ":")).encode()
+    return b"".join((len(head).to_bytes(8, "little"), head, *objects))
+
+
+def _batches(kernels: Sequence[Kernel]) -> Iterator[list[Kernel]]:
+    """Kernels with different keys, a few at a time."""
+    distinct = list({kernel.key: kernel for kernel in kernels}.values())
+    for start in range(0, len(distinct), _BATCH):
+        yield distinct[start: start + _BATCH]
+
+
+def _add_table(module: KernelModule, symbols: Sequence[str], number: int) -> None:
+    """An array of the addresses of all phase functions of a module: the one symbol that others see."""
+    for item in module.llvm.global_values:
+        if getattr(item, "blocks", None) or getattr(item, "initializer", None):
+            item.linkage = "internal"
     type_ = ll.ArrayType(PTR, len(symbols))
-    table = ll.GlobalVariable(module.llvm, type_, _FUNCTIONS)
+    table = ll.GlobalVariable(module.llvm, type_, _TABLE.format(number))
     table.global_constant = True
     table.initializer = ll.Constant(type_, [module.llvm.globals[s] for s in symbols])
-    head = json.dumps({"functions": len(symbols), "kernels": rows}, separators=(",", ":")).encode()
-    return len(head).to_bytes(8, "little") + head + jit.compile_object(str(module.llvm), isa)
 
 
 class Code:
@@ -79,9 +108,16 @@ class Code:
         self.kernels = tuple(
             CompiledKernel(node, first, tuple(chunks), tuple(temps), scratch, label)
             for node, (first, chunks, temps, scratch, label) in zip(nodes, head["kernels"], strict=True))
-        self._library = jit.Library(raw[8 + size:], isa)
-        address = self._library.load((_FUNCTIONS,))[_FUNCTIONS]
-        self.functions = tuple((ctypes.c_uint64 * head["functions"]).from_address(address))
+        parts, at = [], 8 + size
+        for length in head["objects"]:
+            parts.append(raw[at: at + length])
+            at += length
+        self._library = jit.Library(parts, isa)
+        names = tuple(_TABLE.format(i) for i in range(len(head["tables"])))
+        found = self._library.load(names)
+        self.functions = tuple(
+            function for name, count in zip(names, head["tables"], strict=True)
+            for function in (ctypes.c_uint64 * count).from_address(found[name]))
 
 
 def computed(graph: Graph) -> list[Node]:
