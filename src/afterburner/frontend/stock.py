@@ -16,6 +16,7 @@ from .flatten import FlatOp, FlatTensor, is_stateful
 
 Runner = Callable[[list[Any]], Sequence[Any]]
 
+_SINGLE_THREADED = "SINGLE_THREADED_EXECUTOR"
 _serial = itertools.count()
 
 
@@ -58,6 +59,20 @@ def call_by_name(function: atomic_function.AtomicFunction, count: int) -> Runner
 
     def run(arguments: list[Any]) -> Sequence[Any]:
         return context.context().call_function(call_name, arguments, count) or ()
+
+    run.function = function  # type: ignore[attr-defined]
+    return run
+
+
+def call_inline(function: atomic_function.AtomicFunction, count: int) -> Runner:
+    """``call_by_name`` for a few tiny operations: they run in the calling thread, one after another,
+    so that a small step does not wait for TensorFlow's pool to wake."""
+    call_name = function.name.decode() if isinstance(function.name, bytes) else function.name
+    options = context.FunctionCallOptions(executor_type=_SINGLE_THREADED)
+    attributes = ("executor_type", _SINGLE_THREADED, "config_proto", options.config_proto_serialized)
+
+    def run(arguments: list[Any]) -> Sequence[Any]:
+        return execute.quick_execute(call_name, count, arguments, attributes, context.context()) or ()
 
     run.function = function  # type: ignore[attr-defined]
     return run

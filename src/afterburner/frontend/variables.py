@@ -30,7 +30,7 @@ from tensorflow.python.ops import (
     gen_training_ops,
 )
 
-from .stock import Runner, call_by_name, function_of
+from .stock import Runner, call_inline, function_of
 from .tensors import address
 
 _READS = frozenset({
@@ -132,7 +132,7 @@ def _over_handles(kind: str, dtypes: Sequence[tf.DType], read: Any) -> Runner:
         handles = [tf.compat.v1.placeholder(tf.resource, ()) for _ in dtypes]
         graph.inputs = handles
         graph.outputs = [read(h, d) for h, d in zip(handles, dtypes, strict=True)]
-    return call_by_name(function_of(graph), len(dtypes))
+    return call_inline(function_of(graph), len(dtypes))
 
 
 def writer(dtypes: Sequence[tf.DType]) -> Runner:
@@ -146,7 +146,7 @@ def writer(dtypes: Sequence[tf.DType]) -> Runner:
         graph.inputs = [*handles, *values]
         graph.outputs = []
         graph.control_outputs = operations
-    return call_by_name(function_of(graph), 0)
+    return call_inline(function_of(graph), 0)
 
 
 def refresh(records: Sequence[Known], handles: Sequence[Any], read_all: Runner, moment: int) -> None:

@@ -89,6 +89,7 @@ def _traffic(grouping: Grouping, group: Group) -> int:
 def _recompute_cheap(grouping: Grouping) -> dict[int, set[int]]:
     """Which groups compute values of others again: those that then need not be written at all."""
     recomputed: dict[int, set[int]] = {}
+    unwritten: set[Value] = set()  # a value computed again everywhere; nobody else can read it
     clusters = grouping.clusters
     for name in clusters.order():
         group = grouping.groups[name]
@@ -96,12 +97,13 @@ def _recompute_cheap(grouping: Grouping) -> dict[int, set[int]]:
             continue
         for value in sorted(grouping.outputs(group), key=grouping.index.__getitem__):
             cone = _cheap_cone(grouping, group, value)
-            if not cone:
+            if not cone or any(v in unwritten for m in cone for _, _, v in grouping.sources[m]):
                 continue
             readers = {clusters.find(u) for u in grouping.users[grouping.index[value]]} - {name}
             if value in grouping.returned or not all(grouping.groups[r].kind == "loop" for r in readers):
                 continue
             if all(_worth(grouping, grouping.groups[r], cone, value) for r in readers):
+                unwritten.add(value)
                 for reader in readers:
                     recomputed.setdefault(reader, set()).update(cone)
     return recomputed
