@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -16,12 +17,19 @@ if TYPE_CHECKING:
 
 _KERNELS_SHOWN = 20  # of a part, the slowest first; JSON has them all
 
+_FILE_COLUMNS = 160  # where no terminal sets the width
+
 Record = dict[str, Any]
+
+
+def _console(stderr: bool) -> Console:
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=_FILE_COLUMNS)
 
 
 def print_report(report: Record, console: Console | None = None) -> None:
     """Print what ``Report.to_dict()`` says, to stderr unless another console is given."""
-    console = console or Console(stderr=True)
+    console = console or _console(stderr=True)
     if not report["functions"]:
         console.print("No graph function was called: nothing could be compiled. "
                       "What runs eagerly, op by op, stays on TensorFlow.")
@@ -34,7 +42,7 @@ def print_report(report: Record, console: Console | None = None) -> None:
 
 def _function_table(functions: Iterable[Record]) -> Table:
     table = Table("function", "calls", "ops taken", "arithmetic", "compile s", "arena MiB", "outcome",
-                  title="Graph functions", title_justify="left")
+                  title="Graph functions", title_justify="left", box=SIMPLE)
     for column in table.columns[1:6]:
         column.justify = "right"
     for item in functions:
@@ -73,7 +81,7 @@ def _kernel_table(name: str, part: Record) -> Table:
     title = (f"{escape(name)} {escape(part.get('signature', ''))}: {len(kernels)} kernels on "
              f"{escape(part['device'])}, {total * 1e6:.0f} µs a run")
     table = Table("kernel", "fused", "µs", "share", "MFLOP", "MiB", "of peak", title=title,
-                  title_justify="left")
+                  title_justify="left", box=SIMPLE)
     for column in table.columns[2:]:
         column.justify = "right"
     for kernel in sorted(kernels, key=lambda k: -k["seconds"])[:_KERNELS_SHOWN]:
@@ -87,7 +95,7 @@ def _kernel_table(name: str, part: Record) -> Table:
 
 def _left_table(function: Record) -> Table:
     table = Table("op", "node", "reason", "source", title=f"{escape(function['name'])}: left to TensorFlow",
-                  title_justify="left")
+                  title_justify="left", box=SIMPLE)
     for op in function["left"]:
         table.add_row(*(escape(op[key]) for key in ("type", "node", "reason", "source")))
     return table
@@ -106,19 +114,19 @@ def _or_dash(value: float, form: str) -> str:
 
 def print_bench(timings: Iterable[Timing], machine: str) -> None:
     """Print a table of timings, and under it the machine they hold for."""
-    console = Console()
-    table = Table("workload", "unit", "stock ms", "Afterburner ms", "ratio", "spread", "first call s",
-                  "peak MiB")
-    for column in table.columns[2:]:
+    console = _console(stderr=False)
+    table = Table("workload (unit)", "stock ms", "ours ms", "ratio", "spread", "first s", "peak MiB",
+                  box=SIMPLE)
+    for column in table.columns[1:]:
         column.justify = "right"
     for item in timings:
         ratios = item.ratios
         table.add_row(
-            item.workload, item.unit,
+            item.label,
             f"{item.milliseconds('stock'):.3f}", f"{item.milliseconds('afterburner'):.3f}",
             f"{median(ratios):.2f}×", f"{min(ratios):.2f}–{max(ratios):.2f}",
-            " / ".join(f"{median(item.first_seconds[side]):.1f}" for side in item.first_seconds),
-            " / ".join(f"{median(item.peak_bytes[side]) / 2**20:.0f}" for side in item.peak_bytes))
+            "/".join(f"{median(item.first_seconds[side]):.1f}" for side in item.first_seconds),
+            "/".join(f"{median(item.peak_bytes[side]) / 2**20:.0f}" for side in item.peak_bytes))
     console.print(table)
-    console.print(f"{machine}. Milliseconds a unit, median over rounds; pairs are stock / Afterburner.",
-                  highlight=False)
+    console.print(f"{machine}. Milliseconds a unit, the median over rounds; first s is the first call with "
+                  "tracing and compilation; pairs are stock/Afterburner.", highlight=False)
