@@ -99,7 +99,7 @@ def run_both(step: Step, run: Run = interpret) -> list[tuple[str, np.ndarray, np
         updated.add(index)
         rows.append((f"variable {index} {before[index].shape}", np.asarray(value), after[index]))
     for index, (old, new) in enumerate(zip(before, after, strict=True)):
-        assert index in updated or np.array_equal(old, new), f"variable {index} was changed by TensorFlow only"
+        assert index in updated or np.array_equal(old, new), f"TensorFlow alone changed variable {index}"
     return rows
 
 
@@ -108,7 +108,10 @@ def _arguments(step: Step) -> Sequence[np.ndarray]:
 
 
 def assert_close(rows: Sequence[tuple[str, np.ndarray, np.ndarray]], tolerance: float = 1e-5) -> None:
-    """Norm of the difference within ``tolerance`` of the value's norm; integers and bools exactly."""
+    """Norm of the difference within ``tolerance`` of the value's norm plus the median norm (a gradient
+    that is 0 in theory is rounding error in practice); integers and bools exactly."""
+    norms = [np.linalg.norm(t.astype(np.float64)) for _, _, t in rows if t.dtype.kind == "f"]
+    floor = float(np.median(norms)) if norms else 0.0
     for name, ours, theirs in rows:
         assert ours.dtype == theirs.dtype and ours.shape == theirs.shape, name
         if theirs.dtype.kind in "biu":
@@ -116,4 +119,5 @@ def assert_close(rows: Sequence[tuple[str, np.ndarray, np.ndarray]], tolerance: 
             continue
         a, b = ours.astype(np.float64), theirs.astype(np.float64)
         error = np.linalg.norm(a - b)
-        assert error <= tolerance * (np.linalg.norm(b) + 1e-6), f"{name}: error {error} of {np.linalg.norm(b)}"
+        size = np.linalg.norm(b)
+        assert error <= tolerance * (size + floor), f"{name}: error {error} of {size}"

@@ -74,7 +74,8 @@ def floats(*shape: int, dtype: Any = np.float32, seed: int = 0, scale: float = 1
     return (np.random.default_rng(seed).standard_normal(shape) * scale).astype(dtype)
 
 
-def ints(*shape: int, dtype: Any = np.int32, seed: int = 0, low: int | None = None, high: int = 20) -> np.ndarray:
+def ints(*shape: int, dtype: Any = np.int32, seed: int = 0, low: int | None = None,
+         high: int = 20) -> np.ndarray:
     """Random integers in [low, high); low is -high for signed types, else 0."""
     dtype = np.dtype(dtype)
     low = (0 if dtype.kind == "u" else -high) if low is None else low

@@ -10,9 +10,9 @@ import tensorflow as tf
 
 from ..errors import NotTaken
 from ..ir import Graph, IRError, TensorType, Value, verify
-from .flatten import FlatOp, FlatTensor
+from .flatten import FlatOp, FlatTensor, branch_graph, flatten
 from .importer import Importer, Refused, has_ir_dtype
-from .rules import IGNORED_INPUTS, REFUSALS, RULES
+from .rules import IGNORED_INPUTS, NESTED, REFUSALS, RULES
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,11 @@ def supported(op: FlatOp) -> str | None:
             return f"{dtype.name} tensors"
         if dtype == tf.string and op.type != "Const":
             return "strings"
+    for name in NESTED.get(op.type, ()):
+        for inner in flatten(branch_graph(op, name), op.name).ops:
+            reason = supported(inner)
+            if reason is not None:
+                return f"{reason} inside a branch"
     refusal = REFUSALS.get(op.type)
     return refusal(op) if refusal else None
 
@@ -71,7 +76,7 @@ def import_ops(
     Raises:
         NotTaken: an operation cannot be imported; a ``Refused`` names it.
     """
-    context = Importer(name, variable_types)
+    context = Importer(name, variable_types, _import_op)
     for i, (tensor, type_) in enumerate(zip(inputs, input_types, strict=True)):
         context.values[tensor] = context.builder.input(type_, f"x{i}")
     for tensor, array in (constants or {}).items():

@@ -10,11 +10,11 @@ import tensorflow as tf
 
 from ..errors import NotTaken
 from ..ir import Builder, DType, IRError, Op, Shape, TensorType, Value, dtype_of
-from ..ir.ops.elementwise import Cast
+from ..ir.ops.elementwise import Cast, LogicalAnd, LogicalNot, LogicalOr, Select
 from ..ir.ops.reduce import ReduceAnd
 from ..ir.ops.shape import Broadcast, Constant, Iota, Reshape, Transpose
 from ..ir.types import BOOL
-from .flatten import FlatOp, FlatTensor
+from .flatten import FlatGraph, FlatOp, FlatTensor
 
 Rule = Callable[["Importer", FlatOp, list[Value]], Sequence[Value]]
 
@@ -59,9 +59,11 @@ def has_ir_dtype(dtype: tf.DType) -> bool:
 class Importer:
     """What a rule works with. Variables are functional: a rule reads and replaces current values."""
 
-    def __init__(self, name: str, variable_types: Mapping[FlatTensor, TensorType]) -> None:
+    def __init__(self, name: str, variable_types: Mapping[FlatTensor, TensorType],
+                 import_op: Callable[[Importer, FlatOp], None]) -> None:
         self.builder = Builder(name)
         self.variable_types = variable_types
+        self._import_op = import_op
         self.values: dict[FlatTensor, Value] = {}
         self.variables: list[FlatTensor] = []
         self.checks: dict[Value, str] = {}
@@ -70,6 +72,7 @@ class Importer:
         self._initial: dict[FlatTensor, Value] = {}
         self._current: dict[FlatTensor, Value] = {}
         self._known: dict[Value, np.ndarray | None] = {}
+        self._guard: Value | None = None  # inside a branch: whether it is the one taken
 
     def refuse(self, reason: str) -> Refused:
         """The error to raise where the current operation cannot be imported."""
@@ -232,6 +235,8 @@ class Importer:
             return
         if condition.shape:
             condition = self.emit(ReduceAnd(tuple(range(condition.type.rank))), condition)
+        if self._guard is not None:
+            condition = self.emit(LogicalOr(), self.emit(LogicalNot(), self._guard), condition)
         known = self.known(condition)
         if known is None:
             assert self.op is not None
@@ -283,3 +288,47 @@ class Importer:
         """Index among the variables, and new value, of every variable that was replaced."""
         return [(i, self._current[v]) for i, v in enumerate(self.variables)
                 if self._current[v] is not self._initial[v]]
+
+    # Branches.
+
+    def import_graph(self, flat: FlatGraph, arguments: Sequence[FlatTensor]) -> list[Value]:
+        """Import a function's operations with the current operation's tensors as its arguments."""
+        caller = self.op
+        for inner, outer in zip(flat.arguments, arguments, strict=True):
+            if outer.dtype == tf.resource:
+                self.alias(inner, outer)
+            elif outer in self.values:
+                self.values[inner] = self.values[outer]
+        for op in flat.ops:
+            self._import_op(self, op)
+        self.op = caller
+        if any(t not in self.values for t in flat.outputs):
+            raise self.refuse("a branch returns something that is no tensor of numbers")
+        return [self.values[t] for t in flat.outputs]
+
+    def branch(self, condition: Value, branches: tuple[Callable[[], list[Value]], Callable[[], list[Value]]],
+               ) -> list[Value]:
+        """Import both branches and select results, and new values of variables, by a scalar condition."""
+        known = self.known(condition)
+        if known is not None:
+            return branches[0 if known else 1]()
+        before, guard = dict(self._current), self._guard
+        ends: list[tuple[list[Value], dict[FlatTensor, Value]]] = []
+        opposite = self.emit(LogicalNot(), condition)
+        for import_branch, taken in zip(branches, (condition, opposite), strict=True):
+            self._guard = taken if guard is None else self.emit(LogicalAnd(), guard, taken)
+            ends.append((import_branch(), self._current))
+            self._current = {v: before.get(v, self._initial[v]) for v in self._current}
+        self._guard = guard
+        (results, then), (others, other) = ends
+        for variable, value in self._current.items():
+            a, b = then.get(variable, value), other.get(variable, value)
+            self._current[variable] = self._chosen(condition, a, b)
+        return [self._chosen(condition, a, b) for a, b in zip(results, others, strict=True)]
+
+    def _chosen(self, condition: Value, a: Value, b: Value) -> Value:
+        if a is b:
+            return a
+        if a.type != b.type:
+            raise self.refuse(f"the branches give {a.type} and {b.type}")
+        return self.emit(Select(), self.broadcast_to(condition, a.shape), a, b)

@@ -1,4 +1,4 @@
-"""Constants, identities and assertions."""
+"""Constants, identities, assertions and conditionals."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import tensorflow as tf
 
 from ...ir import Value
 from ...ir.ops.elementwise import IsFinite
-from ..flatten import FlatOp
+from ...ir.types import BOOL
+from ..flatten import FlatOp, branch_graph, flatten
 from ..importer import Importer, Rule
 
 
@@ -50,6 +51,16 @@ def _no_op(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
     return ()
 
 
+def _if(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
+    """Both branches are computed; the condition selects results and new values of variables."""
+    condition = ctx.cast(inputs[0], BOOL)
+    if condition.shape:
+        raise ctx.refuse("a condition that is no scalar")
+    then, other = (flatten(branch_graph(op, name), op.name) for name in NESTED[op.type])
+    return ctx.branch(condition, (lambda: ctx.import_graph(then, op.inputs[1:]),
+                                  lambda: ctx.import_graph(other, op.inputs[1:])))
+
+
 RULES: dict[str, Rule] = {
     "Assert": _assert,
     "CheckNumerics": _check_numerics,
@@ -58,11 +69,15 @@ RULES: dict[str, Rule] = {
     "EnsureShape": _ensure_shape,
     "Identity": _identity,
     "IdentityN": _identity,
+    "If": _if,
     "NoOp": _no_op,
     "PlaceholderWithDefault": _placeholder_with_default,
     "PreventGradient": _identity,
     "Snapshot": _identity,
+    "StatelessIf": _if,
     "StopGradient": _identity,
 }
+
+NESTED = {name: ("then_branch", "else_branch") for name in ("If", "StatelessIf")}
 
 IGNORED_INPUTS = {"Assert": 1}

@@ -290,6 +290,46 @@ def _matrix_band_part(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequenc
     return (ctx.emit(Select(), ctx.emit(LogicalAnd(), *inside), x, ctx.like(x, 0)),)
 
 
+def _refuse_other_diagonals(ctx: Importer, inputs: list[Value]) -> None:
+    if any(any(ctx.ints(v, "the diagonal")) for v in inputs):
+        raise ctx.refuse("a diagonal other than the main one")
+
+
+def _matrix_diag_part(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
+    """The main diagonal: every (columns + 1)-th element of the matrix laid out as one row."""
+    x = inputs[0]
+    _refuse_other_diagonals(ctx, inputs[1:2])
+    lead, (rows, columns) = x.shape[:-2], x.shape[-2:]
+    count = min(rows, columns)
+    flat = ctx.reshape(x, (*lead, rows * columns))
+    limits = (*lead, (count - 1) * (columns + 1) + 1 if count else 0)
+    return (ctx.emit(Slice((0,) * flat.type.rank, limits, (*(1,) * len(lead), columns + 1)), flat),)
+
+
+def _matrix_diag(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
+    """A square matrix with the given main diagonal and zeros elsewhere."""
+    x = inputs[0]
+    _refuse_other_diagonals(ctx, inputs[1:2])
+    size = x.shape[-1]
+    if any(n not in (-1, size) for v in inputs[2:4] for n in ctx.ints(v)):
+        raise ctx.refuse("a matrix that is not square")
+    rank = x.type.rank
+    fill = ctx.cast(inputs[4], x.type.dtype) if len(inputs) > 4 else ctx.constant(0, x.type.dtype)
+    interior = (*(0,) * (rank - 1), size)
+    spread = ctx.emit(Pad((0,) * rank, (0,) * rank, interior), x, ctx.reshape(fill, ()))
+    return (ctx.reshape(spread, (*x.shape[:-1], size, size)),)
+
+
+def _matrix_set_diag(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
+    x, diagonal = inputs[:2]
+    _refuse_other_diagonals(ctx, inputs[2:3])
+    rank = x.type.rank
+    row, column = (ctx.emit(Iota(I64, x.shape, rank - 2 + i)) for i in (0, 1))
+    longer = rank - 2 if x.shape[-2] <= x.shape[-1] else rank - 1
+    wide = ctx.broadcast_along(diagonal, x.shape, (*range(rank - 2), longer))
+    return (ctx.emit(Select(), Formula(ctx).eq(row, column), wide, x),)
+
+
 def _space_depth(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
     """Blocks of pixels to channels or back, NHWC."""
     x, block = inputs[0], int(ctx.attr("block_size"))
@@ -354,6 +394,15 @@ RULES: dict[str, Rule] = {
     "InvertPermutation": _invert_permutation,
     "LinSpace": _lin_space,
     "MatrixBandPart": _matrix_band_part,
+    "MatrixDiag": _matrix_diag,
+    "MatrixDiagPart": _matrix_diag_part,
+    "MatrixDiagPartV2": _matrix_diag_part,
+    "MatrixDiagPartV3": _matrix_diag_part,
+    "MatrixDiagV2": _matrix_diag,
+    "MatrixDiagV3": _matrix_diag,
+    "MatrixSetDiag": _matrix_set_diag,
+    "MatrixSetDiagV2": _matrix_set_diag,
+    "MatrixSetDiagV3": _matrix_set_diag,
     "MirrorPad": _mirror_pad,
     "MirrorPadGrad": _mirror_pad_grad,
     "OnesLike": _ones_like,
