@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
+from functools import lru_cache
 
 from ...ir import Node
 from ..isa import Isa
@@ -12,13 +12,13 @@ from ..kernel import Kernel, Unsupported
 Lowering = Callable[[Node, Isa], Kernel]
 
 
+@lru_cache(maxsize=1)
 def _families() -> dict[str, Lowering]:
+    from . import conv, fused, gather, matmul, pool, random, sort
+
     table: dict[str, Lowering] = {}
-    for name in ("fused", "matmul", "conv", "pool", "gather", "random", "sort"):
-        try:
-            table.update(importlib.import_module(f".{name}", __name__).LOWERINGS)
-        except ModuleNotFoundError:
-            continue
+    for family in (fused, matmul, conv, pool, gather, random, sort):
+        table.update(family.LOWERINGS)
     return table
 
 
