@@ -26,7 +26,7 @@ _FILTER_BYTES = 256 << 10  # a packed filter that stays in the second-level cach
 def plan_of(c: Correlation, num: Numeric, isa: Isa, parts: tuple[int, int] | None = None) -> Plan:
     """Tiles, blocks and chunks of a correlation, from its sizes alone."""
     vectors = -(-c.width // num.lanes)
-    tiles, panels = choose_tile(c.columns.outputs, vectors, isa)
+    tiles, panels = choose_tile(c.columns.outputs, vectors, c.steps, isa)
     row_bytes = c.columns.inputs * c.pixel * num.bytes * c.rows.taps.stride
     cycles = c.images * c.rows.outputs * c.columns.outputs * c.width * c.groups * max(c.steps, 4) / num.lanes / 2
     wanted = int(max(1, min(_MOST_CHUNKS, cycles // _CHUNK_CYCLES)))

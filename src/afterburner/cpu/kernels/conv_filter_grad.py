@@ -9,7 +9,7 @@ small, parts of the pixels have private sums that a second phase adds in a fixed
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from llvmlite import ir as ll
@@ -39,7 +39,7 @@ from .gemm import (
     zeros,
 )
 from .matmul import combine_phase, zero_kernel
-from .packing import copy_rows, pack_columns
+from .packing import copy_columns, copy_rows
 
 _CHUNK_CYCLES = 60_000  # about 20 us: less does not pay for meeting at a barrier
 _MOST_CHUNKS = 32
@@ -47,6 +47,7 @@ _FEW_CHANNELS = 3  # so few that a tile takes neighbouring taps of a filter row 
 _UNIT = 192  # output pixels whose packed panel stays in a first-level cache
 _LONG_UNIT = 800  # where the gradient is large, to read and write it less often
 _SMALL_SUMS = 128 << 10  # bytes of sums that stay in the second-level cache
+_INPUT_BYTES = 80 << 10  # of input copied in one go
 _COPIES = 4 << 20  # bytes of private sums
 
 
@@ -59,7 +60,9 @@ class FilterGrad:
         merged: tile rows run over (filter column, channel), not over channels only.
         tiles: cut of the tile rows.
         panels: cut of a group's output channels, in registers.
+        bordered: the copy of the input has zeros at its sides, so that every tap has all columns.
         unit: (images, rows) of one unit; several images only where rows are all.
+        together: tiles whose input is copied in one go.
         parts: chunks along (units, panels, tiles).
     """
 
@@ -69,7 +72,9 @@ class FilterGrad:
     merged: bool
     tiles: Cut
     panels: Cut
+    bordered: bool
     unit: tuple[int, int]
+    together: int
     parts: tuple[int, int, int]
 
     @property
@@ -92,8 +97,14 @@ class FilterGrad:
 
     @property
     def input_columns(self) -> int:
-        """Columns of the copied input; with its borders where filter columns are merged."""
-        return self.x[2] + (sum(self.op.padding[1]) if self.merged else 0)
+        """Columns of the copied input."""
+        return self.x[2] + (sum(self.op.padding[1]) if self.bordered else 0)
+
+    @property
+    def tile_input(self) -> int:
+        """Elements of the input copied for one tile, or for all where they share it."""
+        channels = self.op.filter_shape[2] if self.merged else self.tiles.widest
+        return self.unit[0] * self.input_rows * self.input_columns * channels
 
     @property
     def sums(self) -> int:
@@ -105,7 +116,7 @@ def plan_of(op: Conv2dFilterGrad, x: tuple[int, ...], dy: tuple[int, ...], num: 
     kh, kw, depth, outputs = op.filter_shape
     width = outputs // op.groups
     merged = depth <= _FEW_CHANNELS and op.groups == 1 and op.dilation[1] == 1
-    tiles, panels = choose_tile(depth * kw if merged else depth, -(-width // num.lanes), isa)
+    tiles, panels = choose_tile(depth * kw if merged else depth, -(-width // num.lanes), _UNIT, isa)
     cycles = prod(dy) * kh * kw * depth / num.lanes / 2
     wanted = int(max(1, min(_MOST_CHUNKS, cycles // _CHUNK_CYCLES)))
     size = prod(op.filter_shape) * num.bytes
@@ -119,8 +130,10 @@ def plan_of(op: Conv2dFilterGrad, x: tuple[int, ...], dy: tuple[int, ...], num: 
     else:
         rows = max(1, pixels // dy[2])
         unit = (1, -(-dy[1] // -(-dy[1] // rows)))
-    found = FilterGrad(op, x, dy, merged, tiles, panels, unit, (1, across, down))
-    return FilterGrad(op, x, dy, merged, tiles, panels, unit, (min(copies, found.units), across, down))
+    bordered = merged or 0 < sum(op.padding[1]) <= dy[2] / 12
+    found = FilterGrad(op, x, dy, merged, tiles, panels, bordered, unit, 1, (1, across, down))
+    together = max(1, _INPUT_BYTES // (found.tile_input * num.bytes))
+    return replace(found, together=together, parts=(min(copies, found.units), across, down))
 
 
 class FilterGradient:
@@ -133,8 +146,7 @@ class FilterGradient:
         self.slot = f.unit_pixels * f.panels.widest * lanes
         per_part = min(-(-f.panels.parts * groups // f.parts[1]), f.panels.parts)
         self.input_at = self.slot * per_part
-        channels = self.depth if f.merged else f.tiles.widest
-        self.scratch = (self.input_at + f.unit[0] * f.input_rows * f.input_columns * channels) * num.bytes
+        self.scratch = (self.input_at + f.tile_input * (1 if f.merged else f.together)) * num.bytes
         self.tail = self.width - (-(-self.width // lanes) - 1) * lanes
 
     def emit(self, e: Emitter) -> None:
@@ -192,11 +204,20 @@ class FilterGradient:
         self.bottom = smaller(e, i64(f.x[1]), bottom)
         self._pack_outputs(e, image, group)
         if f.merged:
-            self._pack_input(e, image, group, i64(0), self.depth)
-        for height, _, row in f.tiles.walk(e, *self.tile_range):
-            if not f.merged:
-                self._pack_input(e, image, group, row, height)
-            self._taps(e, height, row, group, again)
+            self._pack_input(e, image, group, None)
+            self._tiles(e, *self.tile_range, group, again)
+            return
+        with e.loop(*self.tile_range, f.together, "tiles") as tile:
+            end = smaller(e, self.tile_range[1], e.b.add(tile, i64(f.together)))
+            self._pack_input(e, image, group, (tile, end))
+            self._tiles(e, tile, end, group, again)
+
+    def _tiles(self, e: Emitter, first: ll.Value, end: ll.Value, group: ll.Value, again: ll.Value) -> None:
+        for height, tile, row in self.f.tiles.walk(e, first, end):
+            source = self._input(e)
+            if not self.f.merged:
+                source = self._tile_input(e, e.b.sub(tile, first))
+            self._taps(e, height, row, source, group, again)
 
     def _pack_outputs(self, e: Emitter, image: ll.Value, group: ll.Value) -> None:
         """This unit's pixels of dy, panel by panel."""
@@ -205,30 +226,49 @@ class FilterGradient:
         rows = e.b.sub(self.end_row, self.first_row)
         count = e.b.mul(e.b.mul(self.images, rows), i64(width))
         base = e.b.add(e.b.mul(pixel, i64(channels)), e.b.mul(group, i64(self.width)))
-        for registers, packed, channel, last in self._panels(e):
-            source = e.at(e.operand(1), e.b.add(base, channel), self.stored)
-            pack_columns(e, self.num, source, channels, count, packed, registers, last, self.stored)
+        source = e.at(e.operand(1), base, self.stored)
+        with e.loop(0, count, name="pixel") as p:
+            line = e.at(source, e.b.mul(p, i64(channels)), self.stored)
+            for registers, packed, channel, last in self._panels(e):
+                at = e.at(packed, e.b.mul(p, i64(registers * self.num.lanes)), self.num.element)
+                copy_columns(e, self.num, e.at(line, channel, self.stored), at, registers, last, self.stored)
 
-    def _pack_input(self, e: Emitter, image: ll.Value, group: ll.Value, channel: ll.Value, channels: int) -> None:
-        """The rows of x that this unit reads, ``channels`` of them, one after another."""
-        f, (_, height, width, all_channels) = self.f, self.f.x
-        line, border = f.input_columns * channels, f.op.padding[1][0] * channels if f.merged else 0
+    def _pack_input(self, e: Emitter, image: ll.Value, group: ll.Value,
+                    tiles: tuple[ll.Value, ll.Value] | None) -> None:
+        """The rows of x that this unit reads: all channels together, or one tile's after another's."""
+        f, (_, height, width, channels) = self.f, self.f.x
+        left, right = f.op.padding[1] if f.bordered else (0, 0)
         with e.loop(0, self.images, name="image") as i, e.loop(self.top, self.bottom, name="line") as y:
             at = e.b.add(e.b.mul(i, i64(f.input_rows)), e.b.sub(y, self.top))
-            target = e.at(self._input(e), e.b.mul(at, i64(line)), self.num.element)
+            pixel = e.b.mul(at, i64(f.input_columns))
             row = e.b.add(e.b.mul(e.b.add(image, i), i64(height)), y)
-            inside = e.b.add(e.b.mul(group, i64(self.depth)), channel)
-            source = e.at(e.operand(0), e.b.add(e.b.mul(row, i64(width * all_channels)), inside), self.stored)
-            if f.merged:
-                self._clear(e, target, border)
-                copy_rows(e, self.num, source, 0, e.at(target, border, self.num.element), 0, 1, width * channels,
-                          self.stored)
-                used = border + width * channels
-                self._clear(e, e.at(target, used, self.num.element), line - used)
-            else:
-                with e.loop_carried(0, width, 1, [source, target], "pixel") as (_, now, after):
-                    self._copy_pixel(e, now[0], now[1], channels)
-                    after[:] = [e.at(now[0], all_channels, self.stored), e.at(now[1], channels, self.num.element)]
+            inside = e.b.add(e.b.mul(row, i64(width * channels)), e.b.mul(group, i64(self.depth)))
+            source = e.at(e.operand(0), inside, self.stored)
+            if tiles is None:
+                target = e.at(self._input(e), e.b.mul(pixel, i64(channels)), self.num.element)
+                self._clear(e, target, left * channels)
+                start = e.at(target, left * channels, self.num.element)
+                copy_rows(e, self.num, source, 0, start, 0, 1, width * channels, self.stored)
+                self._clear(e, e.at(start, width * channels, self.num.element), right * channels)
+                return
+            for first, last in ((0, left), (left + width, left + width + right)):
+                for size, target, _ in self._inputs(e, pixel, tiles) if first < last else ():
+                    self._clear(e, e.at(target, first * size, self.num.element), (last - first) * size)
+            with e.loop(0, width, name="pixel") as x:
+                at = e.b.add(pixel, e.b.add(x, i64(left)))
+                line = e.at(source, e.b.mul(x, i64(channels)), self.stored)
+                for size, target, channel in self._inputs(e, at, tiles):
+                    self._copy_pixel(e, e.at(line, channel, self.stored), target, size)
+
+    def _inputs(self, e: Emitter, pixel: ll.Value,
+                tiles: tuple[ll.Value, ll.Value]) -> Iterator[tuple[int, ll.Value, ll.Value]]:
+        """Loops over tiles: (channels, address of a pixel's copy, first channel)."""
+        for size, tile, channel in self.f.tiles.walk(e, *tiles):
+            target = self._tile_input(e, e.b.sub(tile, tiles[0]))
+            yield size, e.at(target, e.b.mul(pixel, i64(size)), self.num.element), channel
+
+    def _tile_input(self, e: Emitter, index: ll.Value) -> ll.Value:
+        return e.at(self._input(e), e.b.mul(index, i64(self.f.tile_input)), self.num.element)
 
     def _clear(self, e: Emitter, target: ll.Value, count: int) -> None:
         with e.loop(0, count, name="border") as i:
@@ -243,28 +283,33 @@ class FilterGradient:
     def _input(self, e: Emitter) -> ll.Value:
         return e.at(e.scratch, self.input_at, self.num.element)
 
-    def _taps(self, e: Emitter, height: int, row: ll.Value, group: ll.Value, again: ll.Value) -> None:
+    def _taps(self, e: Emitter, height: int, row: ll.Value, source: ll.Value, group: ll.Value, again: ll.Value) -> None:
         f, op = self.f, self.f.op
         kh, kw, depth, outputs = op.filter_shape
         columns = 1 if f.merged else kw
         with e.loop(0, kh, name="kh") as i, e.loop(0, columns, name="kw") as j:
             rows = self._range(e, 0, i, self.first_row, self.end_row)
-            across = (i64(0), i64(f.dy[2])) if f.merged else self._range(e, 1, j, i64(0), i64(f.dy[2]))
+            across = (i64(0), i64(f.dy[2])) if f.bordered else self._range(e, 1, j, i64(0), i64(f.dy[2]))
             tap = e.b.mul(e.b.add(e.b.mul(i, i64(kw)), j), i64(depth))
             for width, packed, channel, last in self._panels(e):
-                tile = self._sum(e, height, row, width, packed, i, j, rows, across)
+                tile = self._sum(e, height, row, source, width, packed, i, j, rows, across)
                 column = e.b.add(e.b.mul(group, i64(self.width)), channel)
                 at = e.b.add(e.b.mul(e.b.add(tap, row), i64(outputs)), column)
                 self._finish(e, tile, e.at(self.target, at, self.num.element), last, again)
+
+    def _inside(self, axis: int) -> bool:
+        """Whether all taps of all output positions lie inside of the input."""
+        f, op = self.f, self.f.op
+        last = (f.dy[1 + axis] - 1) * op.strides[axis] + (op.filter_shape[axis] - 1) * op.dilation[axis]
+        return op.padding[axis][0] == 0 and last < f.x[1 + axis]
 
     def _range(self, e: Emitter, axis: int, tap: ll.Value, first: ll.Value,
                end: ll.Value) -> tuple[ll.Value, ll.Value]:
         """Output positions in [first, end) whose tap lies inside of the input."""
         f, op = self.f, self.f.op
         stride, dilation, before = op.strides[axis], op.dilation[axis], op.padding[axis][0]
-        size, taps, outputs = f.x[1 + axis], op.filter_shape[axis], f.dy[1 + axis]
-        inside = before == 0 and (outputs - 1) * stride + (taps - 1) * dilation < size
-        if inside:
+        size = f.x[1 + axis]
+        if self._inside(axis):
             return first, end
         # position * stride + tap * dilation - before lies in [0, size)
         short = e.b.sub(i64(before), e.b.mul(tap, i64(dilation)))
@@ -272,26 +317,27 @@ class FilterGradient:
         high = e.b.udiv(larger(e, i64(0), e.b.add(short, i64(size + stride - 1))), i64(stride))
         return larger(e, first, low), smaller(e, end, high)
 
-    def _sum(self, e: Emitter, height: int, row: ll.Value, width: int, packed: ll.Value, i: ll.Value, j: ll.Value,
-             rows: tuple[ll.Value, ll.Value], across: tuple[ll.Value, ll.Value]) -> Tile:
+    def _sum(self, e: Emitter, height: int, row: ll.Value, source: ll.Value, width: int, packed: ll.Value,
+             i: ll.Value, j: ll.Value, rows: tuple[ll.Value, ll.Value], across: tuple[ll.Value, ll.Value]) -> Tile:
         """Register sums of one tap over the pixels of the unit."""
         f, op, num = self.f, self.f.op, self.num
         channels = self.depth if f.merged else height
         run = width * num.lanes
         line = f.input_columns * channels
         left = e.b.mul(j, i64(op.dilation[1]))
-        if not f.merged:
+        if not f.bordered:
             left = e.b.sub(left, i64(op.padding[1][0]))
         left = e.b.add(left, e.b.mul(across[0], i64(op.strides[1])))
         column = e.b.mul(left, i64(channels))
         if f.merged:
             column = e.b.add(column, row)
         shift = e.b.sub(e.b.sub(e.b.mul(i, i64(op.dilation[0])), i64(op.padding[0][0])), self.top)
-        count = e.b.sub(across[1], across[0])
+        fixed = f.bordered or self._inside(1)
+        count = f.dy[2] if fixed else e.b.sub(across[1], across[0])
         flat = [v for line_ in zeros(num, height, width) for v in line_]
         offsets = [v * num.lanes for v in range(width)]
         with e.loop_carried(0, self.images, 1, flat, "image") as (image, outer, outer_after):
-            x_image = e.at(self._input(e), e.b.add(e.b.mul(image, i64(f.input_rows * line)), column), num.element)
+            x_image = e.at(source, e.b.add(e.b.mul(image, i64(f.input_rows * line)), column), num.element)
             pixels = e.b.mul(image, i64(f.unit[1] * f.dy[2]))
             with e.loop_carried(rows[0], rows[1], 1, outer, "y") as (y, now, after):
                 x_row = e.b.add(e.b.mul(y, i64(op.strides[0])), shift)
@@ -299,7 +345,8 @@ class FilterGradient:
                 pixel = e.b.add(e.b.mul(e.b.sub(y, self.first_row), i64(f.dy[2])), e.b.add(pixels, across[0]))
                 b = e.at(packed, e.b.mul(pixel, i64(run)), num.element)
                 tile = accumulate(e, num, shaped(now, width), Rows(a, range(height), op.strides[1] * channels),
-                                  Columns(b, offsets, run, num.lanes, num.lanes * num.bytes), count)
+                                  Columns(b, offsets, run, num.lanes, num.lanes * num.bytes), count,
+                                  unroll=4)
                 after[:] = [v for line_ in tile for v in line_]
             outer_after[:] = after
         return shaped(outer_after, width)

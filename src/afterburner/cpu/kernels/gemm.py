@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from llvmlite import ir as ll
 
 from ...ir import DType, Node
-from ..emitter import BF16, F16, F32, I16, I32, Emitter, const, i64, stored_type
+from .. import halves
+from ..emitter import BF16, F16, F32, I32, Emitter, const, i64, stored_type
 from ..isa import Isa
 
 Tile = list[list[ll.Value]]  # accumulators by row and vector
@@ -154,23 +155,7 @@ def _converted(e: Emitter, value: ll.Value, num: Numeric) -> ll.Value:
     element = value.type.element if isinstance(value.type, ll.VectorType) else value.type
     if element == num.element:
         return value
-    wide = ll.VectorType(num.element, value.type.count) if isinstance(value.type, ll.VectorType) else num.element
-    return e.b.fpext(value, wide)
-
-
-def _narrowed(e: Emitter, value: ll.Value, stored: ll.Type) -> ll.Value:
-    """f32 rounded to a 16-bit float, to nearest even; bfloat16 in integers, as no set has it exactly for all."""
-    lanes = value.type.count if isinstance(value.type, ll.VectorType) else 1
-    if stored == F16:
-        return e.b.fptrunc(value, e.vector(F16, lanes))
-    wide = e.vector(I32, lanes)
-    bits = e.b.bitcast(value, wide)
-    odd = e.b.and_(e.b.lshr(bits, const(wide, 16)), const(wide, 1))
-    rounded = e.b.add(e.b.add(bits, odd), const(wide, 0x7FFF))
-    quiet = e.b.or_(bits, const(wide, 1 << 22))
-    chosen = e.b.select(e.b.fcmp_unordered("uno", value, value), quiet, rounded)
-    half = e.b.trunc(e.b.lshr(chosen, const(wide, 16)), e.vector(I16, lanes))
-    return e.b.bitcast(half, e.vector(BF16, lanes))
+    return halves.widen(e, value)
 
 
 def _insert(e: Emitter, register: ll.Value, piece: ll.Value, at: int, num: Numeric) -> ll.Value:
@@ -202,7 +187,7 @@ def store_lanes(e: Emitter, value: ll.Value, address: ll.Value, num: Numeric, la
             piece = shuffle(e, value, value, range(at, at + width))
         kind = stored or num.element
         if kind != num.element:
-            piece = _narrowed(e, piece, kind)
+            piece = halves.narrow_to(e, piece, kind)
         e.store(piece, e.at(address, at, kind), align or _align(stored, num))
         at += width
 
@@ -256,7 +241,7 @@ def accumulate(e: Emitter, num: Numeric, tile: Tile, a: Rows, b: Columns, steps:
     """``tile[r][v] += sum over steps of A[r] * B[v]``, rows not in ``active`` left alone.
 
     The tile stays in registers; each step reads the vectors of B once and broadcasts one element of A
-    a row.
+    a row. A constant number of steps may be unrolled: short loops then end where branches are predicted.
     """
     rows = list(range(len(tile))) if active is None else list(active)
     flat = [v for r in rows for v in tile[r]]
@@ -264,18 +249,17 @@ def accumulate(e: Emitter, num: Numeric, tile: Tile, a: Rows, b: Columns, steps:
         for k in range(steps):
             flat = _step(e, num, flat, a.base, b.base, a, b, rows, k)
         return _merged(tile, rows, flat)
-    whole = steps - steps % unroll if isinstance(steps, int) else steps
-    turns = whole // unroll if isinstance(whole, int) else whole
+    at_once = unroll if isinstance(steps, int) else 1
+    turns = steps // at_once if isinstance(steps, int) else steps
     with e.loop_carried(0, turns, 1, [a.base, b.base, *flat], "k") as (_, now, after):
-        a_at, b_at, values = now[0], now[1], now[2:]
-        for k in range(unroll):
-            values = _step(e, num, values, a_at, b_at, a, b, rows, k)
-        after[:] = [e.at(a_at, a.step * unroll, num.element), e.at(b_at, b.step * unroll, num.element), *values]
-    flat = after[2:]
-    if isinstance(steps, int) and isinstance(whole, int):
-        for k in range(steps - whole):
-            flat = _step(e, num, flat, after[0], after[1], a, b, rows, k)
-    return _merged(tile, rows, flat)
+        values = now[2:]
+        for k in range(at_once):
+            values = _step(e, num, values, now[0], now[1], a, b, rows, k)
+        after[:] = [e.at(now[0], a.step * at_once, num.element), e.at(now[1], b.step * at_once, num.element), *values]
+    values = after[2:]
+    for k in range(steps % at_once if isinstance(steps, int) else 0):
+        values = _step(e, num, values, after[0], after[1], a, b, rows, k)
+    return _merged(tile, rows, values)
 
 
 def _merged(tile: Tile, rows: Sequence[int], flat: Sequence[ll.Value]) -> Tile:
@@ -305,21 +289,26 @@ def _step(e: Emitter, num: Numeric, flat: Sequence[ll.Value], a_at: ll.Value, b_
     return following
 
 
-def tile_cost(rows: int, vectors: int, isa: Isa) -> float:
-    """Estimated cycles of one step: bound by multiply-adds, their latency, or loads; spills are ruled out."""
+def step_cycles(rows: int, vectors: int, isa: Isa) -> float:
+    """Estimated cycles of one step of a register tile, infinite where it does not fit the registers.
+
+    Two multiply-adds and two loads start in a cycle; a multiply-add takes about four, and a chain of them
+    loses a little more than that.
+    """
     if rows * vectors + vectors + 1 > isa.registers:
         return float("inf")
-    return max(rows * vectors / 2, 4.0, (rows + vectors) / 2) + 0.1
+    return max(rows * vectors / 2, 4.6, (rows + vectors) / 2) + 0.1
 
 
-def choose_tile(rows: int, vectors: int, isa: Isa) -> tuple[Cut, Cut]:
+def choose_tile(rows: int, vectors: int, steps: int, isa: Isa) -> tuple[Cut, Cut]:
     """Cuts of a result of ``rows`` by ``vectors`` registers that cost the fewest estimated cycles."""
     best: tuple[float, int, Cut, Cut] | None = None
     for high in range(1, min(rows, 14) + 1):
         for wide in range(1, min(vectors, 12) + 1):
             down, across = cut(rows, high), cut(vectors, wide)
             spans = [(r, v) for r in down.spans() for v in across.spans()]
-            cost = sum(tile_cost(r[0], v[0], isa) * (r[2] - r[1]) * (v[2] - v[1]) for r, v in spans)
+            cost = sum((steps * step_cycles(r[0], v[0], isa) + 10 + r[0] * v[0]) * (r[2] - r[1]) * (v[2] - v[1])
+                       for r, v in spans)
             candidate = (round(cost, 3), len(spans), down, across)
             if best is None or candidate[:2] < best[:2]:
                 best = candidate

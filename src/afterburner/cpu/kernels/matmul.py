@@ -106,7 +106,7 @@ class Blocking:
 def block(p: Product, num: Numeric, isa: Isa, half: bool) -> Blocking:
     """Choose tiles, chunks and packing for a product from its sizes alone."""
     vectors = -(-p.n // num.lanes)
-    rows, columns = choose_tile(p.m, vectors, isa)
+    rows, columns = choose_tile(p.m, vectors, min(p.k, 512), isa)
     parts = _parts(p, num, rows, columns)
     part_k, part_m = -(-p.k // parts[3]), p.m / parts[1]
     width = -(-columns.parts // parts[2]) * columns.widest * num.lanes

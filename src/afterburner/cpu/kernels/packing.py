@@ -6,8 +6,18 @@ from collections.abc import Sequence
 
 from llvmlite import ir as ll
 
+from .. import halves
 from ..emitter import Emitter, i64
 from .gemm import Numeric, load_lanes, shuffle, store_lanes
+
+
+def copy_columns(e: Emitter, num: Numeric, source: ll.Value, target: ll.Value, vectors: int, last_lanes: int,
+                 stored: ll.Type) -> None:
+    """Copy adjacent elements to ``vectors`` registers' worth of memory, zeros after ``last_lanes`` of the last."""
+    for v in range(vectors):
+        lanes = last_lanes if v == vectors - 1 else num.lanes
+        value = load_lanes(e, e.at(source, v * num.lanes, stored), num, lanes, stored)
+        e.store(value, e.at(target, v * num.lanes, num.element), num.lanes * num.bytes)
 
 
 def pack_columns(e: Emitter, num: Numeric, source: ll.Value, stride: int, steps: ll.Value, target: ll.Value,
@@ -15,10 +25,7 @@ def pack_columns(e: Emitter, num: Numeric, source: ll.Value, stride: int, steps:
     """Copy ``steps`` rows of ``vectors`` registers, ``stride`` elements apart, to consecutive registers."""
     row = vectors * num.lanes
     with e.loop_carried(0, steps, 1, [source, target], "pack") as (_, now, after):
-        for v in range(vectors):
-            lanes = last_lanes if v == vectors - 1 else num.lanes
-            value = load_lanes(e, e.at(now[0], v * num.lanes, stored), num, lanes, stored)
-            e.store(value, e.at(now[1], v * num.lanes, num.element), num.lanes * num.bytes)
+        copy_columns(e, num, now[0], now[1], vectors, last_lanes, stored)
         after[:] = [e.at(now[0], stride, stored), e.at(now[1], row, num.element)]
 
 
@@ -51,7 +58,7 @@ def load_scalar(e: Emitter, num: Numeric, address: ll.Value, stored: ll.Type) ->
     """One element, widened to the type in which products are accumulated."""
     if stored == num.element:
         return e.load(address, num.element, num.bytes)
-    return e.b.fpext(e.load(address, stored, 2), num.element)
+    return halves.widen(e, e.load(address, stored, 2))
 
 
 def transpose(e: Emitter, rows: Sequence[ll.Value]) -> list[ll.Value]:
