@@ -63,7 +63,8 @@ def _waves(graph: Graph) -> list[int]:
 
 def in_place(node: Node) -> Sequence[tuple[int, int]]:
     """Every pair of equal types. The interpreter computes a node's results before any is stored."""
-    return [(i, j) for i, v in enumerate(node.operands) for j, r in enumerate(node.results) if v.type == r.type]
+    return [(i, j) for i, v in enumerate(node.operands)
+            for j, r in enumerate(node.results) if v.type == r.type]
 
 
 def plan_problem(graph: Graph, arguments: list[np.ndarray], expected: list[np.ndarray],

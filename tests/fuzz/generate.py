@@ -21,10 +21,12 @@ MAX_ELEMENTS = 400
 FLOATS = ("f32", "f32", "f32", "f16", "bf16", "f64")
 INTS = ("i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64")
 UNARY = ("neg", "abs", "sign", "exp", "expm1", "log", "log1p", "sqrt", "rsqrt", "tanh", "sigmoid", "erf",
-         "sin", "cos", "floor", "ceil", "round", "bitwise_not", "logical_not", "is_nan", "is_inf", "is_finite")
+         "sin", "cos", "floor", "ceil", "round", "bitwise_not", "logical_not", "is_nan", "is_inf",
+         "is_finite")
 BINARY = ("add", "add", "sub", "mul", "mul", "div", "floor_div", "floor_mod", "trunc_div", "trunc_mod", "pow",
-          "maximum", "minimum", "atan2", "bitwise_and", "bitwise_or", "bitwise_xor", "shift_left", "shift_right",
-          "logical_and", "logical_or", "equal", "not_equal", "less", "less_equal", "greater", "greater_equal")
+          "maximum", "minimum", "atan2", "bitwise_and", "bitwise_or", "bitwise_xor", "shift_left",
+          "shift_right", "logical_and", "logical_or", "equal", "not_equal", "less", "less_equal", "greater",
+          "greater_equal")
 REDUCTIONS = ("reduce_sum", "reduce_prod", "reduce_max", "reduce_min", "reduce_and", "reduce_or")
 
 
@@ -55,8 +57,9 @@ class Generator:
             self._input(TensorType(self.random.choice(self.dtypes[:1] * 3 + self.dtypes),
                                    self.random.choice(self.shapes)), f"x{i}")
         steps: tuple[Callable[[], None], ...] = (
-            *(self._elementwise,) * 10, *(self._movement,) * 6, *(self._reduction,) * 3, *(self._normalize,) * 2,
-            self._constant, self._contraction, self._window, self._indexed, self._random, self._cast, self._scan)
+            *(self._elementwise,) * 10, *(self._movement,) * 6, *(self._reduction,) * 3,
+            *(self._normalize,) * 2, self._constant, self._contraction, self._window, self._indexed,
+            self._random, self._cast, self._scan)
         attempts = 0
         while len(self.builder.nodes) < self.nodes and attempts < 6 * self.nodes:
             attempts += 1
@@ -122,7 +125,8 @@ class Generator:
             if found is not None:
                 return found
         if choice < 0.8:
-            fits = self._pick(lambda v: v.type.dtype == type_.dtype and self._axes(v, type_.shape) is not None)
+            fits = self._pick(lambda v: v.type.dtype == type_.dtype
+                              and self._axes(v, type_.shape) is not None)
             if fits is not None:
                 return self._add(shape.Broadcast(type_.shape, self._axes(fits, type_.shape) or ()), fits)
         scalar = self._add(shape.Constant(np.asarray(self._number(type_.dtype))))
@@ -131,7 +135,8 @@ class Generator:
 
     def _number(self, dtype: DType) -> np.ndarray:
         if dtype.is_float:
-            return np.asarray(self.random.choice((0.0, -0.0, 1.0, -1.0, 2.0, 0.5, 0.1, 3.0))).astype(dtype.numpy)
+            number = self.random.choice((0.0, -0.0, 1.0, -1.0, 2.0, 0.5, 0.1, 3.0))
+            return np.asarray(number).astype(dtype.numpy)
         if dtype.kind == "bool":
             return np.asarray(self.random.random() < 0.5)
         numbers = (0, 0, 1, 1, 2, 3, -1 if dtype.kind == "int" else 7)
@@ -188,8 +193,8 @@ class Generator:
         x = self._pick()
         if x is None:
             return
-        make = self.random.choice((self._reshape, self._reshape, self._broadcast, self._transpose, self._slice,
-                                   self._pad, self._concat, self._reverse, self._iota))
+        make = self.random.choice((self._reshape, self._reshape, self._broadcast, self._transpose,
+                                   self._slice, self._pad, self._concat, self._reverse, self._iota))
         make(x)
 
     def _reshape(self, x: Value) -> None:
@@ -288,7 +293,7 @@ class Generator:
             self._add(shape.Constant(self._data(type_)))
 
     def _contraction(self) -> None:
-        x = self._pick(lambda v: v.type.rank >= 2 and v.type.dtype.kind != "bool" and v.type.dtype.name != "f64")
+        x = self._pick(lambda v: v.type.rank >= 2 and v.type.dtype.name not in ("bool", "f64"))
         if x is None:
             return
         flags = (self.random.random() < 0.5, self.random.random() < 0.5)
@@ -370,12 +375,14 @@ class Generator:
         used = graph.users()
         made = [r for n in graph.nodes for r in n.results]
         ends = [v for v in made if v not in used]
-        chosen = [v for v in ends if self.random.random() < 0.7] + [v for v in made if self.random.random() < 0.06]
+        chosen = [v for v in ends if self.random.random() < 0.7]
+        chosen += [v for v in made if self.random.random() < 0.06]
         chosen = chosen or ends[:1] or [i.value for i in graph.inputs[:1]]
         if self.random.random() < 0.1:
             chosen.append(graph.inputs[0].value)
         for value in chosen:
-            updates = [i for i, item in enumerate(graph.inputs) if item.state and item.value.type == value.type]
+            updates = [i for i, item in enumerate(graph.inputs)
+                       if item.state and item.value.type == value.type]
             check = value.type == TensorType(DTYPES["bool"], ()) and self.random.random() < 0.5
             if updates and self.random.random() < 0.5:
                 self.builder.output(value, updates=self.random.choice(updates))

@@ -39,5 +39,6 @@ def _report(seed: int, nodes: int, check: Check, case: Case, wrong: str) -> str:
     small = shrink(case, fails)
     arguments = "\n".join(f"  {i.name} = {a.tolist()}"
                           for i, a in zip(small.graph.inputs, small.arguments, strict=True))
-    return (f"seed {seed}, {nodes} nodes ({check.__name__}): {_attempt(check, small)}\n{small.graph}\n{arguments}\n"
+    return (f"seed {seed}, {nodes} nodes ({check.__name__}): {_attempt(check, small)}\n"
+            f"{small.graph}\n{arguments}\n"
             f"repeat with: python -m tests.fuzz --seed {seed} --nodes {nodes} --seconds 0")

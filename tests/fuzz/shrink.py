@@ -37,7 +37,8 @@ def _smaller(case: Case) -> Iterator[Case]:
     graph = case.graph
     for keep in range(len(graph.outputs)):
         if len(graph.outputs) > 1:
-            yield _cleaned(Graph(graph.name, graph.inputs, graph.nodes, (graph.outputs[keep],)), case.arguments)
+            kept = Graph(graph.name, graph.inputs, graph.nodes, (graph.outputs[keep],))
+            yield _cleaned(kept, case.arguments)
     for drop in range(len(graph.outputs)):
         if len(graph.outputs) > 1:
             outputs = (*graph.outputs[:drop], *graph.outputs[drop + 1:])
@@ -90,7 +91,8 @@ def _replaced(graph: Graph, replacement: dict[Value, Value]) -> Graph:
 
 def _ending(case: Case, value: Value) -> Case:
     """An inner value takes the place of a single output."""
-    return _cleaned(Graph(case.graph.name, case.graph.inputs, case.graph.nodes, (Output(value),)), case.arguments)
+    graph = case.graph
+    return _cleaned(Graph(graph.name, graph.inputs, graph.nodes, (Output(value),)), case.arguments)
 
 
 def _cleaned(graph: Graph, arguments: list[np.ndarray]) -> Case:

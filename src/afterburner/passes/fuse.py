@@ -96,7 +96,7 @@ def _recompute_cheap(grouping: Grouping) -> dict[int, set[int]]:
         if group.kind != "loop" or group.size == 1:
             continue
         for value in sorted(grouping.outputs(group), key=grouping.index.__getitem__):
-            cone = _cheap_cone(grouping, group, value)
+            cone = _cheap_cone(grouping, group, recomputed.get(name, set()), value)
             if not cone or any(v in unwritten for m in cone for _, _, v in grouping.sources[m]):
                 continue
             readers = {clusters.find(u) for u in grouping.users[grouping.index[value]]} - {name}
@@ -109,8 +109,9 @@ def _recompute_cheap(grouping: Grouping) -> dict[int, set[int]]:
     return recomputed
 
 
-def _cheap_cone(grouping: Grouping, group: Group, value: Value) -> set[int]:
-    """The nodes of ``group`` that compute ``value`` from what is in memory; empty if not cheap."""
+def _cheap_cone(grouping: Grouping, group: Group, copied: set[int], value: Value) -> set[int]:
+    """The nodes of ``group``, and those it computes again, that make ``value`` of what is in memory;
+    empty if not cheap."""
     cone: set[int] = set()
     stack = [grouping.index[value]]
     while stack:
@@ -122,7 +123,7 @@ def _cheap_cone(grouping: Grouping, group: Group, value: Value) -> set[int]:
                 or len(cone) == MAX_RECOMPUTED:
             return set()
         cone.add(member)
-        stack.extend(s for s, _, _ in grouping.sources[member] if s in group.members)
+        stack.extend(s for s, _, _ in grouping.sources[member] if s in group.members or s in copied)
     return cone
 
 

@@ -119,13 +119,14 @@ class _Emitter:
         local: dict[Value, Value] = {}
         operands: list[Value] = []
 
-        def place(value: Value) -> Value:
+        def place(value: Value, in_memory: bool = False) -> Value:
             if value in local:
                 return local[value]
             member = grouping.index.get(value, -1)
-            if member in inside or grouping.is_free(value):
+            if member in inside or (grouping.is_free(value) and not in_memory):
                 node = grouping.nodes[member]
-                results = body.add(node.op, *(place(v) for v in node.operands), loc=node.loc)
+                contracts = node.op.name in CONTRACTIONS
+                results = body.add(node.op, *(place(v, contracts) for v in node.operands), loc=node.loc)
                 local.update(zip(node.results, results, strict=True))
             else:
                 operands.append(value)

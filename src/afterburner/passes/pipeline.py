@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 from ..ir import Graph, verify
 from .eliminate_common_subexpressions import eliminate_common_subexpressions
@@ -16,19 +16,32 @@ from .simplify import simplify
 Pass = Callable[[Graph], Graph]
 Dump = Callable[[str, Graph, float], None]
 
-PASSES: tuple[tuple[str, Pass], ...] = (
+CLEANUP: tuple[tuple[str, Pass], ...] = (
     ("eliminate_dead_code", eliminate_dead_code),
     ("fold_constants", fold_constants),
     ("simplify", simplify),
     ("eliminate_common_subexpressions", eliminate_common_subexpressions),
-    ("fold_constants", fold_constants),  # what simplify brought together
-    ("simplify", simplify),
-    ("eliminate_common_subexpressions", eliminate_common_subexpressions),
+)
+LOWERING: tuple[tuple[str, Pass], ...] = (
     ("eliminate_dead_code", eliminate_dead_code),
     ("fuse", fuse),
-    ("eliminate_dead_code", eliminate_dead_code),
     ("order", order),
 )
+MAX_ROUNDS = 6  # of cleanup: each pass makes work for the others, soon less and less
+
+def _run(passes: Sequence[tuple[str, Pass]], graph: Graph, skip: Collection[str], dump: Dump | None) -> Graph:
+    for name, run in passes:
+        if name in skip:
+            continue
+        start = time.perf_counter()
+        changed = run(graph)
+        seconds = time.perf_counter() - start
+        if changed is graph:
+            continue
+        graph = verify(changed)
+        if dump is not None:
+            dump(name, graph, seconds)
+    return graph
 
 
 def optimize(graph: Graph, skip: Collection[str] = (), dump: Dump | None = None) -> Graph:
@@ -43,18 +56,13 @@ def optimize(graph: Graph, skip: Collection[str] = (), dump: Dump | None = None)
         IRError: a pass made an ill-formed graph.
         ValueError: ``skip`` names no pass.
     """
-    unknown = set(skip) - {name for name, _ in PASSES}
-    if unknown:
-        raise ValueError(f"no pass named {', '.join(sorted(unknown))}")
-    for name, run in PASSES:
-        if name in skip:
-            continue
-        start = time.perf_counter()
-        changed = run(graph)
-        seconds = time.perf_counter() - start
-        if changed is graph:
-            continue
-        graph = verify(changed)
-        if dump is not None:
-            dump(name, graph, seconds)
-    return graph
+    names = {name for name, _ in (*CLEANUP, *LOWERING)}
+    if set(skip) - names:
+        raise ValueError(f"no pass named {', '.join(sorted(set(skip) - names))}; there are "
+                         f"{', '.join(sorted(names))}")
+    for _ in range(MAX_ROUNDS):
+        cleaned = _run(CLEANUP, graph, skip, dump)
+        if cleaned is graph:
+            break
+        graph = cleaned
+    return _run(LOWERING, graph, skip, dump)
