@@ -45,10 +45,15 @@ def widen(e: Emitter, value: ll.Value) -> ll.Value:
 
 def narrow(e: Emitter, value: ll.Value, dtype: DType) -> ll.Value:
     """f32, scalar or vector, to f16 or bf16, to nearest even."""
-    target = _like(value, stored_type(dtype))
-    if stored_type(dtype) is F16 and _converts(e):
+    return narrow_to(e, value, stored_type(dtype))
+
+
+def narrow_to(e: Emitter, value: ll.Value, element: ll.Type) -> ll.Value:
+    """f32, scalar or vector, to LLVM's half or bfloat, to nearest even."""
+    target = _like(value, element)
+    if element is F16 and _converts(e):
         return e.b.fptrunc(value, target)
-    round_ = _f32_to_bf16_bits if stored_type(dtype) is BF16 else _f32_to_f16_bits
+    round_ = _f32_to_bf16_bits if element is BF16 else _f32_to_f16_bits
     return e.b.bitcast(e.b.trunc(round_(e, value), _like(value, I16)), target)
 
 
