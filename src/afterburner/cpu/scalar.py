@@ -12,8 +12,8 @@ from typing import Any
 from llvmlite import ir as ll
 
 from ..ir import DTYPES, DType, Op
-from . import vecmath
-from .emitter import F32, F64, I1, I8, I16, I32, Emitter, const, stored_type
+from . import halves, vecmath
+from .emitter import F32, F64, I1, I8, I16, Emitter, const, stored_type
 
 BOOL = DTYPES["bool"]
 
@@ -22,12 +22,12 @@ def register_type(dtype: DType) -> ll.Type:
     """The type of one element in a register."""
     if dtype == BOOL:
         return I1
-    return F32 if dtype.name in ("f16", "bf16") else stored_type(dtype)
+    return halves.compute_type(dtype)
 
 
 def memory_type(dtype: DType) -> ll.Type:
-    """The type of one element as these loops load and store it: bf16 goes as its bits."""
-    return I16 if dtype.name in ("f16", "bf16") else stored_type(dtype)
+    """The type of one element as these loops load, move and store it: half floats go as their bits."""
+    return I16 if halves.is_half(dtype) else stored_type(dtype)
 
 
 def lanes_of(value: ll.Value) -> int:
@@ -44,33 +44,19 @@ def from_memory(e: Emitter, raw: ll.Value, dtype: DType) -> ll.Value:
     """A loaded value in its register form."""
     if dtype == BOOL:
         return e.b.icmp_unsigned("!=", raw, const(raw.type, 0))
-    if dtype.name == "bf16":
-        wide = e.b.zext(raw, like(raw, I32))
-        return e.b.bitcast(e.b.shl(wide, const(wide.type, 16)), like(raw, F32))
-    if dtype.name == "f16":
-        return vecmath.half_to_float(e, raw)
-    return raw
+    return halves.widen(e, e.b.bitcast(raw, like(raw, stored_type(dtype)))) if halves.is_half(dtype) else raw
 
 
 def to_memory(e: Emitter, value: ll.Value, dtype: DType) -> ll.Value:
     """A register value in the form that is stored; f16 and bf16 are already rounded."""
     if dtype == BOOL:
         return e.b.zext(value, like(value, I8))
-    if dtype.name == "bf16":
-        bits = e.b.bitcast(value, like(value, I32))
-        return e.b.trunc(e.b.lshr(bits, const(bits.type, 16)), like(value, I16))
-    if dtype.name == "f16":
-        return vecmath.float_to_half(e, value)
-    return value
+    return e.b.bitcast(halves.narrow(e, value, dtype), like(value, I16)) if halves.is_half(dtype) else value
 
 
 def rounded(e: Emitter, value: ll.Value, dtype: DType) -> ll.Value:
     """An f32 register value rounded to ``dtype`` where that is narrower."""
-    if dtype.name == "bf16":
-        return vecmath.round_to_bfloat(e, value)
-    if dtype.name == "f16":
-        return vecmath.half_to_float(e, vecmath.float_to_half(e, value))
-    return value
+    return halves.widen(e, halves.narrow(e, value, dtype)) if halves.is_half(dtype) else value
 
 
 def literal(dtype: DType, value: Any, lanes: int) -> ll.Constant:
@@ -105,13 +91,16 @@ def apply(e: Emitter, op: Op, operand: DType, result: DType, args: list[ll.Value
     if op.name in _LOGICAL:
         return _LOGICAL[op.name](e, *args)
     table = _FLOAT if operand.is_float else _INTEGER
+    if op.name == "floor_div" and halves.is_half(operand):
+        return vecmath.floor(e, rounded(e, e.b.fdiv(*args), result))
     if operand.is_float:
         value = table[op.name](e, *args)
         return rounded(e, value, result) if result.is_float else value
     return table[op.name](e, operand, *args)  # type: ignore[arg-type]
 
 
-_COMPARE = {"equal": "==", "not_equal": "!=", "less": "<", "less_equal": "<=", "greater": ">", "greater_equal": ">="}
+_COMPARE = {"equal": "==", "not_equal": "!=", "less": "<", "less_equal": "<=", "greater": ">",
+            "greater_equal": ">="}
 
 
 def compare(e: Emitter, sign: str, dtype: DType, x: ll.Value, y: ll.Value) -> ll.Value:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from llvmlite import ir as ll
 
-from .emitter import F16, F32, F64, I16, I32, I64, Emitter, const
+from .emitter import F32, F64, Emitter, const
 
 _INF, _NAN = math.inf, math.nan
 
@@ -412,7 +412,8 @@ def _log_pair(m: _Arithmetic, x: ll.Value) -> tuple[ll.Value, ll.Value]:
     cube, cube_low = _two_product(m, z, s)
     cube_low = b.fadd(cube_low, b.fadd(b.fmul(z, s_low), b.fmul(z_low, s)))
     third, third_low = _two_product(m, cube, m.c(2.0 / 3.0))
-    third_low = b.fadd(third_low, b.fadd(b.fmul(cube_low, m.c(2.0 / 3.0)), b.fmul(cube, m.c(3.700743415417188e-17))))
+    two_thirds_low = b.fmul(cube, m.c(3.700743415417188e-17))
+    third_low = b.fadd(third_low, b.fadd(b.fmul(cube_low, m.c(2.0 / 3.0)), two_thirds_low))
     tail = b.fmul(b.fmul(cube, z), m.polynomial(z, _LOG_REST))
     total, error = _two_sum(m, b.fmul(exponent, m.c(m.format.ln2_high)), b.fmul(s, m.c(2.0)))
     total, more = _two_sum(m, total, third)
@@ -472,45 +473,3 @@ def float_to_signed(e: Emitter, x: ll.Value, width: int) -> ll.Value:
     fits = e.b.fcmp_ordered("<", m.abs(x), m.c(2.0 ** (width - 1)))
     converted = e.b.fptosi(e.b.select(fits, x, m.c(0.0)), integer)
     return e.b.select(fits, converted, const(integer, -(1 << (width - 1))))
-
-
-def round_to_bfloat(e: Emitter, x: ll.Value) -> ll.Value:
-    """An f32 rounded to bfloat16's precision, halves to even."""
-    b = e.b
-    bits = b.bitcast(x, _like(x, I32))
-    odd = b.and_(b.lshr(bits, const(bits.type, 16)), const(bits.type, 1))
-    bits = b.add(bits, b.add(odd, const(bits.type, 0x7FFF)))
-    bits = b.and_(bits, const(bits.type, -0x10000))
-    return b.select(b.fcmp_unordered("uno", x, x), const(x.type, _NAN), b.bitcast(bits, x.type))
-
-
-def half_to_float(e: Emitter, raw: ll.Value) -> ll.Value:
-    """The f32 of the bits of an f16."""
-    single = _like(raw, F32)
-    if e.isa.fma:  # every machine with fma here converts in hardware
-        return e.b.fpext(e.b.bitcast(raw, _like(raw, F16)), single)
-    b, wide = e.b, e.b.zext(raw, _like(raw, I32))
-    sign = b.shl(b.and_(wide, const(wide.type, 0x8000)), const(wide.type, 16))
-    size = b.shl(b.and_(wide, const(wide.type, 0x7FFF)), const(wide.type, 13))
-    scaled = b.bitcast(b.fmul(b.bitcast(size, single), const(single, 2.0**112)), wide.type)
-    special = b.icmp_unsigned(">=", size, const(size.type, 0x0F800000))
-    bits = b.select(special, b.or_(size, const(size.type, 0x7F800000)), scaled)
-    return b.bitcast(b.or_(bits, sign), single)
-
-
-def float_to_half(e: Emitter, x: ll.Value) -> ll.Value:
-    """The bits of an f32 rounded to f16, halves to even."""
-    if e.isa.fma:
-        return e.b.bitcast(e.b.fptrunc(x, _like(x, F16)), _like(x, I16))
-    b, bits = e.b, e.b.bitcast(x, _like(x, I32))
-    n = lambda v: const(bits.type, v)  # noqa: E731
-    sign = b.and_(bits, n(-0x80000000))
-    size = b.xor(bits, sign)
-    odd = b.and_(b.lshr(size, n(13)), n(1))
-    normal = b.lshr(b.add(b.add(size, odd), n(0xFFF - (112 << 23))), n(13))
-    shifted = b.fadd(b.bitcast(size, x.type), const(x.type, 0.5))
-    denormal = b.sub(b.bitcast(shifted, bits.type), n(0x3F000000))
-    half = b.select(b.icmp_unsigned("<", size, n(0x38800000)), denormal, normal)
-    special = b.select(b.icmp_unsigned(">", size, n(0x7F800000)), n(0x7E00), n(0x7C00))
-    half = b.select(b.icmp_unsigned(">=", size, n(0x47800000)), special, half)
-    return b.trunc(b.or_(half, b.lshr(sign, n(16))), _like(x, I16))

@@ -65,11 +65,12 @@ def space_of(body: Graph) -> Space:
         return _map_space(body)
     shape = reductions[0].operands[0].shape
     after = _after(body, reductions)
-    results = tuple(i for i, o in enumerate(body.outputs) if o.value in after)
-    maps = tuple(i for i, o in enumerate(body.outputs) if o.value not in after)
     points = reductions[0].operands[0].type.size
-    if any(body.outputs[i].value.type.size != points for i in maps):
-        raise Unsupported("a fusion's map output differs in size from its reductions' operand")
+    # Beside what follows from a reduction, its epilogue computes what only has the reduced size.
+    results = tuple(i for i, o in enumerate(body.outputs) if o.value in after or o.value.type.size != points)
+    maps = tuple(i for i in range(len(body.outputs)) if i not in results)
+    if any(body.outputs[i].value.type.size != reductions[0].results[0].type.size for i in results):
+        raise Unsupported("a fusion's outputs have neither the size of its reductions' operand nor of their results")
     if points == 0:
         return Space(shape, frozenset(reduction_axes(reductions[0])), reductions, maps, results)
     sizes = refine([shape, *(n.operands[0].shape for n in reductions[1:]), *_views(body, points)])

@@ -147,9 +147,9 @@ def inner_loop(e: Emitter, values: LoopValues, nest: MapNest, tile: ll.Value) ->
         piece = Piece(number, lanes, at)
         values.piece = piece
         with values.enter([piece]):
-            computed = [values.value(s.expr, lanes) for s in nest.stored]
-            for s, place, value in zip(nest.stored, places, computed, strict=True):
-                values.store(place, value, s.expr)
+            computed = [values.stored(s.expr, lanes) for s in nest.stored]
+            for place, value in zip(places, computed, strict=True):
+                values.store(place, value)
 
     start, stop = tile_range(e, nest.flat, nest.inner, tile)
     sweep(e, start, stop, nest.lanes, nest.unroll, step)

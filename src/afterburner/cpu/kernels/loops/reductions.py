@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 from llvmlite import ir as ll
 
-from ...emitter import Emitter, i64
+from ...emitter import F32, F64, Emitter, i64
 from ...index import Index
 from ...isa import Isa
-from ...scalar import memory_type
+from ...scalar import like, memory_type
 from .expr import topological
 from .maps import Stored, counted, register_bytes, tile_range
 from .nest import Flat, Loop, all_indices, chunks_for, flatten, merged_loops, tail_pieces, vector_lanes
@@ -307,9 +307,9 @@ class ReduceEmitter:
     def _point(self, slots: Slots, states: State, slot: int, lanes: int) -> State:
         """One element in every lane of the current piece: feed the reductions, store the maps."""
         values = [[self.values.value(x, lanes) for x in inputs] for inputs in self.inputs]
-        computed = [self.values.value(s.expr, lanes) for s in self.work.maps]
-        for s, place, value in zip(self.work.maps, self.places, computed, strict=True):
-            self.values.store(place, value, s.expr)
+        computed = [self.values.stored(s.expr, lanes) for s in self.work.maps]
+        for place, value in zip(self.places, computed, strict=True):
+            self.values.store(place, value)
         return slots.step(states, slot, values)
 
     # columns: the innermost axis is kept
@@ -400,9 +400,9 @@ class ReduceEmitter:
         finished = [r.finish(self.e, s) for r, s in zip(self.work.reducers, states, strict=True)]
         self.after.reduced = lambda number: finished[number]
         lanes = piece.lanes if piece else 1
-        computed = [self.after.value(s.expr, lanes) for s in self.work.results]
-        for s, place, value in zip(self.work.results, self.targets, computed, strict=True):
-            self.after.store(place, value, s.expr)
+        computed = [self.after.stored(s.expr, lanes) for s in self.work.results]
+        for place, value in zip(self.targets, computed, strict=True):
+            self.after.store(place, value)
 
 
 def _scalar_tail(length: int, lanes: int) -> bool:
@@ -412,21 +412,30 @@ def _scalar_tail(length: int, lanes: int) -> bool:
 
 def partial_value(e: Emitter, values: LoopValues, work: Reduction, chunks: int, number: int) -> ll.Value:
     """Result of reduction ``number`` at the current point of the second phase: the chunks' states,
-    combined in order."""
+    combined in order; inexact ones in f64."""
     reducer = work.reducers[number]
     first = sum(len(r.stored) for r in work.reducers[:number])
     lanes = values.piece.lanes if values.piece and values.vector else 1
     starts = [values.pointer(Place(e.temp(first + n), work.position, dtype))
               for n, dtype in enumerate(reducer.stored)]
-    with e.loop_carried(0, chunks, 1, reducer.identity(lanes), "p") as (chunk, current, following):
+    widen = reducer.inexact and reducer.stored[0].name == "f32"
+    start_state = [widened(e, v) for v in reducer.identity(lanes)] if widen else reducer.identity(lanes)
+    with e.loop_carried(0, chunks, 1, start_state, "p") as (chunk, current, following):
         offset = e.b.mul(chunk, i64(work.kept_points))
         loaded = []
         for start, dtype in zip(starts, reducer.stored, strict=True):
             element = memory_type(dtype)
             type_ = ll.VectorType(element, lanes) if lanes > 1 else element
             loaded.append(e.load(e.at(start, offset, element), type_, dtype.bytes))
-        following[:] = reducer.merge(e, current, loaded)
+        following[:] = reducer.merge(e, current, [widened(e, v) for v in loaded] if widen else loaded)
+    if widen:
+        following = [e.b.fptrunc(v, like(v, F32)) for v in following]
     return reducer.finish(e, following)
+
+
+def widened(e: Emitter, value: ll.Value) -> ll.Value:
+    """An f32 as f64."""
+    return e.b.fpext(value, like(value, F64))
 
 
 def temp_bytes(work: Reduction, nest: ReduceNest) -> tuple[int, ...]:

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 from llvmlite import ir as ll
 
-from ... import scalar
+from ... import halves, scalar
 from ...emitter import I32, I64, PTR, Emitter, const, i64
 from ...index import Index
 from ....ir import DType
 from .expr import (
+    INDEX,
     Apply,
     Choose,
     Clamped,
@@ -145,10 +146,22 @@ class LoopValues:
         key = (expr, self.piece.name if self.piece and self.vector & expr.axes else None)
         return self._remember(key, lambda: self._emit(expr, lanes))
 
-    def store(self, place: Place, value: ll.Value, expr: Expr) -> None:
-        """Store the register value of ``expr``, as many lanes as it has, at ``place``."""
-        raw = scalar.to_memory(self.e, value, expr.dtype)
-        self.e.store(raw, self.pointer(place), expr.dtype.bytes)
+    def stored(self, expr: Expr, lanes: int) -> ll.Value:
+        """The value of ``expr`` in the form that memory holds; what is only moved is not converted."""
+        if not halves.is_half(expr.dtype):
+            return scalar.to_memory(self.e, self.value(expr, lanes), expr.dtype)
+        if isinstance(expr, Load) and (lanes == 1 or self.vector & expr.axes):
+            return self._load(expr, lanes)
+        if isinstance(expr, Choose) or isinstance(expr, Apply) and expr.op.name == "select":
+            condition, yes, no = expr.args
+            return self.e.b.select(self.value(condition, lanes), self.stored(yes, lanes), self.stored(no, lanes))
+        if isinstance(expr, Apply) and expr.op.name == "bitcast" and not expr.args[0].dtype.is_float:
+            return self.value(expr.args[0], lanes)
+        return scalar.to_memory(self.e, self.value(expr, lanes), expr.dtype)
+
+    def store(self, place: Place, raw: ll.Value) -> None:
+        """Store at ``place`` what ``stored`` gave, as many lanes as it has."""
+        self.e.store(raw, self.pointer(place), place.dtype.bytes)
 
     def pointer(self, place: Load | Place) -> ll.Value:
         """Address of the element (of lane 0) at the current point, inside all levels."""
@@ -242,7 +255,7 @@ class LoopValues:
 
     def _position(self, expr: Position, lanes: int) -> ll.Value:
         x = self._index(expr.index, lanes)
-        return scalar.cast(self.e, x, scalar.INDEX, expr.dtype)
+        return scalar.cast(self.e, x, INDEX, expr.dtype)
 
     def _base(self, place: Load | Place) -> ll.Value:
         if isinstance(place, Place):
