@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 
 from ..ir import Graph, verify
 from .eliminate_common_subexpressions import eliminate_common_subexpressions
@@ -22,11 +23,6 @@ CLEANUP: tuple[tuple[str, Pass], ...] = (
     ("simplify", simplify),
     ("eliminate_common_subexpressions", eliminate_common_subexpressions),
 )
-LOWERING: tuple[tuple[str, Pass], ...] = (
-    ("eliminate_dead_code", eliminate_dead_code),
-    ("fuse", fuse),
-    ("order", order),
-)
 MAX_ROUNDS = 6  # of cleanup: each pass makes work for the others, soon less and less
 
 def _run(passes: Sequence[tuple[str, Pass]], graph: Graph, skip: Collection[str], dump: Dump | None) -> Graph:
@@ -44,19 +40,26 @@ def _run(passes: Sequence[tuple[str, Pass]], graph: Graph, skip: Collection[str]
     return graph
 
 
-def optimize(graph: Graph, skip: Collection[str] = (), dump: Dump | None = None) -> Graph:
+def optimize(graph: Graph, skip: Collection[str] = (), dump: Dump | None = None,
+             epilogues: bool = False) -> Graph:
     """Run all passes. Every result stays bit for bit what it was.
 
     Args:
         graph: a verified graph.
         skip: names of passes to leave out, to find the one that breaks something.
         dump: called with a pass's name, its result and its seconds where it changed the graph.
+        epilogues: whether the target's contractions take elementwise work on their results.
 
     Raises:
         IRError: a pass made an ill-formed graph.
         ValueError: ``skip`` names no pass.
     """
-    names = {name for name, _ in (*CLEANUP, *LOWERING)}
+    lowering: tuple[tuple[str, Pass], ...] = (
+        ("eliminate_dead_code", eliminate_dead_code),
+        ("fuse", partial(fuse, epilogues=epilogues)),
+        ("order", order),
+    )
+    names = {name for name, _ in (*CLEANUP, *lowering)}
     if set(skip) - names:
         raise ValueError(f"no pass named {', '.join(sorted(set(skip) - names))}; there are "
                          f"{', '.join(sorted(names))}")
@@ -65,4 +68,4 @@ def optimize(graph: Graph, skip: Collection[str] = (), dump: Dump | None = None)
         if cleaned is graph:
             break
         graph = cleaned
-    return _run(LOWERING, graph, skip, dump)
+    return _run(lowering, graph, skip, dump)
