@@ -15,7 +15,7 @@ import program_kit as kit
 import pytest
 
 from afterburner.cpu import schedule, target
-from afterburner.cpu.compiled import Code, CompiledKernel, compile_kernels, computed
+from afterburner.cpu.compiled import CompiledKernel, compile_kernels, computed, kernels_of
 from afterburner.cpu.engine import engine, object_key
 from afterburner.cpu.isa import host
 from afterburner.cpu.kernel import Unsupported
@@ -61,7 +61,7 @@ def inputs_of(graph: Graph) -> list[np.ndarray]:
 
 def compiled(graph: Graph) -> tuple[CompiledKernel, ...]:
     nodes = computed(graph)
-    return Code(compile_kernels([kit.lower(n, host()) for n in nodes], host()), nodes, host()).kernels
+    return kernels_of(compile_kernels([kit.lower(n, host()) for n in nodes], host()), nodes)
 
 
 def as_bytes(arrays: list[np.ndarray]) -> list[bytes]:
@@ -135,6 +135,12 @@ def test_kernel_infos_and_profile():
     first = executable.kernels[0]
     assert (first.label, first.fused, first.flops, first.bytes, first.chunks) == (
         "add", ("add",), 10_000, 120_000, (8,))
+
+
+def test_llvms_text_can_be_dumped(tmp_path):
+    target.compile_graph(chain(name="dumped"), options(dump=tmp_path / "new"))
+    (file,) = (tmp_path / "new").glob("dumped.*.ll")
+    assert "define internal void" in file.read_text()
 
 
 def test_faults_can_be_planted():

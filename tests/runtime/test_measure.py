@@ -41,7 +41,7 @@ def test_the_fraction_is_of_the_peak_that_binds():
 def test_measured_peaks_are_plausible(name):
     peak = measure_peak(2, host(name))
     assert 1e8 < peak.flops_one < 1e13 and 1e8 < peak.bandwidth < 1e13
-    assert peak.flops > 0.3 * peak.flops_one
+    assert 1e8 < peak.flops < 1e14 and peak.threads == 2
 
 
 def test_a_kept_peak_is_not_measured_again(tmp_path):

@@ -7,6 +7,8 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from llvmlite import ir as ll
 
@@ -48,10 +50,15 @@ def needs_kernel(node: Node) -> bool:
     return not (node.op.view or node.op.name == "constant")
 
 
-def compile_kernels(kernels: Sequence[Kernel], isa: Isa) -> bytes:
+def compile_kernels(kernels: Sequence[Kernel], isa: Isa, dump: Path | None = None) -> bytes:
     """Compile kernels, one for each node that needs one, in the graph's order; see ``Code``.
 
     LLVM runs in threads of its own while Python is still writing the text of later kernels.
+
+    Args:
+        kernels: to compile.
+        isa: for what machine.
+        dump: a file for LLVM's text.
     """
     rows = []
     firsts: dict[str, int] = {}
@@ -66,7 +73,10 @@ def compile_kernels(kernels: Sequence[Kernel], isa: Isa) -> bytes:
                 symbols.extend(module.add(kernel))
             _add_table(module, symbols, len(tables))
             tables.append(len(symbols))
-            compiling.append(pool.submit(jit.compile_object, str(module.llvm), isa))
+            text = str(module.llvm)
+            if dump is not None:
+                _append(dump, text)
+            compiling.append(pool.submit(jit.compile_object, text, isa))
         objects = [future.result() for future in compiling]
     for kernel in kernels:
         chunks = [p.chunks for p in kernel.phases]
@@ -74,6 +84,12 @@ def compile_kernels(kernels: Sequence[Kernel], isa: Isa) -> bytes:
     sizes = [len(o) for o in objects]
     head = json.dumps({"tables": tables, "objects": sizes, "kernels": rows}, separators=(",", ":")).encode()
     return b"".join((len(head).to_bytes(8, "little"), head, *objects))
+
+
+def _append(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a", encoding="utf-8") as out:
+        out.write(text + "\n")
 
 
 def _batches(kernels: Sequence[Kernel]) -> Iterator[list[Kernel]]:
@@ -94,21 +110,29 @@ def _add_table(module: KernelModule, symbols: Sequence[str], number: int) -> Non
     table.initializer = ll.Constant(type_, [module.llvm.globals[s] for s in symbols])
 
 
+def kernels_of(raw: bytes, nodes: Iterable[Node]) -> tuple[CompiledKernel, ...]:
+    """The kernels in what ``compile_kernels`` made for ``nodes``."""
+    head, _ = _head(raw)
+    return tuple(CompiledKernel(node, first, tuple(chunks), tuple(temps), scratch, label)
+                 for node, (first, chunks, temps, scratch, label) in zip(nodes, head["kernels"], strict=True))
+
+
+def _head(raw: bytes) -> tuple[dict[str, Any], int]:
+    """What is kept beside the objects, and where they begin."""
+    size = int.from_bytes(raw[:8], "little")
+    return json.loads(raw[8: 8 + size]), 8 + size
+
+
 class Code:
     """Compiled kernels linked into this process; their code is freed with this object.
 
     Attributes:
-        kernels: one for each node that needs one, in the graph's order.
         functions: addresses of all phase functions.
     """
 
-    def __init__(self, raw: bytes, nodes: Iterable[Node], isa: Isa) -> None:
-        size = int.from_bytes(raw[:8], "little")
-        head = json.loads(raw[8: 8 + size])
-        self.kernels = tuple(
-            CompiledKernel(node, first, tuple(chunks), tuple(temps), scratch, label)
-            for node, (first, chunks, temps, scratch, label) in zip(nodes, head["kernels"], strict=True))
-        parts, at = [], 8 + size
+    def __init__(self, raw: bytes, isa: Isa) -> None:
+        head, at = _head(raw)
+        parts = []
         for length in head["objects"]:
             parts.append(raw[at: at + length])
             at += length

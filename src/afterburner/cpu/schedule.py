@@ -13,7 +13,9 @@ from .compiled import CompiledKernel
 _WINDOW = 8  # waves
 _MOVED_BYTES = 1 << 20
 _WORTH_SHARING = 2e-6  # seconds of serial work that pay for a barrier
-RATE = 1e10  # floating-point operations or bytes a second on one core: the order of magnitude
+RATE = 1e10  # bytes or elementwise operations a second on one core: the order of magnitude
+_DENSE_RATE = 5e10  # floating-point operations a second of matrix products and convolutions
+_DENSE = ("matmul", "conv2d", "conv2d_input_grad", "conv2d_filter_grad")
 _PER_KERNEL = 1e-7  # seconds
 
 
@@ -48,7 +50,8 @@ def cost(node: Node) -> float:
     types = tuple(v.type for v in node.operands)
     results = tuple(r.type for r in node.results)
     moved = sum(t.bytes for t in (*types, *results))
-    return max(node.op.flops(types, results), moved) / RATE + _PER_KERNEL
+    dense = node.op.name in _DENSE or getattr(node.op, "kind", "") in _DENSE
+    return max(node.op.flops(types, results) / (_DENSE_RATE if dense else RATE), moved / RATE) + _PER_KERNEL
 
 
 def waves(kernels: Sequence[CompiledKernel], apart: bool = False) -> dict[Node, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from ..options import options as current_options
 from ..runtime.cache import ObjectCache
 from ..runtime.executable import KernelInfo
 from ..runtime.team import available_cpus
-from .compiled import Code, CompiledKernel, compile_kernels, computed
+from .compiled import Code, CompiledKernel, compile_kernels, computed, kernels_of
 from .engine import Engine, cached, engine
 from .isa import Isa, host
 from .kernel import Kernel
@@ -57,10 +58,12 @@ def assemble(graph: Graph, kernels: Callable[[], Sequence[Kernel]], isa: Isa, ch
         raise PlantedFault("planted failure of code generation")
     cache = ObjectCache(chosen.cache_path / "objects", chosen.cache_limit << 20) if chosen.cache else None
     shared = engine(cache)
-    raw, found = cached(_identity(graph), isa, lambda: compile_kernels(kernels(), isa), cache)
+    dump = None if chosen.dump is None else chosen.dump / f"{graph.name}.{time.time_ns():x}.ll"
+    raw, found = cached(_identity(graph), isa, lambda: compile_kernels(kernels(), isa, dump),
+                        cache if dump is None else None)
     settings = _Settings(isa.name, chosen.threads or threads or available_cpus(), chosen.profile, found,
                          chosen.fault == "run")
-    return CpuExecutable(graph, Code(raw, computed(graph), isa), shared, settings)
+    return CpuExecutable(graph, kernels_of(raw, computed(graph)), Code(raw, isa), shared, settings)
 
 
 @dataclass(frozen=True)
@@ -82,8 +85,8 @@ def _identity(graph: Graph) -> str:
 class CpuExecutable:
     """A compiled graph (see ``runtime.executable.Executable``). Dropping it frees its code and memory."""
 
-    def __init__(self, graph: Graph, code: Code, shared: Engine, settings: _Settings) -> None:
-        kernels = code.kernels
+    def __init__(self, graph: Graph, kernels: Sequence[CompiledKernel], code: Code, shared: Engine,
+                 settings: _Settings) -> None:
         wave_of = waves(kernels, apart=settings.profile)
         placement = place(graph, kernels, wave_of)
         steps = segments(kernels, wave_of, apart=settings.profile)
@@ -99,7 +102,7 @@ class CpuExecutable:
         self._workers = _useful_workers(kernels, steps, placement, settings.workers)
         self.device = f"cpu ({settings.isa}, {self._workers} thread{'s' if self._workers > 1 else ''})"
         stride = -(-max((k.scratch for k in kernels), default=0) // 128) * 128
-        self._frame = _frame(code, placement, steps, shared, stride, settings.profile)
+        self._frame = _frame(kernels, code, placement, steps, shared, stride, settings.profile)
         self._profile = _Profile(len(kernels), steps) if settings.profile else None
         count = len(graph.inputs) + len(graph.outputs)
         self._pack = struct.Struct(f"={count + 1}Q").pack_into
@@ -149,9 +152,9 @@ class _Profile:
         return tuple((self._sums / self._runs).tolist()) if self._runs else ()
 
 
-def _frame(code: Code, placement: Placement, steps: Sequence[Segment], shared: Engine, stride: int,
-           profile: bool) -> Frame:
-    program, kernels = Program(), code.kernels
+def _frame(kernels: Sequence[CompiledKernel], code: Code, placement: Placement, steps: Sequence[Segment],
+           shared: Engine, stride: int, profile: bool) -> Frame:
+    program = Program()
     positions = [program.buffers(placement.buffers(kernel)) for kernel in kernels]
     for step in steps:
         items = []
