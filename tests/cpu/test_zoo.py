@@ -143,8 +143,9 @@ def embedding() -> Graph:
     slope = n(elementwise.Sub(), n.number(1, scores), n(elementwise.Mul(), scores, scores))
     dmean = n.scaled(n.dot(slope, w, transpose_b=True), 1 / 9)
     drows = n.along(dmean, rows, 0, 2)
-    dtable = n(gather.ScatterAdd(), n.number(0, table), words, drows)
-    return n.descend([table, w], [dtable, n.dot(mean, slope, transpose_a=True)], [best, places])
+    dtable = n(gather.SegmentSum(40), words, drows)
+    moved = n(gather.ScatterAdd(), table, words, n.scaled(drows, -0.1))
+    return n.descend([table, w], [dtable, n.dot(mean, slope, transpose_a=True)], [best, places, moved])
 
 
 def residual() -> Graph:

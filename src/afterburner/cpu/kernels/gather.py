@@ -12,7 +12,7 @@ from ...ir import DType, Node, TensorType
 from ...ir.ops.gather import Gather
 from ...ir.types import F32
 from .. import halves
-from ..emitter import I64, Emitter, i64, stored_type
+from ..emitter import I64, Emitter, const, i64, stored_type
 from ..isa import Isa
 from ..kernel import Kernel, Phase
 from .gemm import kernel_key, larger, smaller
@@ -41,16 +41,18 @@ def lower_gather(node: Node, isa: Isa) -> Kernel:
 
 
 def lower_scatter_add(node: Node, isa: Isa) -> Kernel:
-    """Kernel of ``scatter_add``: a chunk owns a range of rows of the result and goes through all
-    indices, so that every row's additions come in their order whoever computes it."""
-    x, indices, _ = (v.type for v in node.operands)
-    scatter = _Scatter(x.shape[0], prod(x.shape[1:]), indices, x.dtype)
-    temps = (x.size * 4,) if halves.is_half(x.dtype) else ()
+    """Kernel of ``scatter_add`` and ``segment_sum``: a chunk owns a range of rows of the result and
+    goes through all indices, so that every row's additions come in their order whoever computes it."""
+    result = node.results[0].type
+    indices, updates = range(len(node.operands))[-2:]
+    scatter = _Scatter(result.shape[0], prod(result.shape[1:]), node.operands[indices].type, result.dtype,
+                       indices, updates)
+    temps = (result.size * 4,) if halves.is_half(result.dtype) else ()
     phase = Phase(scatter.chunks, scatter.emit)
-    return Kernel(node, (phase,), kernel_key(node, isa), temps, label="scatter add")
+    return Kernel(node, (phase,), kernel_key(node, isa), temps, label=node.op.name.replace("_", " "))
 
 
-LOWERINGS = {"gather": lower_gather, "scatter_add": lower_scatter_add}
+LOWERINGS = {"gather": lower_gather, "scatter_add": lower_scatter_add, "segment_sum": lower_scatter_add}
 
 
 def _load_index(e: Emitter, base: ll.Value, at: ll.Value, dtype: DType) -> ll.Value:
@@ -91,12 +93,15 @@ def _emit_gather(e: Emitter, rows: int, indices: TensorType, size: int, inner: i
 
 @dataclass(frozen=True)
 class _Scatter:
-    """Rows of ``inner`` elements added to ``rows`` rows."""
+    """Rows of ``inner`` elements added to ``rows`` rows: to those of operand 0, or to zeros where the
+    indices are operand 0."""
 
     rows: int
     inner: int
     indices: TensorType
     dtype: DType
+    index_operand: int
+    update_operand: int
 
     @property
     def chunks(self) -> int:
@@ -107,7 +112,7 @@ class _Scatter:
         return max(1, min(_MAX_CHUNKS, self.rows, moved // _CHUNK_BYTES, affordable))
 
     def emit(self, e: Emitter) -> None:
-        """Copy this chunk's rows, add to them, and round what was kept in f32."""
+        """Set this chunk's rows to what they start from, add to them, and round what was kept in f32."""
         if not self.rows * self.inner:
             return
         half = halves.is_half(self.dtype)
@@ -115,9 +120,12 @@ class _Scatter:
         sums = e.temp(0) if half else e.result(0)
         first, end = e.range_of_chunk(self.rows, self.chunks)
         begin, stop = (e.b.mul(at, i64(self.inner)) for at in (first, end))
-        self._convert(e, e.operand(0), self.dtype, sums, kept, begin, stop)
+        if self.index_operand:
+            self._convert(e, e.operand(0), self.dtype, sums, kept, begin, stop)
+        else:
+            self._zero(e, sums, kept, begin, stop)
         with e.loop(0, self.indices.size, name="index") as i:
-            index = _load_index(e, e.operand(1), i, self.indices.dtype)
+            index = _load_index(e, e.operand(self.index_operand), i, self.indices.dtype)
             mine = e.b.and_(e.b.icmp_signed(">=", index, first), e.b.icmp_signed("<", index, end))
             with e.b.if_then(mine):
                 self._add_row(e, sums, kept, index, i)
@@ -132,6 +140,13 @@ class _Scatter:
 
         _over_span(e, begin, stop, e.isa.lanes(max(source_type.bytes, target_type.bytes)), piece)
 
+    def _zero(self, e: Emitter, sums: ll.Value, kept: DType, begin: ll.Value, stop: ll.Value) -> None:
+        def piece(at: ll.Value, lanes: int) -> None:
+            zero = const(e.vector(stored_type(kept), lanes), 0.0 if kept.is_float else 0)
+            e.store(zero, e.at(sums, at, stored_type(kept)), kept.bytes)
+
+        _over_span(e, begin, stop, e.isa.lanes(kept.bytes), piece)
+
     def _add_row(self, e: Emitter, sums: ll.Value, kept: DType, index: ll.Value, row: ll.Value) -> None:
         target, source = (e.b.mul(at, i64(self.inner)) for at in (index, row))
         add = e.b.fadd if kept.is_float else e.b.add
@@ -139,7 +154,7 @@ class _Scatter:
         def piece(at: ll.Value, lanes: int) -> None:
             place = e.at(sums, e.b.add(target, at), stored_type(kept))
             total = e.load(place, e.vector(stored_type(kept), lanes), kept.bytes)
-            update = e.at(e.operand(2), e.b.add(source, at), stored_type(self.dtype))
+            update = e.at(e.operand(self.update_operand), e.b.add(source, at), stored_type(self.dtype))
             e.store(add(total, halves.load(e, update, self.dtype, lanes)), place, kept.bytes)
 
         _over_span(e, i64(0), i64(self.inner), _width(e, kept.bytes, self.inner), piece)

@@ -7,7 +7,7 @@ from math import prod
 
 from ...ir import Shape, Value
 from ...ir.ops import elementwise as ew
-from ...ir.ops.gather import Gather, ScatterAdd
+from ...ir.ops.gather import Gather, ScatterAdd, SegmentSum
 from ...ir.ops.reduce import ReduceAnd
 from ...ir.ops.shape import Iota
 from ...ir.types import I32, I64
@@ -88,9 +88,10 @@ def _gather_nd(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value
 
 def _scatter_nd(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
     indices, updates = inputs[:2]
-    shape = ctx.ints(inputs[2], "the shape")
-    zeros = ctx.broadcast_to(ctx.constant(0, updates.type.dtype), shape)
-    return (_scattered(ctx, zeros, indices, updates),)
+    shape, depth = ctx.ints(inputs[2], "the shape"), indices.shape[-1]
+    updates = ctx.broadcast_to(updates, (*indices.shape[:-1], *shape[depth:]))
+    rows = ctx.emit(SegmentSum(prod(shape[:depth])), _linear(ctx, indices, shape[:depth]), updates)
+    return (ctx.reshape(rows, shape),)
 
 
 def _tensor_scatter_add(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
@@ -113,8 +114,7 @@ def _unsorted_segment_sum(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Seq
     count = ctx.ints(inputs[2], "the number of segments")[0]
     f = Formula(ctx)
     ctx.check(f.lt(ids, count), f"a segment id is not below {count}")
-    zeros = ctx.broadcast_to(ctx.constant(0, data.type.dtype), (count, *data.shape[ids.type.rank:]))
-    return (ctx.emit(ScatterAdd(), zeros, ids, data),)
+    return (ctx.emit(SegmentSum(count), ids, data),)
 
 
 def _resource_scatter(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:

@@ -47,10 +47,33 @@ class ScatterAdd(Op):
         return (x,)
 
     def evaluate(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
-        x, indices, updates = arrays
-        flat = indices.reshape(-1).astype(np.int64)
-        rows = updates.reshape(flat.size, *x.shape[1:])
-        total = x.astype(np.float64) if x.dtype.kind not in "iu" else x.copy()
-        legal = (flat >= 0) & (flat < x.shape[0])
-        np.add.at(total, flat[legal], rows[legal].astype(total.dtype))
-        return (total.astype(x.dtype),)
+        return (_added(*arrays),)
+
+
+@dataclass(frozen=True)
+class SegmentSum(Op):
+    """``scatter_add`` of (indices, updates) to ``rows`` rows of zeros, which need not exist."""
+
+    rows: int
+
+    def infer(self, *types: TensorType) -> tuple[TensorType, ...]:
+        require(len(types) == 2, f"takes 2 operands, not {len(types)}")
+        indices, updates = types
+        require(indices.dtype.is_integer, f"an index is no {indices.dtype}")
+        require(updates.dtype.kind != "bool", "does not take bool")
+        require(updates.shape[: indices.rank] == indices.shape, f"updates are {updates}")
+        return (TensorType(updates.dtype, (self.rows, *updates.shape[indices.rank:])),)
+
+    def evaluate(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+        indices, updates = arrays
+        zeros = np.zeros((self.rows, *updates.shape[indices.ndim:]), updates.dtype)
+        return (_added(zeros, indices, updates),)
+
+
+def _added(x: np.ndarray, indices: np.ndarray, updates: np.ndarray) -> np.ndarray:
+    flat = indices.reshape(-1).astype(np.int64)
+    rows = updates.reshape(flat.size, *x.shape[1:])
+    total = x.astype(np.float64) if x.dtype.kind not in "iu" else x.copy()
+    legal = (flat >= 0) & (flat < x.shape[0])
+    np.add.at(total, flat[legal], rows[legal].astype(total.dtype))
+    return total.astype(x.dtype)
