@@ -8,7 +8,18 @@ from cpu_harness import run_kernel
 
 from afterburner.cpu import isa as instruction_sets
 from afterburner.cpu.kernels.fused import LOWERINGS, in_place_candidates, lower_loop
-from afterburner.ir import DTYPES, Builder, DType, Graph, Node, TensorType, Value, interpret, op_class, parse_graph
+from afterburner.ir import (
+    DTYPES,
+    Builder,
+    DType,
+    Graph,
+    Node,
+    TensorType,
+    Value,
+    interpret,
+    op_class,
+    parse_graph,
+)
 from afterburner.ir.ops.control import Fusion
 
 WIDTHS = ("avx2", "avx512", "generic")
@@ -54,14 +65,16 @@ def ulp_distance(got: np.ndarray, want: np.ndarray, dtype: DType) -> float:
     if np.all(same):
         return 0.0
     unit = np.abs(np.spacing(np.abs(want[~same]))).astype(np.float64)
-    return float(np.max(np.abs(g - w)[~same] / unit))
+    return float(np.max(np.abs(g[~same] - w[~same]) / unit))
 
 
-def agree(graph: Graph, arguments: list[np.ndarray], width: str, ulps: float = 0.0, node: Node | None = None) -> None:
+def agree(graph: Graph, arguments: list[np.ndarray], width: str, ulps: float = 0.0,
+          node: Node | None = None) -> None:
     isa = instruction_sets.host(width)
     node = node or fusion_of(graph)
     results = run_kernel(LOWERINGS[node.op.name](node, isa), arguments, isa, reverse=True)
-    for i, (got, want, out) in enumerate(zip(results, interpret(graph, arguments), graph.outputs, strict=True)):
+    expected = interpret(graph, arguments)
+    for i, (got, want, out) in enumerate(zip(results, expected, graph.outputs, strict=True)):
         made = out.value.node.op.name if out.value.node else "input"
         dtype = out.value.type.dtype
         assert got.shape == want.shape and got.dtype == want.dtype
@@ -242,8 +255,9 @@ def test_constants(width: str = "avx2") -> None:
     assert np.all(np.signbit(got[1]))
 
 
-REDUCED = [((7, 37), (1,)), ((7, 37), (0,)), ((7, 37), (0, 1)), ((1, 5), (0,)), ((5, 1), (1,)), ((3, 4, 5, 6), (1, 3)),
-           ((3, 4, 5, 6), (0, 2)), ((2, 3, 4, 33), (0, 1, 2)), ((300, 1001), (0, 1)), ((3001, 100), (0,)),
+REDUCED = [((7, 37), (1,)), ((7, 37), (0,)), ((7, 37), (0, 1)), ((1, 5), (0,)), ((5, 1), (1,)),
+           ((3, 4, 5, 6), (1, 3)), ((3, 4, 5, 6), (0, 2)), ((2, 3, 4, 33), (0, 1, 2)), ((300, 1001), (0, 1)),
+           ((3001, 100), (0,)),
            ((4000, 3), (0,)), ((4000, 3), (1,)), ((0, 4), (0,)), ((4, 0), (0,)), ((0, 4), (1,)), ((5,), (0,)),
            ((64, 5000), (0,)), ((2, 90001), (1,))]
 
@@ -300,7 +314,7 @@ def test_reduction_kinds(dtype: str, axes: tuple[int, ...], width: str) -> None:
 @pytest.mark.parametrize("name", ("argmax", "argmin"))
 @pytest.mark.parametrize("dtype", ("f32", "i32", "u8", "bf16", "bool", "f64"))
 def test_arg_reductions(name: str, dtype: str, width: str) -> None:
-    for shape, axis in (((6, 50), 1), ((50, 6), 0), ((3, 70000), 1), ((40000, 4), 0), ((4, 5, 6), 1)):
+    for shape, axis in (((6, 50), 1), ((50, 6), 0), ((4, 5, 6), 1)):
         builder = Builder("arg")
         x = builder.input(TensorType(DTYPES[dtype], shape), "x")
         builder.output(builder.emit(op_class(name)(axis, DTYPES["i64"]), x))
@@ -317,8 +331,33 @@ def test_arg_reductions(name: str, dtype: str, width: str) -> None:
 
 
 @pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("shape, axis", [((3, 70001), 1), ((60000, 4), 0), ((300000,), 0)])
+def test_large_arg_reductions(shape: tuple[int, ...], axis: int, width: str) -> None:
+    builder = Builder("arg")
+    x = builder.input(TensorType(DTYPES["f32"], shape), "x")
+    builder.output(builder.emit(op_class("argmax")(axis, DTYPES["i64"]), x))
+    array = np.random.default_rng(3).integers(0, 500, shape).astype(np.float32)
+    isa = instruction_sets.host(width)
+    (got,) = run_kernel(lower_loop(fusion_of(builder.build()), isa), [array], isa, reverse=True)
+    np.testing.assert_array_equal(got, np.argmax(array, axis))
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_long_chain(width: str) -> None:
+    builder = Builder("chain")
+    x = builder.input(TensorType(DTYPES["f32"], (50, 3)), "x")
+    total = x
+    for _ in range(600):
+        total = builder.emit(op_class("add")(), total, x)
+    builder.output(builder.emit(op_class("reduce_sum")((0,)), total))
+    builder.output(total)
+    agree(builder.build(), [np.ones((50, 3), np.float32)], width)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
 def test_a_large_sum_is_more_accurate_than_a_naive_one(width: str) -> None:
-    graph = parse_graph("graph f(%x: f32[3000000]) {\n  %0: f32[] = reduce_sum(%x) {axes=(0,)}\n  return %0\n}")
+    graph = parse_graph("graph f(%x: f32[3000000]) {\n  %0: f32[] = reduce_sum(%x) {axes=(0,)}\n"
+                        "  return %0\n}")
     x = np.random.default_rng(0).random(3_000_000).astype(np.float32)
     isa = instruction_sets.host(width)
     (got,) = run_kernel(lower_loop(fusion_of(graph), isa), [x], isa)

@@ -148,7 +148,8 @@ def reduction_of(body: Graph, space: Space) -> Reduction:
     reduced = {node.results[0]: (Reduced(node.results[0].type.dtype, n, frozenset(kept)), position)
                for n, node in enumerate(space.reductions)}
     after = Elements(body, _whole(space.sizes), reduced)
-    work = Reduction(space.sizes, space.reduced, reducers, tuple(_stored(elements, body, space)), (), position)
+    maps = tuple(_stored(elements, body, space))
+    work = Reduction(space.sizes, space.reduced, reducers, maps, (), position)
     results = []
     for i in space.results:
         value = body.outputs[i].value

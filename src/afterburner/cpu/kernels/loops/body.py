@@ -70,7 +70,7 @@ def space_of(body: Graph) -> Space:
     results = tuple(i for i, o in enumerate(body.outputs) if o.value in after or o.value.type.size != points)
     maps = tuple(i for i in range(len(body.outputs)) if i not in results)
     if any(body.outputs[i].value.type.size != reductions[0].results[0].type.size for i in results):
-        raise Unsupported("a fusion's outputs have neither the size of its reductions' operand nor of their results")
+        raise Unsupported("a fusion's output has the size of neither its reductions' operand nor results")
     if points == 0:
         return Space(shape, frozenset(reduction_axes(reductions[0])), reductions, maps, results)
     sizes = refine([shape, *(n.operands[0].shape for n in reductions[1:]), *_views(body, points)])
@@ -91,7 +91,8 @@ def _map_space(body: Graph) -> Space:
 
 def _views(body: Graph, points: int) -> list[tuple[int, ...]]:
     """Shapes of all values with as many elements as the space: where its axes may be cut."""
-    return list(dict.fromkeys(v.shape for n in body.nodes for v in (*n.results, *n.operands) if v.type.size == points))
+    values = (v for n in body.nodes for v in (*n.results, *n.operands))
+    return list(dict.fromkeys(v.shape for v in values if v.type.size == points))
 
 
 def _after(body: Graph, reductions: tuple[Node, ...]) -> set[Value]:

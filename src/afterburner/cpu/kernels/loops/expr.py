@@ -145,7 +145,8 @@ class Elements:
         cuts: positions on each axis where a piecewise value (pad, concat) changes its branch.
     """
 
-    def __init__(self, body: Graph, box: tuple[Range, ...], reduced: Mapping[Value, tuple[Expr, Index]] | None = None) -> None:
+    def __init__(self, body: Graph, box: tuple[Range, ...],
+                 reduced: Mapping[Value, tuple[Expr, Index]] | None = None) -> None:
         self.box = box
         self.cuts: dict[int, set[int]] = {}
         self._sources = {item.value: i for i, item in enumerate(body.inputs)}
@@ -159,10 +160,23 @@ class Elements:
         Raises:
             Unsupported: the value's operation is not one a loop can compute element by element.
         """
-        key = (value, index)
-        if key not in self._memo:
-            self._memo[key] = self._lower(value, index)
-        return self._memo[key]
+        pending = [value]  # elementwise chains can be longer than Python's stack
+        while pending:
+            now = pending[-1]
+            operands = self._missing(now, index)
+            pending.extend(operands)
+            if not operands:
+                pending.pop()
+                if (now, index) not in self._memo:
+                    self._memo[now, index] = self._lower(now, index)
+        return self._memo[value, index]
+
+    def _missing(self, value: Value, index: tuple[Index, ...]) -> list[Value]:
+        """Operands of an elementwise value whose expressions at its index are yet to be made."""
+        known = (value, index) in self._memo or value in self._sources or value in self._reduced
+        if known or value.node is None or not value.node.op.elementwise:
+            return []
+        return [v for v in value.node.operands if (v, index) not in self._memo]
 
     def at_linear(self, value: Value, position: Index) -> Expr:
         """The expression of the element at a row-major position."""

@@ -61,7 +61,8 @@ def plan_map(stored: Sequence[Stored], order: Sequence[int], box: Sequence[Range
     lanes = vector_lanes(isa.vector_bytes, register_bytes(exprs) or [s.expr.dtype.bytes for s in stored])
     lanes = min(lanes, 1 << (loops[-1].trips.bit_length() - 1)) if loops[-1].trips else 1
     unroll = 2 if len(exprs) <= 12 else 1
-    return MapNest(tuple(stored), flat, tuple(middle), loops[-1], min(wanted, max(flat.trips, 1)), lanes, unroll)
+    chunks = min(wanted, max(flat.trips, 1))
+    return MapNest(tuple(stored), flat, tuple(middle), loops[-1], chunks, lanes, unroll)
 
 
 def emit_maps(e: Emitter, nests: Sequence[MapNest], prepare: Prepare | None = None) -> None:
@@ -90,7 +91,8 @@ def emit_map(e: Emitter, nest: MapNest, prepare: Prepare | None = None) -> None:
 
 
 def map_values(e: Emitter, nest: MapNest) -> LoopValues:
-    levels = [[loop.axes for loop in nest.flat.loops], *([loop.axes] for loop in nest.middle), [nest.inner.axes]]
+    outer = [loop.axes for loop in nest.flat.loops]
+    levels = [outer, *([loop.axes] for loop in nest.middle), [nest.inner.axes]]
     places = [Place(e.result(s.number), s.index, s.expr.dtype) for s in nest.stored]
     return LoopValues(e, [s.expr for s in nest.stored], places, levels, nest.inner.axes, nest.lanes)
 
@@ -107,7 +109,8 @@ class counted:
         e = self.e
         tile: ll.Value = i64(0)
         if self.flat.trips > 1:
-            start, stop = e.range_of_chunk(self.flat.trips, self.chunks) if self.chunks else (0, self.flat.trips)
+            start, stop = e.range_of_chunk(self.flat.trips, self.chunks) if self.chunks else \
+                (i64(0), i64(self.flat.trips))
             counter = self._stack.enter_context(e.loop(start, stop, 1, "f"))
             ivs, tile = self.flat.digits(e, counter)
         else:
@@ -147,6 +150,7 @@ def inner_loop(e: Emitter, values: LoopValues, nest: MapNest, tile: ll.Value) ->
         piece = Piece(number, lanes, at)
         values.piece = piece
         with values.enter([piece]):
+            values.settle(lanes)
             computed = [values.stored(s.expr, lanes) for s in nest.stored]
             for place, value in zip(places, computed, strict=True):
                 values.store(place, value)

@@ -182,9 +182,11 @@ class Slots:
         level = [self.of(states, slot) for slot in slots]
         while len(level) > 1:
             pairs = [level[i: i + 2] for i in range(0, len(level), 2)]
-            level = [p[0] if len(p) == 1 else
-                     [r.merge(self.e, x, y) for r, x, y in zip(self.reducers, *p, strict=True)] for p in pairs]
+            level = [p[0] if len(p) == 1 else self._merged(*p) for p in pairs]
         return level[0]
+
+    def _merged(self, a: list[State], b: list[State]) -> list[State]:
+        return [r.merge(self.e, x, y) for r, x, y in zip(self.reducers, a, b, strict=True)]
 
     def total(self, states: State) -> list[State]:
         """Everything combined into one scalar state for each reduction."""
@@ -195,5 +197,5 @@ class Slots:
         scalars = [[r.across(self.e, s) for r, s in zip(self.reducers, part, strict=True)] for part in parts]
         total = scalars[0]
         for other in scalars[1:]:
-            total = [r.merge(self.e, x, y) for r, x, y in zip(self.reducers, total, other, strict=True)]
+            total = self._merged(total, other)
         return total

@@ -153,8 +153,8 @@ class ReduceEmitter:
         if nest.split:
             self.partials = self._partial_places()
         kept_vector = nest.inner_kept.axes if nest.columns else ()
-        self.after = LoopValues(e, [s.expr for s in results], [*self.targets, *self.partials], kept, kept_vector,
-                                nest.lanes)
+        self.after = LoopValues(e, [s.expr for s in results], [*self.targets, *self.partials], kept,
+                                kept_vector, nest.lanes)
 
     def _partial_places(self) -> list[Place]:
         places, temp = [], 0
@@ -306,6 +306,7 @@ class ReduceEmitter:
 
     def _point(self, slots: Slots, states: State, slot: int, lanes: int) -> State:
         """One element in every lane of the current piece: feed the reductions, store the maps."""
+        self.values.settle(lanes)
         values = [[self.values.value(x, lanes) for x in inputs] for inputs in self.inputs]
         computed = [self.values.stored(s.expr, lanes) for s in self.work.maps]
         for place, value in zip(self.places, computed, strict=True):
@@ -400,6 +401,7 @@ class ReduceEmitter:
         finished = [r.finish(self.e, s) for r, s in zip(self.work.reducers, states, strict=True)]
         self.after.reduced = lambda number: finished[number]
         lanes = piece.lanes if piece else 1
+        self.after.settle(lanes)
         computed = [self.after.stored(s.expr, lanes) for s in self.work.results]
         for place, value in zip(self.targets, computed, strict=True):
             self.after.store(place, value)

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from llvmlite import ir as ll
 
+from ....ir import DType
 from ... import halves, scalar
 from ...emitter import I32, I64, PTR, Emitter, const, i64
 from ...index import Index
-from ....ir import DType
 from .expr import (
     INDEX,
     Apply,
@@ -93,7 +93,8 @@ class LoopValues:
             if isinstance(expr, Reduced) or any(c in self._late for c in expr.children()):
                 self._late.add(expr)
         readers = [x for x in self._order if self.vector & x.axes]
-        self._spread = {a for a in (*(a for x in readers for a in x.args), *wanted) if not self.vector & a.axes}
+        used = (*(a for x in readers for a in x.args), *wanted)
+        self._spread = {a for a in used if not self.vector & a.axes}
 
     @property
     def depth(self) -> int:
@@ -130,12 +131,20 @@ class LoopValues:
                 self.value(expr, piece.lanes)
         if now + 1 >= len(self._leads):
             return
-        for place in (*(x for x in self._order if isinstance(x, Load)), *self._places):
+        moved: list[Load | Place] = [x for x in self._order if isinstance(x, Load)]
+        for place in (*moved, *self._places):
             if self.level(place.index.axes) <= now:
                 continue
             for item in pieces or (None,):
                 self.piece = item or self.piece
                 self._pointer(place, now)
+
+    def settle(self, lanes: int) -> None:
+        """Compute what is fixed only here for the current piece, operands first."""
+        now = self.depth - 1
+        for expr in self._order:
+            if not isinstance(expr, Literal) and (expr in self._late or self.level(expr.axes) == now):
+                self.value(expr, lanes if self.vector & expr.axes else 1)
 
     def value(self, expr: Expr, lanes: int = 1) -> ll.Value:
         """The value of ``expr`` here, in ``lanes`` lanes (of the current piece if it varies there)."""
@@ -154,7 +163,8 @@ class LoopValues:
             return self._load(expr, lanes)
         if isinstance(expr, Choose) or isinstance(expr, Apply) and expr.op.name == "select":
             condition, yes, no = expr.args
-            return self.e.b.select(self.value(condition, lanes), self.stored(yes, lanes), self.stored(no, lanes))
+            branches = self.stored(yes, lanes), self.stored(no, lanes)
+            return self.e.b.select(self.value(condition, lanes), *branches)
         if isinstance(expr, Apply) and expr.op.name == "bitcast" and not expr.args[0].dtype.is_float:
             return self.value(expr.args[0], lanes)
         return scalar.to_memory(self.e, self.value(expr, lanes), expr.dtype)
@@ -178,8 +188,8 @@ class LoopValues:
     def _emit(self, expr: Expr, lanes: int) -> ll.Value:
         match expr:
             case Apply():
-                operand = expr.args[-1].dtype
-                return scalar.apply(self.e, expr.op, operand, expr.dtype, [self.value(a, lanes) for a in expr.args])
+                args = [self.value(a, lanes) for a in expr.args]
+                return scalar.apply(self.e, expr.op, expr.args[-1].dtype, expr.dtype, args)
             case Load():
                 return scalar.from_memory(self.e, self._load(expr, lanes), expr.dtype)
             case Position():
@@ -309,7 +319,8 @@ class LoopValues:
             return self.e.load(pointer, type_, align)
         if not moving and step == -1:
             last = self.e.at(pointer, -(lanes - 1), element)
-            order = ll.Constant(ll.VectorType(I32, lanes), [ll.Constant(I32, lanes - 1 - j) for j in range(lanes)])
+            backwards = [ll.Constant(I32, lanes - 1 - j) for j in range(lanes)]
+            order = ll.Constant(ll.VectorType(I32, lanes), backwards)
             raw = self.e.load(last, type_, align)
             return self.e.b.shuffle_vector(raw, ll.Constant(type_, ll.Undefined), order)
         return self._collect(load, pointer, lanes, moving)
