@@ -112,6 +112,10 @@ def _inline(
             continue
         control = tuple(dict.fromkeys((*before, *(f for c in op.control_inputs for f in done.get(c.name, ())))))
         inputs = tuple(known[t.ref()] for t in op.inputs)
+        if _is_alias(op):
+            known[op.outputs[0].ref()] = inputs[0]
+            done[op.name] = (inputs[0].op,) if inputs[0].op is not None else ()
+            continue
         if op.type in _CALLS:
             done[op.name] = _inline_call(flat, graph, op, prefix, known, inputs, control, depth)
             continue
@@ -120,6 +124,12 @@ def _inline(
         known.update({t.ref(): f for t, f in zip(op.outputs, flat_op.outputs, strict=True)})
         done[op.name] = (flat_op,)
         flat.ops.append(flat_op)
+
+
+def _is_alias(op: tf.Operation) -> bool:
+    """An Identity that only renames: none waits for it, or it waits for none. (Effects it waits for
+    happen in any case.)"""
+    return op.type == "Identity" and not (op.control_inputs and op.outputs[0].consumers())
 
 
 def _inline_call(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import operator
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -62,18 +63,20 @@ class Variant:
     def __init__(self, stage: NativeStage, imported: Imported, executable: Executable) -> None:
         graph = imported.graph
         self.executable = executable
-        self._pool = stage.engine.pool
+        shelf = stage.engine.pool.shelf
         self.resources = [stage.resource_slots[stage.stage.resources.index(v)] for v in imported.variables]
         states = [i.value.type for i in graph.inputs if i.state]
         first_state = len(graph.inputs) - len(states)
+        types = graph.output_types
         roles = list(enumerate(graph.outputs))
-        self._results = [graph.output_types[i] for i, o in roles if o.updates is None and o.check is None]
-        updates = [(i, o.updates - first_state) for i, o in roles if o.updates is not None]
-        self._update_types = [graph.output_types[i] for i, _ in updates]
+        self._results = [shelf(types[i]) for i, o in roles if o.updates is None and o.check is None]
+        updates = [(shelf(types[i]), o.updates - first_state) for i, o in roles if o.updates is not None]
+        self._updates = [s for s, _ in updates]
         self._updated = [position for _, position in updates]
         self._messages = [o.check for _, o in roles if o.check is not None]
-        self._check_buffers = [self._pool.take(_CHECK) for _ in self._messages]
+        self._check_buffers = [shelf(_CHECK).take() for _ in self._messages]
         self._check_addresses = [b.address for b in self._check_buffers]
+        self._checked = [ctypes.c_bool.from_address(where) for where in self._check_addresses]
         stored = [tf.dtypes.as_dtype(t.dtype.numpy) for t in states]
         self._read = reader(stored) if stored else None
         self._write = writer([stored[p] for p in self._updated]) if updates else None
@@ -88,46 +91,40 @@ class Variant:
         """
         records = self._bound(handles)
         moment = clock.now
-        if self._read is not None and (clock.unsafe or any(r.value[2] != moment for r in records)):
+        if self._read is not None and (clock.unsafe or any([r.value[2] != moment for r in records])):
             refresh(records, handles, self._read, moment)
         held = [r.value for r in records]  # keeps the values alive while they are read
         inputs = [address(t) for t in arguments]
         inputs += [value[1] for value in held]
-        pool = self._pool
-        results = [(t, pool.take(t)) for t in self._results]
-        updates = [(t, pool.take(t)) for t in self._update_types]
+        shelves = self._results + self._updates
+        buffers = [shelf.take() for shelf in shelves]
         try:
-            self.executable.run(inputs, [b.address for _, b in results] + [b.address for _, b in updates]
-                                + self._check_addresses)
+            self.executable.run(inputs, [b.address for b in buffers] + self._check_addresses)
             self._check()
         except BaseException:
-            for type_, buffer in (*results, *updates):
-                pool.give_back(type_, buffer)
+            for shelf, buffer in zip(shelves, buffers, strict=True):
+                shelf.give_back(buffer)
             raise
         del held
-        outputs = [hand_over(pool, t, b) for t, b in results]
+        tensors = [hand_over(shelf, buffer) for shelf, buffer in zip(shelves, buffers, strict=True)]
+        results = len(self._results)
         if self._write is not None:
-            self._bind(records, handles, updates, moment)
-        return outputs
+            self._write([handles[p] for p in self._updated] + tensors[results:])
+            for position, tensor, buffer in zip(self._updated, tensors[results:], buffers[results:], strict=True):
+                records[position].learn(tensor, buffer.address, moment)
+        return tensors[:results]
 
     def _bound(self, handles: list[Any]) -> list[Any]:
         """The records of the variables behind the handles; looked up anew when the handles change."""
-        if len(handles) != len(self._handles) or any(a is not b for a, b in zip(handles, self._handles, strict=True)):
+        if len(handles) != len(self._handles) or not all(map(operator.is_, handles, self._handles)):
             self._records = [known(h) for h in handles]
-            self._handles = list(handles)
+            self._handles = handles
         return self._records
 
     def _check(self) -> None:
-        for message, where in zip(self._messages, self._check_addresses, strict=True):
-            if not ctypes.c_bool.from_address(where).value:
+        for message, holds in zip(self._messages, self._checked, strict=True):
+            if not holds.value:
                 raise CheckFailed(message)
-
-    def _bind(self, records: list[Any], handles: list[Any], updates: list[Any], moment: int) -> None:
-        pool = self._pool
-        tensors = [hand_over(pool, t, b) for t, b in updates]
-        self._write([handles[p] for p in self._updated] + tensors)  # type: ignore[misc]
-        for position, tensor, (_, buffer) in zip(self._updated, tensors, updates, strict=True):
-            records[position].learn(tensor, buffer.address, moment)
 
 
 class NativeStage:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.eager import context, execute
+from tensorflow.python.eager import context
+from tensorflow.python.eager.execute import quick_execute  # as it is before writers are watched
 from tensorflow.python.eager.polymorphic_function import atomic_function
 from tensorflow.python.framework import func_graph as func_graph_module
 
@@ -41,7 +42,7 @@ def _single(op: FlatOp, attributes: tuple[Any, ...]) -> Runner:
     kind, count = op.type, len(op.outputs)
 
     def run(arguments: list[Any]) -> Sequence[Any]:
-        return execute.quick_execute(kind, count, arguments, attributes, context.context()) or ()
+        return quick_execute(kind, count, arguments, attributes, context.context()) or ()
 
     return run
 
@@ -72,7 +73,7 @@ def call_inline(function: atomic_function.AtomicFunction, count: int) -> Runner:
     attributes = ("executor_type", _SINGLE_THREADED, "config_proto", options.config_proto_serialized)
 
     def run(arguments: list[Any]) -> Sequence[Any]:
-        return execute.quick_execute(call_name, count, arguments, attributes, context.context()) or ()
+        return quick_execute(call_name, count, arguments, attributes, context.context()) or ()
 
     run.function = function  # type: ignore[attr-defined]
     return run

@@ -10,8 +10,7 @@ import tensorflow as tf
 from tensorflow.python import pywrap_tfe
 from tensorflow.python.eager import context
 
-from ..ir import TensorType
-from ..runtime.buffers import Buffer, BufferPool
+from ..runtime.buffers import Buffer, Shelf
 
 _new_capsule = ctypes.pythonapi.PyCapsule_New
 _new_capsule.restype = ctypes.py_object
@@ -36,8 +35,8 @@ def address(tensor: Any) -> int:
     return _pointer_at(_capsule_pointer(capsule, b"dltensor")).value or 0
 
 
-def hand_over(pool: BufferPool, type_: TensorType, buffer: Buffer) -> tf.Tensor:
-    """An eager tensor over a buffer's memory; the buffer comes back to the pool when TensorFlow
+def hand_over(shelf: Shelf, buffer: Buffer) -> tf.Tensor:
+    """An eager tensor over a buffer's memory; the buffer comes back to its shelf when TensorFlow
     drops the last reference."""
     buffer.hand_out()
     try:
@@ -45,7 +44,7 @@ def hand_over(pool: BufferPool, type_: TensorType, buffer: Buffer) -> tf.Tensor:
         tensor = pywrap_tfe.TFE_FromDlpackCapsule(capsule, context.context()._handle)  # noqa: SLF001
     except BaseException:
         buffer.take_back()
-        pool.give_back(type_, buffer)
+        shelf.give_back(buffer)
         raise
-    pool.retire(type_, buffer)
+    shelf.retire(buffer)
     return tensor

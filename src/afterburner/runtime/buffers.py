@@ -80,17 +80,61 @@ class Buffer:
         self._free.value = 1
 
 
-class _Shelf:
-    """All buffers of one type; those that were handed out wait in the order they went."""
+class Shelf:
+    """All buffers of one type; those that were handed out wait in the order they went. Thread-safe."""
 
-    def __init__(self) -> None:
-        self.waiting: deque[Buffer] = deque()
-        self.spare: list[Buffer] = []
-        self.taken = 0
+    def __init__(self, type_: TensorType, deleter: int) -> None:
+        self.type = type_
+        self._deleter = deleter
+        self._waiting: deque[Buffer] = deque()
+        self._spare: list[Buffer] = []
+        self._taken = 0
+        self._lock = threading.Lock()
+
+    def take(self) -> Buffer:
+        """A buffer to write to; ``retire`` it once it is given away, ``give_back`` it if it is not.
+
+        Raises:
+            MemoryError: the machine has no memory left.
+        """
+        with self._lock:
+            self._taken += 1
+            if self._taken % _TRIM_EVERY == 0:
+                self._trim()
+            if self._spare:
+                return self._spare.pop()
+            for _ in range(min(_LOOK, len(self._waiting))):
+                buffer = self._waiting.popleft()
+                if buffer.free:
+                    return buffer
+                self._waiting.append(buffer)
+        return Buffer(self.type, self._deleter)
+
+    def retire(self, buffer: Buffer) -> None:
+        """Remember a buffer that was handed out, to use it again when it comes back."""
+        with self._lock:
+            self._waiting.append(buffer)
+
+    def give_back(self, buffer: Buffer) -> None:
+        """Return a buffer that was not handed out."""
+        with self._lock:
+            self._spare.append(buffer)
+
+    def held_bytes(self) -> int:
+        """Bytes of all buffers on the shelf, free or handed out."""
+        with self._lock:
+            return self.type.bytes * (len(self._waiting) + len(self._spare))
+
+    def _trim(self) -> None:
+        """Keep a few free buffers; memory of the others goes back to the system."""
+        free = [b for b in self._waiting if b.free]
+        held = [b for b in self._waiting if not b.free]
+        self._waiting = deque((*free[:_SPARE], *held))
+        del self._spare[_SPARE:]
 
 
 class BufferPool:
-    """Buffers by tensor type. Thread-safe.
+    """Shelves by tensor type. Thread-safe.
 
     Args:
         deleter: address of a native ``void(DLManagedTensor*)`` that stores 1 through ``flag`` and
@@ -99,51 +143,18 @@ class BufferPool:
 
     def __init__(self, deleter: int) -> None:
         self._deleter = deleter
-        self._shelves: dict[TensorType, _Shelf] = {}
+        self._shelves: dict[TensorType, Shelf] = {}
         self._lock = threading.Lock()
 
-    def take(self, type_: TensorType) -> Buffer:
-        """A buffer to write to; call ``hand_out`` and ``retire`` once it is given away, or
-        ``give_back`` if it is not.
-
-        Raises:
-            MemoryError: the machine has no memory left.
-        """
+    def shelf(self, type_: TensorType) -> Shelf:
+        """The shelf of a type."""
         with self._lock:
-            shelf = self._shelves.get(type_)
-            if shelf is None:
-                shelf = self._shelves[type_] = _Shelf()
-            shelf.taken += 1
-            if shelf.taken % _TRIM_EVERY == 0:
-                _trim(shelf)
-            if shelf.spare:
-                return shelf.spare.pop()
-            for _ in range(min(_LOOK, len(shelf.waiting))):
-                buffer = shelf.waiting.popleft()
-                if buffer.free:
-                    return buffer
-                shelf.waiting.append(buffer)
-        return Buffer(type_, self._deleter)
-
-    def retire(self, type_: TensorType, buffer: Buffer) -> None:
-        """Remember a buffer that was handed out, to use it again when it comes back."""
-        with self._lock:
-            self._shelves[type_].waiting.append(buffer)
-
-    def give_back(self, type_: TensorType, buffer: Buffer) -> None:
-        """Return a buffer that was not handed out."""
-        with self._lock:
-            self._shelves[type_].spare.append(buffer)
+            if type_ not in self._shelves:
+                self._shelves[type_] = Shelf(type_, self._deleter)
+            return self._shelves[type_]
 
     def held_bytes(self) -> int:
         """Bytes of all buffers the pool knows, free or handed out."""
         with self._lock:
-            return sum(t.bytes * (len(s.waiting) + len(s.spare)) for t, s in self._shelves.items())
-
-
-def _trim(shelf: _Shelf) -> None:
-    """Keep a few free buffers; memory of the others goes back to the system."""
-    free = [b for b in shelf.waiting if b.free]
-    held = deque(b for b in shelf.waiting if not b.free)
-    shelf.waiting = deque((*free[:_SPARE], *held))
-    del shelf.spare[_SPARE:]
+            shelves = list(self._shelves.values())
+        return sum(s.held_bytes() for s in shelves)
