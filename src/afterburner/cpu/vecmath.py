@@ -160,11 +160,12 @@ class _Arithmetic:
         rest = self.b.sub(n, half)
         return self.b.fmul(self.b.fmul(x, self.power_of_two(half)), self.power_of_two(rest))
 
-    def exp_parts(self, x: ll.Value) -> tuple[ll.Value, ll.Value, ll.Value]:
-        """(r, q, n) with exp(x) = 2^n * (1 + r + q)."""
+    def exp_parts(self, x: ll.Value, low: ll.Value | None = None) -> tuple[ll.Value, ll.Value, ll.Value]:
+        """(r, q, n) with exp(x + low) = 2^n * (1 + r + q); ``low`` is tiny beside x."""
         nearest, n = self.nearest(self.b.fmul(x, self.c(1.0 / math.log(2.0))))
         r = self.fma(nearest, self.c(-self.format.ln2_high), x)
         r = self.fma(nearest, self.c(-self.format.ln2_low), r)
+        r = self.b.fadd(r, low) if low is not None else r
         q = self.b.fmul(self.b.fmul(r, r), self.polynomial(r, self.format.exp))
         return r, q, n
 
@@ -386,8 +387,7 @@ def _power_double(m: _Arithmetic, x: ll.Value, y: ll.Value) -> ll.Value:
     lost = m.fma(low, y, lost)
     clamped = m.clamp(product, *m.format.exp_range)
     lost = b.select(b.fcmp_ordered("==", clamped, product), lost, m.c(0.0))
-    r, q, n = m.exp_parts(clamped)
-    r = b.fadd(r, lost)
+    r, q, n = m.exp_parts(clamped, lost)
     result = m.scaled(b.fadd(m.c(1.0), b.fadd(r, q)), n)
     simple = m.log_limits(x, high)  # 0, inf and NaN need no second part
     ordinary = b.and_(b.fcmp_ordered(">", x, m.c(0.0)), b.fcmp_ordered("<", x, m.c(_INF)))
