@@ -48,8 +48,17 @@ def import_concrete(concrete: Any, data: Sequence[np.ndarray]) -> Step:
     inputs, types, captured = [], [], {}
     handles: dict[FlatTensor, Any] = {}
     variables: dict[FlatTensor, TensorType] = {}
-    eager = dict(zip((t.ref() for t in concrete.graph.inputs[-len(concrete.captured_inputs):]),
-                     concrete.captured_inputs, strict=True)) if concrete.captured_inputs else {}
+    eager = (
+        dict(
+            zip(
+                (t.ref() for t in concrete.graph.inputs[-len(concrete.captured_inputs) :]),
+                concrete.captured_inputs,
+                strict=True,
+            )
+        )
+        if concrete.captured_inputs
+        else {}
+    )
     for argument, symbol in zip(flat.arguments, concrete.graph.inputs, strict=True):
         outer = eager.get(symbol.ref())
         if argument.dtype == tf.resource:
@@ -87,8 +96,10 @@ def run_both(step: Step, run: Run = interpret) -> list[tuple[str, np.ndarray, np
     results = [r for r in results if r is not None]
     after = step.state()
     first_state = len(graph.inputs) - len(before)
-    rows = [(f"result {i}", np.asarray(o), np.asarray(r)) for i, (o, r) in
-            enumerate(zip(ours[:names], results, strict=True))]
+    rows = [
+        (f"result {i}", np.asarray(o), np.asarray(r))
+        for i, (o, r) in enumerate(zip(ours[:names], results, strict=True))
+    ]
     updated = set()
     for out, value in zip(graph.outputs[names:], ours[names:], strict=True):
         if out.check is not None:
@@ -104,7 +115,7 @@ def run_both(step: Step, run: Run = interpret) -> list[tuple[str, np.ndarray, np
 
 
 def _arguments(step: Step) -> Sequence[np.ndarray]:
-    return step.data[:len(step.concrete.structured_input_signature[0])]
+    return step.data[: len(step.concrete.structured_input_signature[0])]
 
 
 def assert_close(rows: Sequence[tuple[str, np.ndarray, np.ndarray]], tolerance: float = 1e-5) -> None:

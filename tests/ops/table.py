@@ -64,8 +64,10 @@ def record(op: str, function: Callable[..., Any], *arguments: Any, **options: An
 
 def raw(op: str, *names: str, **attributes: Any) -> Callable[..., Any]:
     """A function of tensors that applies the raw operation, tensors going to the named inputs."""
+
     def apply(*tensors: Any) -> Any:
         return getattr(tf.raw_ops, op)(**dict(zip(names, tensors, strict=True)), **attributes)
+
     return apply
 
 
@@ -74,8 +76,9 @@ def floats(*shape: int, dtype: Any = np.float32, seed: int = 0, scale: float = 1
     return (np.random.default_rng(seed).standard_normal(shape) * scale).astype(dtype)
 
 
-def ints(*shape: int, dtype: Any = np.int32, seed: int = 0, low: int | None = None,
-         high: int = 20) -> np.ndarray:
+def ints(
+    *shape: int, dtype: Any = np.int32, seed: int = 0, low: int | None = None, high: int = 20
+) -> np.ndarray:
     """Random integers in [low, high); low is -high for signed types, else 0."""
     dtype = np.dtype(dtype)
     low = (0 if dtype.kind == "u" else -high) if low is None else low
@@ -91,9 +94,35 @@ def special(dtype: Any = np.float32) -> np.ndarray:
     """Values where functions have corners: zeros of both signs, infinities, NaN, extremes."""
     dtype = np.dtype(dtype)
     info = ml_dtypes.finfo(dtype)
-    values = [0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 2.0, -2.0, 1.5, 2.5, -1.5, -2.5, 3.0, 6.0, 7.0, 10.0, -10.0,
-              30.0, -30.0, np.inf, -np.inf, np.nan, float(info.max), float(info.min), float(info.tiny),
-              -float(info.tiny), float(info.eps)]
+    values = [
+        0.0,
+        -0.0,
+        1.0,
+        -1.0,
+        0.5,
+        -0.5,
+        2.0,
+        -2.0,
+        1.5,
+        2.5,
+        -1.5,
+        -2.5,
+        3.0,
+        6.0,
+        7.0,
+        10.0,
+        -10.0,
+        30.0,
+        -30.0,
+        np.inf,
+        -np.inf,
+        np.nan,
+        float(info.max),
+        float(info.min),
+        float(info.tiny),
+        -float(info.tiny),
+        float(info.eps),
+    ]
     return np.array(values, np.float64).astype(dtype)
 
 
@@ -125,7 +154,7 @@ def check(case: Record, run: Run) -> None:
     _compare_checks(case, graph, ours)
     if case.checks is False:
         return
-    stock = [np.asarray(r) for r in _call(concrete, case.arguments)]
+    stock = [np.asarray(r.numpy()) for r in _call(concrete, case.arguments)]
     truth = None if case.exact else _truth(case)
     for i, result in enumerate(r for r, keep in zip(ours, kept, strict=True) if keep):
         try:
@@ -159,7 +188,7 @@ def _truth(case: Record) -> list[np.ndarray] | None:
     """Results for the arguments as float64; None where the operation does not take them."""
     wide = [a.astype(np.float64) if a.dtype in _NARROW else a for a in case.arguments]
     try:
-        return [np.asarray(r) for r in _call(_trace(case.function, wide), wide)]
+        return [np.asarray(r.numpy()) for r in _call(_trace(case.function, wide), wide)]
     except (TypeError, ValueError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError):
         return None
 
@@ -168,7 +197,8 @@ def compare(ours: np.ndarray, stock: np.ndarray, truth: np.ndarray | None, exact
     """Demand the same type, and equality or a bounded error. TensorFlow's threads flush denormal
     results to zero; so does the comparison."""
     assert (ours.dtype, ours.shape) == (stock.dtype, stock.shape), (
-        f"{ours.dtype}{list(ours.shape)}, TensorFlow {stock.dtype}{list(stock.shape)}")
+        f"{ours.dtype}{list(ours.shape)}, TensorFlow {stock.dtype}{list(stock.shape)}"
+    )
     if stock.dtype.kind in "biu":
         _compare_bits(ours, stock)
         return
@@ -202,14 +232,37 @@ def _flushed(x: np.ndarray) -> np.ndarray:
 def _compare_bits(ours: np.ndarray, stock: np.ndarray) -> None:
     """Equal bits; NaNs are equal."""
     with np.errstate(invalid="ignore"):
-        same = (ours == stock) & (np.signbit(ours) == np.signbit(stock)) if ours.dtype.kind not in "biu" \
+        same = (
+            (ours == stock) & (np.signbit(ours) == np.signbit(stock))
+            if ours.dtype.kind not in "biu"
             else ours == stock
+        )
         if ours.dtype.kind not in "biu":
             same |= np.isnan(ours) & np.isnan(stock)
     wrong = np.flatnonzero(~same.reshape(-1))
-    assert not wrong.size, (f"{wrong.size} of {same.size} differ, first at {wrong[0]}: "
-                            f"{ours.reshape(-1)[wrong[:8]]}, TensorFlow {stock.reshape(-1)[wrong[:8]]}")
+    assert not wrong.size, (
+        f"{wrong.size} of {same.size} differ, first at {wrong[0]}: "
+        f"{ours.reshape(-1)[wrong[:8]]}, TensorFlow {stock.reshape(-1)[wrong[:8]]}"
+    )
 
 
-__all__ = ["BF16", "FLOATS", "INTS", "RUNNERS", "UINTS", "Record", "Run", "Step", "bools", "check", "compare",
-           "floats", "ints", "moderate", "pairs", "raw", "record", "special"]
+__all__ = [
+    "BF16",
+    "FLOATS",
+    "INTS",
+    "RUNNERS",
+    "UINTS",
+    "Record",
+    "Run",
+    "Step",
+    "bools",
+    "check",
+    "compare",
+    "floats",
+    "ints",
+    "moderate",
+    "pairs",
+    "raw",
+    "record",
+    "special",
+]

@@ -25,9 +25,34 @@ from .table import (
 )
 
 _EXACT_UNARY = ("Abs", "Neg", "Sign", "Floor", "Ceil", "Rint", "Round", "Relu", "Relu6", "Square")
-_ROUNDED_UNARY = ("Exp", "Expm1", "Log", "Log1p", "Sqrt", "Rsqrt", "Tanh", "Sigmoid", "Erf", "Sin", "Cos",
-                  "Reciprocal", "Inv", "Elu", "Selu", "Softplus", "Softsign", "Tan", "Asin", "Acos", "Atan",
-                  "Sinh", "Cosh", "Asinh", "Acosh", "Atanh")
+_ROUNDED_UNARY = (
+    "Exp",
+    "Expm1",
+    "Log",
+    "Log1p",
+    "Sqrt",
+    "Rsqrt",
+    "Tanh",
+    "Sigmoid",
+    "Erf",
+    "Sin",
+    "Cos",
+    "Reciprocal",
+    "Inv",
+    "Elu",
+    "Selu",
+    "Softplus",
+    "Softsign",
+    "Tan",
+    "Asin",
+    "Acos",
+    "Atan",
+    "Sinh",
+    "Cosh",
+    "Asinh",
+    "Acosh",
+    "Atanh",
+)
 _MAXIMA = ("Relu", "Relu6", "Maximum", "Minimum")
 _FEATURES = ("Relu", "Relu6", "Elu", "Selu", "Softplus", "Softsign")
 _NO_KERNEL = {("Rint", "float16"), ("Rint", "bfloat16")}
@@ -47,13 +72,17 @@ def _unary() -> list[Record]:
             values = np.concatenate([special(dtype), floats(41, dtype=dtype)])
             if (op, dtype.name) == ("Erf", "float64"):
                 values = values[np.abs(values) < 1e3]  # TensorFlow's erf of large f64 is NaN
-            records.append(record(op, raw(op, _input_name(op)), values, exact=exact,
-                                  zero_sign=op not in _MAXIMA))
+            records.append(
+                record(op, raw(op, _input_name(op)), values, exact=exact, zero_sign=op not in _MAXIMA)
+            )
         records.append(record(op, raw(op, _input_name(op)), floats(3, 0, 2), exact=exact))
         records.append(record(op, raw(op, _input_name(op)), np.float32(0.3), exact=exact))
     for op in ("Abs", "Neg", "Sign", "Square"):
-        records += [record(op, raw(op, "x"), np.append(ints(9, dtype=d), np.iinfo(d).min).astype(d))
-                    for d in INTS if d.itemsize > 2]
+        records += [
+            record(op, raw(op, "x"), np.append(ints(9, dtype=d), np.iinfo(d).min).astype(d))
+            for d in INTS
+            if d.itemsize > 2
+        ]
     for op in ("IsNan", "IsInf", "IsFinite"):
         records += [record(op, raw(op, "x"), special(d)) for d in FLOATS]
     records += [record("Invert", raw("Invert", "x"), ints(9, dtype=d)) for d in INTS + UINTS]
@@ -61,8 +90,19 @@ def _unary() -> list[Record]:
     return records
 
 
-_EXACT_BINARY = ("AddV2", "Add", "Sub", "Mul", "RealDiv", "Maximum", "Minimum", "DivNoNan",
-                 "SquaredDifference", "FloorMod", "FloorDiv")
+_EXACT_BINARY = (
+    "AddV2",
+    "Add",
+    "Sub",
+    "Mul",
+    "RealDiv",
+    "Maximum",
+    "Minimum",
+    "DivNoNan",
+    "SquaredDifference",
+    "FloorMod",
+    "FloorDiv",
+)
 _COMPARE = ("Equal", "NotEqual", "Less", "LessEqual", "Greater", "GreaterEqual")
 
 
@@ -71,8 +111,9 @@ def _binary() -> list[Record]:
     for op in _EXACT_BINARY:
         for dtype in FLOATS:
             values = moderate(dtype) if op == "FloorDiv" else special(dtype)
-            records.append(record(op, raw(op, "x", "y"), *pairs(values), exact=True,
-                                  zero_sign=op not in _MAXIMA))
+            records.append(
+                record(op, raw(op, "x", "y"), *pairs(values), exact=True, zero_sign=op not in _MAXIMA)
+            )
         records.append(record(op, raw(op, "x", "y"), floats(3, 1, 5), floats(4, 1, seed=1), exact=True))
         records.append(record(op, raw(op, "x", "y"), floats(0, 3), floats(3, seed=1), exact=True))
         records.append(record(op, raw(op, "x", "y"), floats(), floats(7, seed=1), exact=True))
@@ -80,12 +121,21 @@ def _binary() -> list[Record]:
         for dtype in FLOATS + INTS + UINTS:
             values = special(dtype) if dtype in FLOATS else ints(9, dtype=dtype, high=4)
             records.append(record(op, raw(op, "x", "y"), *pairs(values)))
-    records += [record(op, raw(op, "x", "y"), bools(2, 3), bools(3, seed=1))
-                for op in ("LogicalAnd", "LogicalOr", "Equal", "NotEqual")]
+    records += [
+        record(op, raw(op, "x", "y"), bools(2, 3), bools(3, seed=1))
+        for op in ("LogicalAnd", "LogicalOr", "Equal", "NotEqual")
+    ]
     for op in ("Xlogy", "Xlog1py", "Xdivy", "Atan2", "MulNoNan", "Pow"):
         records.append(record(op, raw(op, *("yx" if op == "Atan2" else "xy")), *pairs(special())))
-        records.append(record(op, raw(op, *("yx" if op == "Atan2" else "xy")), np.abs(floats(2, 5)),
-                              floats(5, seed=3), note="random"))
+        records.append(
+            record(
+                op,
+                raw(op, *("yx" if op == "Atan2" else "xy")),
+                np.abs(floats(2, 5)),
+                floats(5, seed=3),
+                note="random",
+            )
+        )
     return records
 
 
@@ -117,11 +167,19 @@ def _integers() -> list[Record]:
 
 
 _GRADS = {
-    "ReluGrad": ("gradients", "features"), "Relu6Grad": ("gradients", "features"),
-    "EluGrad": ("gradients", "outputs"), "SeluGrad": ("gradients", "outputs"),
-    "SoftplusGrad": ("gradients", "features"), "SoftsignGrad": ("gradients", "features"),
-    "LeakyReluGrad": ("gradients", "features"), "TanhGrad": ("dy", "y"), "SigmoidGrad": ("dy", "y"),
-    "SqrtGrad": ("dy", "y"), "RsqrtGrad": ("dy", "y"), "ReciprocalGrad": ("dy", "y"), "InvGrad": ("dy", "y"),
+    "ReluGrad": ("gradients", "features"),
+    "Relu6Grad": ("gradients", "features"),
+    "EluGrad": ("gradients", "outputs"),
+    "SeluGrad": ("gradients", "outputs"),
+    "SoftplusGrad": ("gradients", "features"),
+    "SoftsignGrad": ("gradients", "features"),
+    "LeakyReluGrad": ("gradients", "features"),
+    "TanhGrad": ("dy", "y"),
+    "SigmoidGrad": ("dy", "y"),
+    "SqrtGrad": ("dy", "y"),
+    "RsqrtGrad": ("dy", "y"),
+    "ReciprocalGrad": ("dy", "y"),
+    "InvGrad": ("dy", "y"),
 }
 
 
@@ -138,8 +196,20 @@ def _gradients() -> list[Record]:
 
 def _casts() -> list[Record]:
     records = []
-    for target in (tf.bool, tf.int8, tf.uint8, tf.int16, tf.int32, tf.int64, tf.uint32, tf.uint64, tf.float16,
-                   tf.bfloat16, tf.float32, tf.float64):
+    for target in (
+        tf.bool,
+        tf.int8,
+        tf.uint8,
+        tf.int16,
+        tf.int32,
+        tf.int64,
+        tf.uint32,
+        tf.uint64,
+        tf.float16,
+        tf.bfloat16,
+        tf.float32,
+        tf.float64,
+    ):
         cast = raw("Cast", "x", DstT=target)
         for dtype in FLOATS:
             values = np.abs(floats(9, dtype=dtype, scale=20.0)) if target.is_integer else special(dtype)
@@ -172,20 +242,42 @@ def _others() -> list[Record]:
         record("Select", old, condition, x, y, exact=True),
         record("Select", old, bools(4), x, y, exact=True),
         record("Select", old, np.False_, x, y, exact=True),
-        record("ClipByValue", raw("ClipByValue", "t", "clip_value_min", "clip_value_max"), special(),
-               np.float32(-1), np.float32(1), exact=True),
+        record(
+            "ClipByValue",
+            raw("ClipByValue", "t", "clip_value_min", "clip_value_max"),
+            special(),
+            np.float32(-1),
+            np.float32(1),
+            exact=True,
+        ),
         record("AddN", lambda *v: tf.raw_ops.AddN(inputs=v), *(floats(3, 4, seed=i) for i in range(11))),
-        record("AccumulateNV2", lambda *v: tf.raw_ops.AccumulateNV2(inputs=v, shape=[3]), floats(3),
-               floats(3)),
+        record(
+            "AccumulateNV2", lambda *v: tf.raw_ops.AccumulateNV2(inputs=v, shape=[3]), floats(3), floats(3)
+        ),
         record("BiasAdd", raw("BiasAdd", "value", "bias"), floats(2, 3, 4, 5), floats(5), exact=True),
-        record("BiasAdd", raw("BiasAdd", "value", "bias", data_format="NCHW"), floats(2, 5, 3, 4), floats(5),
-               exact=True, note="NCHW"),
-        record("BiasAdd", raw("BiasAdd", "value", "bias"), floats(3, 5, dtype=BF16), floats(5, dtype=BF16),
-               exact=True),
+        record(
+            "BiasAdd",
+            raw("BiasAdd", "value", "bias", data_format="NCHW"),
+            floats(2, 5, 3, 4),
+            floats(5),
+            exact=True,
+            note="NCHW",
+        ),
+        record(
+            "BiasAdd",
+            raw("BiasAdd", "value", "bias"),
+            floats(3, 5, dtype=BF16),
+            floats(5, dtype=BF16),
+            exact=True,
+        ),
         record("LeakyRelu", raw("LeakyRelu", "features", alpha=0.3), special(), exact=True),
         record("LeakyRelu", raw("LeakyRelu", "features", alpha=1.5), floats(9), exact=True),
-        record("ApproximateEqual", raw("ApproximateEqual", "x", "y", tolerance=0.1), floats(9),
-               floats(9) + np.float32(0.05)),
+        record(
+            "ApproximateEqual",
+            raw("ApproximateEqual", "x", "y", tolerance=0.1),
+            floats(9),
+            floats(9) + np.float32(0.05),
+        ),
     ]
 
 

@@ -103,7 +103,7 @@ def _normal(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
         u, v = (_uniform_of(ctx, _column(ctx, words, i), F32) for i in (0, 1))
     f = Formula(ctx)
     radius = f.sqrt(f.mul(-2, f.log(f.maximum(u, 1e-7))))
-    angle = f.mul(2 * math.pi, v)
+    angle = f.cast(f.mul(2 * math.pi, f.cast(v, F64)), v.type.dtype)  # 2π is a double in TensorFlow
     both = [ctx.reshape(f.mul(g(angle), radius), (half, 1)) for g in (f.sin, f.cos)]
     flat = ctx.reshape(ctx.emit(Concat(1), *both), (2 * half,))
     flat = flat if 2 * half == size else ctx.emit(Slice((0,), (size,), (1,)), flat)

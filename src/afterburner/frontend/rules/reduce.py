@@ -7,6 +7,7 @@ from math import prod
 
 import numpy as np
 import tensorflow as tf
+from ml_dtypes import finfo
 
 from ...ir import Op, Value
 from ...ir.ops import elementwise as ew
@@ -96,12 +97,18 @@ def _bias_add_grad(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[V
 
 
 def _arg(kind: type[Op]) -> Rule:
+    """TensorFlow starts at index 0 with the worst finite number, so neither NaN nor the worse
+    infinity ever wins."""
     def rule(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
         x = inputs[0]
         (axis,) = axes_of(ctx, x, inputs[1])
         dtype = ctx.dtype("output_type")
         if x.type.dtype == BOOL:
             x = ctx.cast(x, ctx.ir_type(tf.uint8))
+        if x.type.dtype.is_float:
+            f, largest = Formula(ctx), float(finfo(x.type.dtype.numpy).max)
+            better, worst = (f.gt, -largest) if kind is red.Argmax else (f.lt, largest)
+            x = f.select(better(x, worst), x, worst)
         return (ctx.emit(kind(axis, dtype), x),)  # type: ignore[call-arg]
     return rule
 

@@ -1,0 +1,129 @@
+"""Reads and additions at computed positions, against TensorFlow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from .table import FLOATS, RUNNERS, Record, check, floats, ints, raw, record
+
+
+def _take(axis: int, batch: int = 0) -> Any:
+    return lambda x, i: tf.raw_ops.GatherV2(params=x, indices=i, axis=axis, batch_dims=batch)
+
+
+def _gathers() -> list[Record]:
+    x = floats(5, 6, 4)
+    records = []
+    for axis in (0, 1, 2, -1):
+        indices = ints(2, 3, low=0, high=4)
+        records.append(record("GatherV2", _take(axis), x, indices, exact=True, checks=True, note=str(axis)))
+    for axis, batch in ((1, 1), (2, 1), (2, 2)):
+        shape = x.shape[:batch]
+        indices = ints(*shape, 3, low=0, high=4, dtype=np.int64)
+        records.append(
+            record(
+                "GatherV2",
+                _take(axis, batch),
+                x,
+                indices,
+                exact=True,
+                checks=True,
+                note=f"{axis}batch{batch}",
+            )
+        )
+    records += [
+        record("GatherV2", _take(0), floats(7, 2, dtype=d), ints(9, low=0, high=7), exact=True, checks=True)
+        for d in FLOATS
+    ]
+    return [
+        *records,
+        record("GatherV2", _take(0), x, np.int32(3), exact=True, checks=True),
+        record("GatherV2", _take(0), x, ints(0), exact=True),
+        record("GatherV2", _take(0), x, np.array([0, 5], np.int32), checks=False),
+        record("GatherV2", _take(0), x, np.array([-1, 0], np.int32), checks=False),
+        record(
+            "Gather", raw("Gather", "params", "indices"), x, ints(4, low=0, high=5), exact=True, checks=True
+        ),
+        record(
+            "GatherNd",
+            raw("GatherNd", "params", "indices"),
+            x,
+            ints(3, 2, low=0, high=5),
+            exact=True,
+            checks=True,
+        ),
+        record(
+            "GatherNd",
+            raw("GatherNd", "params", "indices"),
+            x,
+            ints(2, 2, 3, low=0, high=4),
+            exact=True,
+            checks=True,
+        ),
+        record(
+            "GatherNd", raw("GatherNd", "params", "indices"), x, np.array([[0, 6]], np.int32), checks=False
+        ),
+    ]
+
+
+def _scatters() -> list[Record]:
+    segment = raw("UnsortedSegmentSum", "data", "segment_ids", num_segments=5)
+    scatter = raw("ScatterNd", "indices", "updates", shape=[5, 3])
+    add = raw("TensorScatterAdd", "tensor", "indices", "updates")
+    subtract = raw("TensorScatterSub", "tensor", "indices", "updates")
+    rows = ints(7, 1, low=0, high=5)
+    return [
+        record("UnsortedSegmentSum", segment, floats(9, 3), ints(9, low=-1, high=5), checks=True),
+        record("UnsortedSegmentSum", segment, floats(4, 3, 2), ints(4, 3, low=0, high=5), checks=True),
+        record("UnsortedSegmentSum", segment, ints(9, 3), ints(9, low=0, high=5), checks=True),
+        record("UnsortedSegmentSum", segment, floats(2), np.array([0, 5], np.int32), checks=False),
+        record("ScatterNd", scatter, rows, floats(7, 3), checks=True),
+        record("TensorScatterAdd", add, floats(5, 3, seed=2), rows, floats(7, 3), checks=True),
+        record("TensorScatterSub", subtract, floats(5, 3, seed=2), rows, floats(7, 3), checks=True),
+    ]
+
+
+def _one_hots() -> list[Record]:
+    indices = np.array([[0, 2, -1], [5, 1, 4]], np.int64)
+    records = [
+        record("OneHot", lambda i, a=axis: tf.one_hot(i, 5, axis=a), indices, exact=True, note=str(axis))
+        for axis in (-1, 0, 1)
+    ]
+    values = raw("OneHot", "indices", "on_value", "off_value", depth=4)
+    records.append(
+        record(
+            "OneHot",
+            values,
+            ints(5, low=0, high=4, dtype=np.uint8),
+            np.float32(2),
+            np.float32(-3),
+            exact=True,
+        )
+    )
+    records.append(record("OneHot", lambda i: tf.one_hot(i, 3, dtype=tf.int32), ints(4, low=0, high=3)))
+    return records
+
+
+def _top() -> list[Record]:
+    predictions = np.round(floats(9, 5), 1)
+    predictions[2, 1], predictions[4, 3] = np.nan, np.inf
+    targets = np.array([0, 1, 2, 3, 4, 5, -1, 2, 0], np.int32)
+    records = [
+        record("InTopKV2", raw("InTopKV2", "predictions", "targets", k=k), predictions, targets, note=str(k))
+        for k in (1, 2, 5, 7)
+    ]
+    records.append(record("InTopK", raw("InTopK", "predictions", "targets", k=2), predictions, targets))
+    return records
+
+
+RECORDS = _gathers() + _scatters() + _one_hots() + _top()
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+@pytest.mark.parametrize("case", RECORDS, ids=str)
+def test_gather(case: Record, runner: str) -> None:
+    check(case, RUNNERS[runner])
