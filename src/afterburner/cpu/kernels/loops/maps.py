@@ -156,4 +156,5 @@ def inner_loop(e: Emitter, values: LoopValues, nest: MapNest, tile: ll.Value) ->
                 values.store(place, value)
 
     start, stop = tile_range(e, nest.flat, nest.inner, tile)
-    sweep(e, start, stop, nest.lanes, nest.unroll, step)
+    whole = nest.inner.trips % nest.lanes == 0  # tiles are multiples of all lane counts
+    sweep(e, start, stop, whole, nest.lanes, nest.unroll, step)

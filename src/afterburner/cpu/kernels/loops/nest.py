@@ -142,22 +142,25 @@ def tail_pieces(length: int, lanes: int) -> list[tuple[int, int]]:
     return pieces
 
 
-def sweep(e: Emitter, start: ll.Value | int, stop: ll.Value | int, lanes: int, unroll: int,
+def sweep(e: Emitter, start: ll.Value | int, stop: ll.Value | int, whole: bool, lanes: int, unroll: int,
           step: Callable[[ll.Value, int, int], None]) -> None:
     """Call ``step(offset, lanes, number)`` to emit code for every element of a range.
 
     Vectors of ``lanes`` first; then, where the length is known and the rest small, narrower vectors,
-    else single elements.
+    else single elements. ``whole`` says that the length is a multiple of ``lanes``.
     """
     if isinstance(start, int) and isinstance(stop, int):
         _sweep_known(e, start, stop, lanes, unroll, step)
         return
-    length = e.b.sub(_value(stop), _value(start))
-    whole = e.b.add(_value(start), e.b.and_(length, i64(-lanes)))
-    if lanes > 1:
-        with e.loop(start, whole, lanes, "v") as at:
+    if whole:
+        with e.loop(start, stop, lanes, "v") as at:
             step(at, lanes, 0)
-    with e.loop(whole, stop, 1, "s") as at:
+        return
+    length = e.b.sub(_value(stop), _value(start))
+    last = e.b.add(_value(start), e.b.and_(length, i64(-lanes)))
+    with e.loop(start, last, lanes, "v") as at:
+        step(at, lanes, 0)
+    with e.loop(last, stop, 1, "s") as at:
         step(at, 1, 0)
 
 
