@@ -187,12 +187,17 @@ class Emitter:
     def range_of_chunk(self, size: int, chunks: int) -> tuple[ll.Value, ll.Value]:
         """First and end (exclusive) of this chunk's share of ``range(size)``: near-equal parts."""
         whole, rest = divmod(size, chunks)
-        start = self.b.add(self.b.mul(self.chunk, i64(whole)), self._smaller(self.chunk, i64(rest)))
+        start = self.b.add(self.b.mul(self.chunk, i64(whole)), self.smaller(self.chunk, i64(rest)))
         extra = self.b.zext(self.b.icmp_signed("<", self.chunk, i64(rest)), I64)
         return start, self.b.add(self.b.add(start, i64(whole)), extra)
 
-    def _smaller(self, a: ll.Value, b: ll.Value) -> ll.Value:
+    def smaller(self, a: ll.Value, b: ll.Value) -> ll.Value:
+        """Signed minimum of two integers."""
         return self.b.select(self.b.icmp_signed("<", a, b), a, b)
+
+    def larger(self, a: ll.Value, b: ll.Value) -> ll.Value:
+        """Signed maximum of two integers."""
+        return self.b.select(self.b.icmp_signed(">", a, b), a, b)
 
 
 def _mangled(type_: ll.Type) -> str:

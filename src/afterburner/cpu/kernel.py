@@ -10,6 +10,7 @@ from ..ir import Node
 
 if TYPE_CHECKING:
     from .emitter import Emitter
+    from .isa import Isa
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,12 @@ class Kernel:
     temps: tuple[int, ...] = ()
     scratch: int = 0
     label: str = ""
+
+
+def key_of(node: Node, isa: Isa) -> str:
+    """Text that determines the code of a node without regions."""
+    types = ",".join(str(v.type) for v in (*node.operands, *node.results))
+    return f"{node.op!r}({types})@{isa.name}"
 
 
 class Unsupported(Exception):

@@ -14,8 +14,7 @@ from ...ir.types import F32
 from .. import halves
 from ..emitter import I64, Emitter, const, i64, stored_type
 from ..isa import Isa
-from ..kernel import Kernel, Phase
-from .gemm import kernel_key, larger, smaller
+from ..kernel import Kernel, Phase, key_of
 
 _CHUNK_BYTES = 1 << 18  # moved by a chunk: about 20 us of one core
 _LINE_BYTES = 32  # what finding a row costs, in bytes moved in that time
@@ -37,7 +36,7 @@ def lower_gather(node: Node, isa: Isa) -> Kernel:
         if node.results[0].type.size:
             _emit_gather(e, rows, indices, size, inner, chunks)
 
-    return Kernel(node, (Phase(chunks, emit),), kernel_key(node, isa), label="gather")
+    return Kernel(node, (Phase(chunks, emit),), key_of(node, isa), label="gather")
 
 
 def lower_scatter_add(node: Node, isa: Isa) -> Kernel:
@@ -49,7 +48,7 @@ def lower_scatter_add(node: Node, isa: Isa) -> Kernel:
                        indices, updates)
     temps = (result.size * 4,) if halves.is_half(result.dtype) else ()
     phase = Phase(scatter.chunks, scatter.emit)
-    return Kernel(node, (phase,), kernel_key(node, isa), temps, label=node.op.name.replace("_", " "))
+    return Kernel(node, (phase,), key_of(node, isa), temps, label=node.op.name.replace("_", " "))
 
 
 LOWERINGS = {"gather": lower_gather, "scatter_add": lower_scatter_add, "segment_sum": lower_scatter_add}
@@ -81,12 +80,12 @@ def _emit_gather(e: Emitter, rows: int, indices: TensorType, size: int, inner: i
     with e.loop(start, stop, name="row") as row:
         block = b.sdiv(row, i64(indices.size)) if rows > indices.size else i64(0)
         index = _load_index(e, index_base, b.sub(row, b.mul(block, i64(indices.size))), indices.dtype)
-        index = smaller(e, larger(e, index, i64(0)), i64(size - 1))
+        index = e.smaller(e.larger(index, i64(0)), i64(size - 1))
         source = b.mul(b.add(b.mul(block, i64(size)), index), i64(inner))
         target = b.mul(row, i64(inner))
         with e.loop(0, inner, width, name="column") as column:
             # The last vector reaches back over the one before it rather than past the row's end.
-            at = column if inner % width == 0 else smaller(e, column, i64(inner - width))
+            at = column if inner % width == 0 else e.smaller(column, i64(inner - width))
             value = e.load(e.at(x, b.add(source, at), element), e.vector(element, width), dtype.bytes)
             e.store(value, e.at(out, b.add(target, at), element), dtype.bytes)
 

@@ -17,8 +17,7 @@ from ...ir.ops.pool import AvgPool, AvgPoolGrad, MaxPool, MaxPoolGrad, lowest
 from .. import halves
 from ..emitter import I8, I32, I64, Emitter, const, i64
 from ..isa import Isa
-from ..kernel import Kernel, Phase
-from .gemm import kernel_key, smaller
+from ..kernel import Kernel, Phase, key_of
 from .windows import (
     Axis,
     Bounds,
@@ -69,13 +68,13 @@ def lower_max_pool_grad(node: Node, isa: Isa) -> Kernel:
     windows = g.images * g.rows.count
     chunks = chunks_of(windows, node.operands[1].type.size * g.taps)
     if tiles:
-        return Kernel(node, (Phase(chunks, lambda e: _emit_tiles(e, g, chunks)),), kernel_key(node, isa),
+        return Kernel(node, (Phase(chunks, lambda e: _emit_tiles(e, g, chunks)),), key_of(node, isa),
                       label="max pool gradient")
     stored = I8 if g.taps <= 127 else I32
     gather = _gather_phase(g, lambda e, *place: _won(e, g, stored, *place), lambda e, total: total)
     winners = node.operands[1].type.size * stored.width // 8
     return Kernel(node, (Phase(chunks, lambda e: _emit_winners(e, g, stored, chunks)), gather),
-                  kernel_key(node, isa), temps=(winners,), label="max pool gradient")
+                  key_of(node, isa), temps=(winners,), label="max pool gradient")
 
 
 def lower_avg_pool_grad(node: Node, isa: Isa) -> Kernel:
@@ -88,7 +87,7 @@ def lower_avg_pool_grad(node: Node, isa: Isa) -> Kernel:
         return total if padded else _divided(e, total, g.taps)
 
     phase = _gather_phase(g, lambda e, *place: _share(e, g, padded, *place), finish)
-    return Kernel(node, (phase,), kernel_key(node, isa), label="average pool gradient")
+    return Kernel(node, (phase,), key_of(node, isa), label="average pool gradient")
 
 
 LOWERINGS = {
@@ -131,7 +130,7 @@ def _forward(node: Node, isa: Isa, g: Geometry, start: float, fold: Fold, finish
             over_windows(e, g, lambda column, taps: _emit_window(
                 e, g, (image, row, column), row_taps, taps, start, fold, finish))
 
-    return Kernel(node, (Phase(chunks, emit),), kernel_key(node, isa), label=node.op.name.replace("_", " "))
+    return Kernel(node, (Phase(chunks, emit),), key_of(node, isa), label=node.op.name.replace("_", " "))
 
 
 def _emit_window(e: Emitter, g: Geometry, window: tuple[ll.Value, ll.Value, ll.Value], rows: Bounds,
@@ -268,13 +267,13 @@ def _zero_lines(e: Emitter, g: Geometry, image: ll.Value, row: ll.Value) -> None
     """Zero the input lines from this line of windows to the next."""
     axis, b = g.rows, e.b
     begin = b.sub(b.mul(row, i64(axis.stride)), i64(axis.before))
-    next_ = smaller(e, b.add(begin, i64(axis.stride)), i64(axis.size))
+    next_ = e.smaller(b.add(begin, i64(axis.stride)), i64(axis.size))
     first = b.select(b.icmp_signed("==", row, i64(0)), i64(0), begin)
     end = b.select(b.icmp_signed("==", row, i64(axis.count - 1)), i64(axis.size), next_)
     start, stop = (g.x_offset(e, image, at, i64(0)) for at in (first, end))
     width = g.width(e.isa)
     with e.loop(start, stop, width, name="zero") as offset:
-        at = smaller(e, offset, b.sub(stop, i64(width)))
+        at = e.smaller(offset, b.sub(stop, i64(width)))
         store_at(e, const(_vector(e, g), 0.0), e.result(0), at, g)
 
 

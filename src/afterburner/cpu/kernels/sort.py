@@ -15,8 +15,7 @@ from ...ir.ops.sort import TopK
 from .. import halves
 from ..emitter import I32, I64, Emitter, i64, stored_type
 from ..isa import Isa
-from ..kernel import Kernel, Phase
-from .gemm import kernel_key, smaller
+from ..kernel import Kernel, Phase, key_of
 
 _LONGEST_LIST = 32
 _CHUNK_ELEMENTS = 1 << 13  # about 20 us of one core
@@ -42,7 +41,7 @@ def lower_top_k(node: Node, isa: Isa) -> Kernel:
             (ranking.emit_list if listed else ranking.emit_sort)(e, row)
 
     places = (op.k + 1 if listed else 2 * x.shape[-1]) * 16
-    return Kernel(node, (Phase(chunks, emit),), kernel_key(node, isa), scratch=places, label="top k")
+    return Kernel(node, (Phase(chunks, emit),), key_of(node, isa), scratch=places, label="top k")
 
 
 LOWERINGS = {"top_k": lower_top_k}
@@ -141,8 +140,8 @@ class _Ranking:
             pairs = b.lshr(b.add(i64(self.size - 1), b.shl(length, i64(1))), b.add(pass_, i64(1)))
             with e.loop(0, pairs, name="pair") as pair:
                 first = b.shl(pair, b.add(pass_, i64(1)))
-                middle = smaller(e, b.add(first, length), i64(self.size))
-                end = smaller(e, b.add(middle, length), i64(self.size))
+                middle = e.smaller(b.add(first, length), i64(self.size))
+                end = e.smaller(b.add(middle, length), i64(self.size))
                 self._merge(e, source, target, first, middle, end)
         result = i64((passes % 2) * self.size)
         with e.loop(0, self.k, name="place") as place:
@@ -154,8 +153,8 @@ class _Ranking:
         b, last = e.b, i64(self.size - 1)
         with e.loop_carried(first, end, 1, [first, middle], "merged") as (at, (left, right), following):
             # Past its end a side is read, within the row, but not chosen.
-            one = self.load(e, b.add(source, smaller(e, left, last)))
-            two = self.load(e, b.add(source, smaller(e, right, last)))
+            one = self.load(e, b.add(source, e.smaller(left, last)))
+            two = self.load(e, b.add(source, e.smaller(right, last)))
             left_empty = b.icmp_signed(">=", left, middle)
             right_wins = b.and_(b.icmp_signed("<", right, end), self.beats(e, two[0], one[0]))
             takes_right = b.or_(left_empty, right_wins)

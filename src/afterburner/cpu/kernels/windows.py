@@ -13,7 +13,6 @@ from ...ir.ops.conv import Pads
 from .. import halves
 from ..emitter import Emitter, i64
 from ..isa import Isa
-from .gemm import larger, smaller
 
 Bounds = tuple[ll.Value | int, ll.Value | int]  # first and end (exclusive)
 _CHUNK_TAPS = 1 << 15  # elements looked at by a chunk: about 20 us of one core
@@ -65,15 +64,15 @@ class Axis:
     def clipped(self, e: Emitter, position: ll.Value) -> tuple[ll.Value, ll.Value]:
         """The taps of a window that lie in the input: first and end."""
         first = e.b.sub(e.b.mul(position, i64(self.stride)), i64(self.before))
-        low = larger(e, e.b.sub(i64(0), first), i64(0))
-        return low, larger(e, smaller(e, e.b.sub(i64(self.size), first), i64(self.window)), low)
+        low = e.larger(e.b.sub(i64(0), first), i64(0))
+        return low, e.larger(e.smaller(e.b.sub(i64(self.size), first), i64(self.window)), low)
 
     def positions(self, e: Emitter, element: ll.Value) -> tuple[ll.Value, ll.Value]:
         """The windows that hold an input element."""
         last = e.b.sdiv(e.b.add(element, i64(self.before)), i64(self.stride))
         past = e.b.add(element, i64(self.before - self.window + self.stride))
-        first = e.b.sdiv(larger(e, past, i64(0)), i64(self.stride))
-        return first, smaller(e, e.b.add(last, i64(1)), i64(self.count))
+        first = e.b.sdiv(e.larger(past, i64(0)), i64(self.stride))
+        return first, e.smaller(e.b.add(last, i64(1)), i64(self.count))
 
     def regular(self) -> tuple[int, int]:
         """The range of q such that all elements q*stride + r - before, 0 <= r < stride, exist and
@@ -166,7 +165,7 @@ def channel_blocks(e: Emitter, g: Geometry) -> Iterator[ll.Value]:
             yield channel
         return
     with e.loop(0, g.channels, width, name="channel") as channel:
-        yield smaller(e, channel, i64(g.channels - width))
+        yield e.smaller(channel, i64(g.channels - width))
 
 
 @contextmanager
