@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 
 import ml_dtypes
 import numpy as np
@@ -53,14 +54,27 @@ def stored_type(dtype: DType) -> ll.Type:
 
 def const(type_: ll.Type, value: float | int) -> ll.Constant:
     """A scalar constant, or a vector with that value in every lane."""
+    return _const(type_, value, repr(value))  # 0 == -0.0 == False: not one constant
+
+
+@lru_cache(maxsize=4096)
+def _const(type_: ll.Type, value: float | int, text: str) -> ll.Constant:
+    """Constants know their own text once printed: that is a third of the time of printing a module."""
     if isinstance(type_, ll.VectorType):
         return ll.Constant(type_, [ll.Constant(type_.element, value)] * type_.count)
     return ll.Constant(type_, value)
 
 
+@lru_cache(maxsize=4096)
 def i64(value: int) -> ll.Constant:
     """A 64-bit integer constant."""
     return ll.Constant(I64, value)
+
+
+@lru_cache(maxsize=64)
+def undefined(type_: ll.Type) -> ll.Constant:
+    """A value of a type that nothing depends on."""
+    return ll.Constant(type_, ll.Undefined)
 
 
 class Emitter:
@@ -173,9 +187,8 @@ class Emitter:
         if lanes == 1:
             return scalar
         type_ = ll.VectorType(scalar.type, lanes)
-        single = self.b.insert_element(ll.Constant(type_, ll.Undefined), scalar, ll.Constant(I32, 0))
-        mask = ll.Constant(ll.VectorType(I32, lanes), [ll.Constant(I32, 0)] * lanes)
-        return self.b.shuffle_vector(single, ll.Constant(type_, ll.Undefined), mask)
+        single = self.b.insert_element(undefined(type_), scalar, const(I32, 0))
+        return self.b.shuffle_vector(single, undefined(type_), const(ll.VectorType(I32, lanes), 0))
 
     def intrinsic(self, name: str, type_: ll.Type, *arguments: ll.Value) -> ll.Value:
         """Call an LLVM intrinsic overloaded on one type, e.g. ``("llvm.fma", v, a, b, c)``."""
