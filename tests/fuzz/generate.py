@@ -338,13 +338,23 @@ class Generator:
                 self._add(pool.AvgPoolGrad(window, strides, padding, x.shape), dy)
             return
         groups = self.random.choice([g for g in (1, 2, 3) if x.shape[3] % g == 0])
+        if self.random.random() < 0.3:
+            x = self._padded(x) or x
         settings = (strides, padding, (self.random.randint(1, 2), 1), groups)
         filters = self._like(TensorType(x.type.dtype, (*window, x.shape[3] // groups, groups * 2)))
         y = self._add(conv.Conv2d(*settings), x, filters) if filters is not None else None
         dy = self._like(y.type) if y is not None else None
         if filters is not None and dy is not None:
-            self._add(conv.Conv2dInputGrad(*settings, x.shape), filters, dy)
+            dx = self._add(conv.Conv2dInputGrad(*settings, x.shape), filters, dy)
+            if dx is not None and self.random.random() < 0.5:
+                starts = (0, self.random.randint(0, 1), self.random.randint(0, 1), 0)
+                self._add(shape.Slice(starts, dx.shape, (1, 1, 1, 1)), dx)
             self._add(conv.Conv2dFilterGrad(*settings, filters.shape), x, dy)
+
+    def _padded(self, x: Value) -> Value | None:
+        zero = self._add(shape.Constant(np.zeros((), x.type.dtype.numpy)))
+        low, high = ((0, self.random.randint(0, 2), self.random.randint(0, 2), 0) for _ in range(2))
+        return None if zero is None else self._add(shape.Pad(low, high, (0, 0, 0, 0)), x, zero)
 
     def _indexed(self) -> None:
         x = self._pick(lambda v: v.type.rank > 0 and v.type.size > 0 and v.type.dtype.kind != "bool")

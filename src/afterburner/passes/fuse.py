@@ -14,8 +14,10 @@ from .fusion_bodies import build_fused
 from .fusion_groups import Group, Grouping
 
 MIN_SHARED = 0.25  # siblings join if at least this share of the smaller one's traffic is read by both
-MAX_RECOMPUTED = 4  # nodes a kernel computes again rather than read their result
-_EXPENSIVE = TRANSCENDENTALS | {"div", "sqrt", "rsqrt", "floor_div", "floor_mod", "trunc_div", "trunc_mod"}
+MAX_RECOMPUTED = 10  # cost of what a kernel computes again rather than read: 1 a node, 3 a division
+MAX_REREAD = 0.75  # of the bytes that writing and reading a value moves, for computing it again instead
+_EXPENSIVE = TRANSCENDENTALS | {"floor_div", "floor_mod", "trunc_div", "trunc_mod"}
+_DIVISIONS = ("div", "sqrt", "rsqrt")
 
 
 def _fuse_producers(grouping: Grouping) -> None:
@@ -89,7 +91,6 @@ def _traffic(grouping: Grouping, group: Group) -> int:
 def _recompute_cheap(grouping: Grouping) -> dict[int, set[int]]:
     """Which groups compute values of others again: those that then need not be written at all."""
     recomputed: dict[int, set[int]] = {}
-    unwritten: set[Value] = set()  # a value computed again everywhere; nobody else can read it
     clusters = grouping.clusters
     for name in clusters.order():
         group = grouping.groups[name]
@@ -97,13 +98,12 @@ def _recompute_cheap(grouping: Grouping) -> dict[int, set[int]]:
             continue
         for value in sorted(grouping.outputs(group), key=grouping.index.__getitem__):
             cone = _cheap_cone(grouping, group, recomputed.get(name, set()), value)
-            if not cone or any(v in unwritten for m in cone for _, _, v in grouping.sources[m]):
+            if not cone:
                 continue
             readers = {clusters.find(u) for u in grouping.users[grouping.index[value]]} - {name}
             if value in grouping.returned or not all(grouping.groups[r].kind == "loop" for r in readers):
                 continue
-            if all(_worth(grouping, grouping.groups[r], cone, value) for r in readers):
-                unwritten.add(value)
+            if _worth(grouping, [grouping.groups[r] for r in readers], cone, value):
                 for reader in readers:
                     recomputed.setdefault(reader, set()).update(cone)
     return recomputed
@@ -113,25 +113,28 @@ def _cheap_cone(grouping: Grouping, group: Group, copied: set[int], value: Value
     """The nodes of ``group``, and those it computes again, that make ``value`` of what is in memory;
     empty if not cheap."""
     cone: set[int] = set()
+    cost = 0
     stack = [grouping.index[value]]
     while stack:
         member = stack.pop()
         node = grouping.nodes[member]
         if member in cone:
             continue
+        cost += 3 if node.op.name in _DIVISIONS else 1
         if not node.op.elementwise or node.op.name in _EXPENSIVE or member in group.post \
-                or len(cone) == MAX_RECOMPUTED:
+                or cost > MAX_RECOMPUTED:
             return set()
         cone.add(member)
         stack.extend(s for s, _, _ in grouping.sources[member] if s in group.members or s in copied)
     return cone
 
 
-def _worth(grouping: Grouping, reader: Group, cone: set[int], value: Value) -> bool:
-    """Whether a reader reads no more bytes when it computes ``value`` from the inputs of ``cone``."""
+def _worth(grouping: Grouping, readers: list[Group], cone: set[int], value: Value) -> bool:
+    """Whether clearly fewer bytes move when the readers compute ``value`` from the inputs of ``cone``
+    than when it is written once and read by each."""
     inputs = {v for m in cone for s, _, v in grouping.sources[m] if s not in cone}
-    added = sum(v.type.bytes for v in inputs - reader.inputs)
-    return added <= value.type.bytes and not reader.choice
+    added = sum(v.type.bytes for reader in readers for v in inputs - reader.inputs)
+    return added <= MAX_REREAD * (1 + len(readers)) * value.type.bytes and not any(r.choice for r in readers)
 
 
 def fuse(graph: Graph, epilogues: bool = True) -> Graph:

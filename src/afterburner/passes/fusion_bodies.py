@@ -75,6 +75,12 @@ class _Emitter:
             self.values[value] = self._reshape(self._value(node.operands[0]), value.shape, node.loc)
         return self.values[value]
 
+    def _origin(self, value: Value) -> Value:
+        """The tensor whose memory a view shows."""
+        while value in self.grouping.index and self.grouping.index[value] in self.grouping.views:
+            value = self.grouping.nodes[self.grouping.index[value]].operands[0]
+        return value
+
     def _reshape(self, value: Value, shape: Shape, loc: Location) -> Value:
         if value.node is not None and value.node.op.name == "reshape":
             value = value.node.operands[0]
@@ -117,6 +123,7 @@ class _Emitter:
         grouping = self.grouping
         body = Builder(kind)
         local: dict[Value, Value] = {}
+        origins: dict[Value, Value] = {}  # one input for all views of one tensor
         operands: list[Value] = []
 
         def place(value: Value, in_memory: bool = False) -> Value:
@@ -128,9 +135,11 @@ class _Emitter:
                 contracts = node.op.name in CONTRACTIONS
                 results = body.add(node.op, *(place(v, contracts) for v in node.operands), loc=node.loc)
                 local.update(zip(node.results, results, strict=True))
+            elif (origin := self._origin(value)) in origins:
+                local[value] = body.emit(Reshape(value.shape), origins[origin])
             else:
                 operands.append(value)
-                local[value] = body.input(value.type, f"p{len(operands) - 1}")
+                local[value] = origins[origin] = body.input(value.type, f"p{len(operands) - 1}")
             return local[value]
 
         outputs = []

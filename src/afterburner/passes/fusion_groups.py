@@ -90,14 +90,18 @@ class Grouping:
         return name in ("broadcast", "iota") or (name == "constant" and value.type.size == 1)
 
     def _find_views(self) -> set[int]:
-        """Reshapes of what no loop computes: the same memory under another shape."""
+        """Reshapes of what no loop computes, or that no loop reads: memory under another shape."""
         views: set[int] = set()
+        direct = self.graph.users()
         for i, node in enumerate(self.nodes):
             if node.op.name != "reshape":
                 continue
             origin = node.operands[0].node
             if origin is None or _kind(origin) != "loop" or origin.op.name == "constant" \
                     or self.index[origin.results[0]] in views:
+                views.add(i)
+            elif all(_kind(u) != "loop" for u in direct.get(node.results[0], ())) \
+                    and not self.is_free(node.operands[0]):
                 views.add(i)
         return views
 

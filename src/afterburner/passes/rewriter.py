@@ -28,6 +28,7 @@ class Rewriter:
         self._nodes: list[Node] = []
         self._placed: set[Node] = set()
         self._replacement: dict[Value, Value] = {}
+        self._uses = _count_uses(graph)
         self._budget = _APPLICATIONS_PER_NODE * (len(graph.nodes) + 1)
         self._loc: Location = NOWHERE
 
@@ -37,6 +38,8 @@ class Rewriter:
             self._loc = node.loc
             operands = tuple(self._replacement.get(v, v) for v in node.operands)
             current = node if operands == node.operands else Node(node.op, operands, node.loc)
+            self._uses.update((new, self._uses[old]) for old, new in
+                              zip(node.results, current.results, strict=True))
             values = self._place(current)
             for old, new in zip(node.results, values, strict=True):
                 if old is not new:
@@ -50,6 +53,11 @@ class Rewriter:
     def emit(self, op: Op, *operands: Value) -> Value:
         """The single result of an operation, rewritten if a rule applies."""
         return self._place(Node(op, operands, self._loc))[0]
+
+    def read_once(self, value: Value) -> bool:
+        """Whether a value is known to have one reader and not to be returned; for rules that replace
+        the node that makes it, which must not be computed twice."""
+        return self._uses.get(value) == 1
 
     def constant(self, array: np.ndarray) -> Value:
         """A constant operation's result."""
@@ -75,6 +83,16 @@ class Rewriter:
             self._placed.add(node)
             self._nodes.append(node)
         return node.results
+
+
+def _count_uses(graph: Graph) -> dict[Value, int]:
+    """Readers of every node's result; being returned counts twice."""
+    uses = {r: 0 for n in graph.nodes for r in n.results}
+    for value in (v for n in graph.nodes for v in n.operands if v in uses):
+        uses[value] += 1
+    for value in (o.value for o in graph.outputs if o.value in uses):
+        uses[value] += 2
+    return uses
 
 
 def made_by(value: Value, op: type[Op]) -> Node | None:

@@ -7,9 +7,9 @@ a NaN appears, not a rounding. (Which of several NaNs is the one exception.)
 from __future__ import annotations
 
 from ..rewriter import Rule
-from . import elementwise, gather, matmul, reduce, shape
+from . import conv, elementwise, gather, matmul, reduce, shape
 
 RULES: dict[str, tuple[Rule, ...]] = {}
-for _family in (elementwise, shape, reduce, matmul, gather):
+for _family in (elementwise, shape, reduce, matmul, conv, gather):
     for _name, _rules in _family.RULES.items():
         RULES[_name] = (*RULES.get(_name, ()), *_rules)

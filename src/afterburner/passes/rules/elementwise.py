@@ -31,14 +31,30 @@ from .reshaping import onto_shape
 
 
 def _add(r: Rewriter, n: Node) -> Value | None:
-    """x + (-0.0) = x (but x + 0.0 turns -0.0 into 0.0); x + (-y) = x - y; integers: x + 0 = x."""
+    """x + (-0.0) = x; x + 0.0 = x unless x may be -0.0; x + (-y) = x - y; integers: x + 0 = x."""
     zero = -0.0 if n.results[0].type.dtype.is_float else 0
     for x, y in (n.operands, n.operands[::-1]):
-        if is_number(y, zero):
+        if is_number(y, zero) or (is_number(y, 0.0) and _never_minus_zero(x)):
             return x
         if (negated := made_by(y, Neg)) is not None:
             return r.emit(Sub(), x, negated.operands[0])
     return None
+
+
+_NEVER_NEGATIVE = ("abs", "exp", "sigmoid")
+
+
+def _never_minus_zero(x: Value) -> bool:
+    """Whether a float can be shown not to be -0.0 (what rounds to nearest cancels to +0.0)."""
+    if x.node is None:
+        return False
+    name, operands = x.node.op.name, x.node.operands
+    if name in ("add", "sub"):
+        constant = uniform(operands[1])
+        return constant is not None and float(constant) != 0.0
+    if name == "cast":
+        return not operands[0].type.dtype.is_float
+    return name in _NEVER_NEGATIVE or (name == "mul" and operands[0] is operands[1])
 
 
 def _sub(r: Rewriter, n: Node) -> Value | None:
@@ -329,18 +345,12 @@ def _before_reshape(r: Rewriter, n: Node) -> Value | None:
     if reshaped is None:
         return None
     origin = reshaped.operands[0].shape
-    if not _simpler(origin, shape):
-        return None
+    if n.results[0].type.size == 1 and len(origin) > len(shape):
+        return None  # a scalar is best a scalar
     operands = [onto_shape(r, v, origin) for v in n.operands]
     if any(v is None for v in operands):
         return None
     return r.emit(Reshape(shape), r.emit(n.op, *(v for v in operands if v is not None)))
-
-
-def _simpler(origin: tuple[int, ...], shape: tuple[int, ...]) -> bool:
-    """Whether working on ``origin`` is no worse: any shape but one padded with axes of size 1,
-    which only hides what is a scalar or a row."""
-    return not (1 in origin and len(origin) > len(shape))
 
 
 _LOWEST_UNIT = _bounds(_lowest, _highest)

@@ -17,7 +17,8 @@ _IDEMPOTENT = (ReduceMax, ReduceMin, ReduceAnd, ReduceOr)
 
 
 def _axes(r: Rewriter, n: Node) -> Value | None:
-    """Over no axes: nothing; over axes of size 1: a reshape; over nothing: what it is of nothing.
+    """Over no axes: nothing; over axes of size 1: a reshape; over nothing: what it is of nothing;
+    beside axes of size 1: without them.
 
     TensorFlow, too, copies where every reduced axis has size 1: a sum there keeps -0.0.
     """
@@ -28,11 +29,12 @@ def _axes(r: Rewriter, n: Node) -> Value | None:
         return r.full(n.results[0].type, op.evaluate(np.zeros(x.shape, x.type.dtype.numpy))[0].reshape(-1)[0])
     if x.type.size == n.results[0].type.size:
         return r.emit(Reshape(n.results[0].shape), x)
-    if all(x.shape[a] != 1 for a in op.axes):
+    if 1 not in x.shape:
         return None
-    kept = [i for i, s in enumerate(x.shape) if not (s == 1 and i in op.axes)]
+    kept = [i for i, s in enumerate(x.shape) if s != 1]
     squeezed = r.emit(Reshape(tuple(x.shape[i] for i in kept)), x)
-    return r.emit(replace(op, axes=tuple(kept.index(a) for a in op.axes if a in kept)), squeezed)
+    result = r.emit(replace(op, axes=tuple(kept.index(a) for a in op.axes if a in kept)), squeezed)
+    return r.emit(Reshape(n.results[0].shape), result)
 
 
 def _attributes(node: Node) -> Any:
