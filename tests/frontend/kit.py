@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from afterburner.compile import compile_graph
 from afterburner.cpu.deleter import flag_deleter
 from afterburner.frontend import capture
 from afterburner.frontend.function import Engine
@@ -21,20 +22,17 @@ from tests.interpreter_target import InterpretedExecutable
 POOL = BufferPool(flag_deleter())
 
 
-def _cpu_compiler() -> Callable[[Graph], Any]:
-    from afterburner.compile import compile_graph
-
-    return compile_graph
+TARGET = "interpreter"  # or "cpu"; tests/frontend/conftest.py runs every test with both
 
 
 class Taken:
     """The executables compiled while functions were captured, and the report."""
 
-    def __init__(self, wrap: Callable[[Any], Any], cpu: bool) -> None:
+    def __init__(self, wrap: Callable[[Any], Any]) -> None:
         self.executables: list[Any] = []
         self.recorder = Recorder()
         self._wrap = wrap
-        self._make = _cpu_compiler() if cpu else InterpretedExecutable
+        self._make = compile_graph if TARGET == "cpu" else InterpretedExecutable
         self.engine = Engine(self._compile, POOL, self.recorder)
 
     def _compile(self, graph: Graph) -> Any:
@@ -42,15 +40,20 @@ class Taken:
         self.executables.append(executable)
         return executable
 
+    @property
+    def count(self) -> int:
+        """Number of parts compiled."""
+        return len(self.executables)
+
     def functions(self) -> dict[str, FunctionReport]:
         """Reports by function name."""
         return {f.name: f for f in self.recorder.report().functions}
 
 
 @contextmanager
-def captured(wrap: Callable[[Any], Any] = lambda e: e, cpu: bool = False, **changes: Any) -> Iterator[Taken]:
+def captured(wrap: Callable[[Any], Any] = lambda e: e, **changes: Any) -> Iterator[Taken]:
     """Functions are taken inside the block; interpreted, or compiled for the CPU."""
-    taken = Taken(wrap, cpu)
+    taken = Taken(wrap)
     with overridden(**{"compile_after": 0, "strict": True, **changes}):
         capture.install(taken.engine)
         try:

@@ -43,7 +43,7 @@ def test_custom_step_trains_as_stock():
         losses = [step(x, y).numpy() for _ in range(5)]
     close(losses, expected)
     close([v.numpy() for v in weights], [v.numpy() for v in stock_weights])
-    assert len(taken.executables) == 1 and taken.executables[0].runs == 5
+    assert taken.count == 1 and taken.functions()["step"].calls == 5
 
 
 def test_tape_outside_a_function():

@@ -1,0 +1,86 @@
+"""Small models of the kinds that must be taken whole, with their data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+L = keras.layers
+
+
+def mlp(dropout: float) -> keras.Model:
+    return keras.Sequential([
+        L.Input((20,)), L.Dense(32, activation="relu"), L.Dropout(dropout),
+        L.Dense(24, activation="gelu", kernel_regularizer=keras.regularizers.L1L2(1e-4, 1e-3)), L.Dense(5)])
+
+
+def lenet(dropout: float) -> keras.Model:
+    return keras.Sequential([
+        L.Input((14, 14, 1)), L.Conv2D(8, 3, activation="relu"), L.Conv2D(16, 3, activation="relu"),
+        L.MaxPooling2D(), L.Dropout(dropout), L.Flatten(), L.Dense(32, activation="relu"), L.Dropout(dropout),
+        L.Dense(5)])
+
+
+def residual(dropout: float) -> keras.Model:
+    inputs = L.Input((12, 12, 3))
+    x = L.ReLU()(L.BatchNormalization()(L.Conv2D(8, 3, padding="same", use_bias=False)(inputs)))
+    y = L.BatchNormalization()(L.Conv2D(8, 3, padding="same", use_bias=False)(x))
+    x = L.ReLU()(L.Add()([x, y]))
+    left = L.Conv2D(12, 3, strides=2, padding="same")(x)
+    right = L.AveragePooling2D(2)(x)
+    x = L.Dropout(dropout)(L.Concatenate()([left, right]))
+    x = L.Activation("swish")(L.SeparableConv2D(10, 3, padding="same", dilation_rate=1)(x))
+    return keras.Model(inputs, L.Dense(5)(L.GlobalAveragePooling2D()(x)))
+
+
+def autoencoder(dropout: float) -> keras.Model:
+    return keras.Sequential([
+        L.Input((8, 8, 2)), L.Conv2D(6, 3, strides=2, padding="same", activation="elu"), L.LayerNormalization(),
+        L.Dropout(dropout), L.Conv2DTranspose(4, 3, strides=2, padding="same", activation="tanh"),
+        L.UpSampling2D(2), L.MaxPooling2D(2), L.Conv2D(2, 3, padding="same", activation="sigmoid")])
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, the shape of a sample, its loss and its metrics."""
+
+    build: Callable[[float], keras.Model]
+    sample: tuple[int, ...]
+    classes: int  # 0: the model reproduces its input
+
+    @property
+    def loss(self) -> keras.losses.Loss:
+        if self.classes:
+            return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        return keras.losses.MeanSquaredError()
+
+    def data(self, count: int, dtype: str = "float32") -> tuple[np.ndarray, np.ndarray]:
+        """Seeded samples and targets."""
+        rng = np.random.default_rng(5)
+        x = rng.random((count, *self.sample)).astype(dtype)
+        return x, rng.integers(0, self.classes, count) if self.classes else x
+
+    def model(self, dropout: float = 0.0, seed: int = 11, dtype: str = "float32") -> keras.Model:
+        """The model with seeded weights, the same for every dtype."""
+        keras.utils.set_random_seed(seed)
+        keras.config.set_floatx("float32")
+        model = self.build(dropout)
+        if dtype == "float32":
+            return model
+        weights = model.get_weights()
+        keras.config.set_floatx(dtype)
+        try:
+            wide = self.build(dropout)
+        finally:
+            keras.config.set_floatx("float32")
+        wide.set_weights([w.astype(dtype) if w.dtype.kind == "f" else w for w in weights])
+        return wide
+
+
+CASES = {
+    "mlp": Case(mlp, (20,), 5), "lenet": Case(lenet, (14, 14, 1), 5), "residual": Case(residual, (12, 12, 3), 5),
+    "autoencoder": Case(autoencoder, (8, 8, 2), 0),
+}
