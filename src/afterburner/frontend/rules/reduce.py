@@ -16,6 +16,7 @@ from ...ir.types import BOOL
 from ..flatten import FlatOp
 from ..importer import Importer, Rule
 from .formulas import Formula
+from .normalize import NORMALIZE_REFUSALS, NORMALIZE_RULES
 
 _REDUCTIONS: dict[str, type[Op]] = {
     "All": red.ReduceAnd, "Any": red.ReduceOr, "Max": red.ReduceMax, "Min": red.ReduceMin,
@@ -135,6 +136,7 @@ def _broadcast_gradient_args(ctx: Importer, op: FlatOp, inputs: list[Value]) -> 
 
 
 RULES: dict[str, Rule] = {
+    **NORMALIZE_RULES,
     **{name: _reduction(kind) for name, kind in _REDUCTIONS.items()},
     "ArgMax": _arg(red.Argmax),
     "ArgMin": _arg(red.Argmin),
@@ -145,3 +147,5 @@ RULES: dict[str, Rule] = {
     "L2Loss": _l2_loss,
     "Mean": _mean,
 }
+
+REFUSALS = NORMALIZE_REFUSALS
