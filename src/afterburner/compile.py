@@ -19,8 +19,12 @@ if TYPE_CHECKING:
 recorder = Recorder()
 
 
-def compile_graph(graph: Graph) -> Executable:
+def compile_graph(graph: Graph, threads: int = 0) -> Executable:
     """An executable for this machine.
+
+    Args:
+        graph: as it was imported.
+        threads: workers where the options do not say; 0 for as many as there are processors.
 
     Raises:
         Exception: whatever a pass or the target finds wrong, with ``graph_text`` set to the text of
@@ -31,7 +35,7 @@ def compile_graph(graph: Graph) -> Executable:
     settings = options()
     try:
         optimized = optimize(graph, skip=settings.skip_passes, dump=_dumper(graph, settings))
-        return compile_for_cpu(optimized, settings)
+        return compile_for_cpu(optimized, settings, threads)
     except Exception as error:
         error.graph_text = print_graph(graph)  # type: ignore[attr-defined]
         raise
@@ -59,6 +63,7 @@ def engine() -> Engine:
     """The one engine of the process."""
     from .cpu.deleter import flag_deleter
     from .frontend.function import Engine
+    from .frontend.stock import intra_op_threads
     from .runtime.buffers import BufferPool
 
-    return Engine(compile_graph, BufferPool(flag_deleter()), recorder)
+    return Engine(lambda graph: compile_graph(graph, intra_op_threads()), BufferPool(flag_deleter()), recorder)

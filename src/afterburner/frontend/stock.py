@@ -21,6 +21,11 @@ _SINGLE_THREADED = "SINGLE_THREADED_EXECUTOR"
 _serial = itertools.count()
 
 
+def intra_op_threads() -> int:
+    """Threads that TensorFlow was told to use inside one operation; 0 where nobody has said."""
+    return int(tf.config.threading.get_intra_op_parallelism_threads())
+
+
 def runner(
     name: str, ops: Sequence[FlatOp], inputs: Sequence[FlatTensor], outputs: Sequence[FlatTensor],
 ) -> Runner:
