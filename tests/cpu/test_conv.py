@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
+from cpu_harness import run_kernel
+from guarded import run_guarded
 
 from afterburner.cpu import isa as isas
 from afterburner.cpu.kernels import conv
 from afterburner.ir import DTYPES, Builder, TensorType
 from afterburner.ir.ops.conv import Conv2d, Conv2dFilterGrad, Conv2dInputGrad, output_size
-from cpu_harness import run_kernel
 
 SETS = sorted({*isas.available(), "avx2", "avx512", "generic"} - {"neon"})
 NAMES = ["conv2d", "conv2d_input_grad", "conv2d_filter_grad"]
@@ -56,7 +57,7 @@ def check(name, case, dtype, isa_name):
     node, arrays = build(name, case, dtype)
     isa = isas.host(isa_name)
     kernel = conv.LOWERINGS[name](node, isa)
-    got, = run_kernel(kernel, arrays, isa)
+    got, = run_guarded(kernel, arrays, isa)
     again, = run_kernel(kernel, arrays, isa, reverse=True)
     assert got.tobytes() == again.tobytes()
     magnitude, = node.op.evaluate(*(np.abs(a.astype(np.float64)).astype(np.float32) for a in arrays))

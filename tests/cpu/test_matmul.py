@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
+from cpu_harness import run_kernel
+from guarded import run_guarded
 
 from afterburner.cpu import isa as isas
 from afterburner.cpu.kernels import matmul
 from afterburner.ir import DTYPES, Builder, TensorType
 from afterburner.ir.ops.matmul import Matmul
-from cpu_harness import run_kernel
 
 SETS = sorted({*isas.available(), "avx2", "avx512", "generic"} - {"neon"})
 LAYOUTS = [(False, False), (True, False), (False, True), (True, True)]
@@ -34,7 +35,7 @@ def check(m, k, n, dtype, layout, isa_name, batch=()):
     node = node_of(operands[0].shape, operands[1].shape, dtype, *layout)
     isa = isas.host(isa_name)
     kernel = matmul.lower_matmul(node, isa)
-    got, = run_kernel(kernel, operands, isa)
+    got, = run_guarded(kernel, operands, isa)
     again, = run_kernel(kernel, operands, isa, reverse=True)
     assert got.tobytes() == again.tobytes()
     want, = node.op.evaluate(*operands)

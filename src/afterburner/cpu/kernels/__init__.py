@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from ...ir import Node
+from ...ir.ops.control import Fusion
 from ..isa import Isa
 from ..kernel import Kernel, Unsupported
 
@@ -28,7 +29,10 @@ def lower(node: Node, isa: Isa) -> Kernel:
     Raises:
         Unsupported: there is none; the message names the operation and the reason.
     """
-    lowering = _families().get(node.op.name)
+    name = node.op.name
+    if isinstance(node.op, Fusion) and node.op.kind != "loop":
+        name = node.op.kind  # a contraction's family also lowers what rides on its result
+    lowering = _families().get(name)
     if lowering is None:
         raise Unsupported(f"no kernel for {node.op.name}")
     return lowering(node, isa)

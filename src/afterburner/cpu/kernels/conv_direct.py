@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
-
-from llvmlite import ir as ll
 
 from ...ir import Node
 from ...ir.ops.conv import Conv2d, Conv2dInputGrad
 from ..emitter import Emitter, stored_type
+from ..halves import is_half
 from ..isa import Isa
 from ..kernel import Kernel, Phase
-from .correlation import Axis, Correlation, Correlator, Finish, Plan, Taps
-from .gemm import Numeric, Tile, choose_tile, is_half, kernel_key, numeric, range_of_part, store_lanes
+from .correlation import Axis, Correlation, Correlator, Plan, Taps
+from .epilogue import Contraction, contraction_of
+from .gemm import Numeric, choose_tile, numeric, range_of_part
 from .matmul import zero_kernel
 from .packing import copy_rows
 
@@ -47,66 +48,53 @@ class Layer:
     """Correlations that together write one result.
 
     Attributes:
-        correlators: what to compute, each over its own pixels.
+        contraction: what is computed.
+        correlators: its parts, each over its own pixels.
         image, filter: which operand is which.
         chunks: of the main phase, the same for all correlators.
     """
 
-    node: Node
+    contraction: Contraction
     correlators: tuple[Correlator, ...]
     image: int
     filter: int
     chunks: int
 
-    def kernel(self, isa: Isa, finish: Finish, key: str, label: str) -> Kernel:
+    def kernel(self, isa: Isa, label: str) -> Kernel:
         """Pack the filter, widen the image where it is 16 bits wide, correlate."""
-        num = self.correlators[0].num
-        dtype = self.node.results[0].type.dtype
-        packed = sum(c.packed_elements for c in self.correlators) * num.bytes
-        image = self.node.operands[self.image].type
-        half = is_half(dtype)
+        c, num = self.contraction, self.correlators[0].num
+        packed = max(x.packed_at + x.packed_elements for x in self.correlators) * num.bytes
+        image = c.root.operands[self.image].type
+        half, finish = is_half(c.dtype), c.finish(isa)
         pack_chunks = max(1, min(_MOST_CHUNKS, packed // (64 << 10),
-                                 max(c.plan.panels.parts * c.c.groups for c in self.correlators)))
+                                 max(x.plan.panels.parts * x.c.groups for x in self.correlators)))
 
         def pack(e: Emitter) -> None:
-            for c in self.correlators:
-                c.pack(e, e.operand(self.filter), pack_chunks)
+            for x in self.correlators:
+                x.pack(e, c.operand(e, self.filter), pack_chunks)
 
         def compute(e: Emitter) -> None:
-            source = e.temp(1) if half else e.operand(self.image)
-            for c in self.correlators:
-                c.compute(e, source, finish)
+            source = e.temp(1) if half else c.operand(e, self.image)
+            for x in self.correlators:
+                x.compute(e, source, finish)
 
-        widen = [widen_phase(num, self.image, image.size, stored_type(dtype))] if half else []
+        widen = [widen_phase(c, num, self.image, image.size)] if half else []
         temps = (packed, image.size * 4) if half else (packed,)
-        return Kernel(self.node, (Phase(pack_chunks, pack), *widen, Phase(self.chunks, compute)), key, temps, 0,
+        return Kernel(c.node, (Phase(pack_chunks, pack), *widen, Phase(self.chunks, compute)), c.key(isa), temps, 0,
                       label)
 
 
-def widen_phase(num: Numeric, operand: int, size: int, stored: ll.Type, temp: int = 1) -> Phase:
-    """Convert a 16-bit operand to f32 in a temporary."""
+def widen_phase(c: Contraction, num: Numeric, operand: int, size: int) -> Phase:
+    """Convert a 16-bit operand to f32 in temp 1."""
     chunks = max(1, min(_MOST_CHUNKS, size // 65536))
-    per = -(-size // chunks)
+    stored = stored_type(c.dtype)
 
     def emit(e: Emitter) -> None:
         first, end = range_of_part(e, e.chunk, size, chunks)
-        source, target = e.at(e.operand(operand), first, stored), e.at(e.temp(temp), first, num.element)
-        copy_rows(e, num, source, per, target, per, 1, e.b.sub(end, first), stored)
+        source, target = e.at(c.operand(e, operand), first, stored), e.at(e.temp(1), first, num.element)
+        copy_rows(e, num, source, 0, target, 0, 1, e.b.sub(end, first), stored)
 
     return Phase(chunks, emit)
-
-
-def store_result(num: Numeric, stored: ll.Type) -> Finish:
-    """Writes tiles to result 0 as they are."""
-
-    def finish(e: Emitter, tile: Tile, offset: ll.Value, stride: int, column: ll.Value, last: int) -> None:
-        base = e.at(e.result(0), offset, stored)
-        for r, row in enumerate(tile):
-            for v, value in enumerate(row):
-                lanes = last if v == len(row) - 1 else num.lanes
-                store_lanes(e, value, e.at(base, r * stride + v * num.lanes, stored), num, lanes, stored)
-
-    return finish
 
 
 def forward_correlation(op: Conv2d, x: tuple[int, ...], w: tuple[int, ...], y: tuple[int, ...]) -> Correlation:
@@ -118,28 +106,31 @@ def forward_correlation(op: Conv2d, x: tuple[int, ...], w: tuple[int, ...], y: t
 
 
 def lower_conv2d(node: Node, isa: Isa) -> Kernel:
-    """The kernel of a conv2d node."""
-    op = node.op
+    """The kernel of a conv2d node, or of a fusion around one.
+
+    Raises:
+        Unsupported: the fusion's epilogue cannot be computed on tiles.
+    """
+    contraction = contraction_of(node)
+    op, (x, w, y) = contraction.root.op, contraction.shapes
     assert isinstance(op, Conv2d)
-    x, w, y = (v.shape for v in (*node.operands, *node.results))
-    c = forward_correlation(op, x, w, y)
-    return _lower(node, isa, [c], 0, 1, w[1], f"conv2d {w[0]}x{w[1]} {x[3]}->{y[3]}")
+    label = f"conv2d {w[0]}x{w[1]} {x[3]}->{y[3]}{contraction.label}"
+    return _lower(contraction, isa, lambda: [forward_correlation(op, x, w, y)], (0, 1), w[1], label)
 
 
-def _lower(node: Node, isa: Isa, correlations: list[Correlation], image: int, filter_: int, filter_columns: int,
-           label: str) -> Kernel:
-    dtype = node.results[0].type.dtype
-    if not all(v.type.size for v in (*node.operands, *node.results)):
-        return zero_kernel(node, isa, kernel_key(node, isa))
-    num, stored = numeric(dtype, isa), stored_type(dtype)
-    plans = [plan_of(c, num, isa) for c in correlations]
+def _lower(contraction: Contraction, isa: Isa, correlations: Callable[[], list[Correlation]],
+           order: tuple[int, int], filter_columns: int, label: str) -> Kernel:
+    if contraction.empty:
+        return zero_kernel(contraction, isa)
+    num, stored = numeric(contraction.dtype, isa), stored_type(contraction.dtype)
+    parts = correlations()
+    plans = [plan_of(c, num, isa) for c in parts]
     correlators, at, chunks = [], 0, max(prod(p.parts) for p in plans)
-    for c, plan in zip(correlations, plans, strict=True):
+    for c, plan in zip(parts, plans, strict=True):
         plan = plan if len(plans) == 1 else plan_of(c, num, isa, (chunks, 1))
         correlators.append(Correlator(c, plan, num, stored, at, filter_columns))
         at += -(-correlators[-1].packed_elements // 16) * 16
-    layer = Layer(node, tuple(correlators), image, filter_, chunks)
-    return layer.kernel(isa, store_result(num, stored), kernel_key(node, isa), label)
+    return Layer(contraction, tuple(correlators), *order, chunks).kernel(isa, label)
 
 
 def gradient_taps(size: int, stride: int, dilation: int, before: int, phase: int) -> Taps:
@@ -170,9 +161,13 @@ def gradient_correlations(op: Conv2dInputGrad, w: tuple[int, ...], dy: tuple[int
 
 
 def lower_conv2d_input_grad(node: Node, isa: Isa) -> Kernel:
-    """The kernel of a conv2d_input_grad node."""
-    op = node.op
+    """The kernel of a conv2d_input_grad node, or of a fusion around one.
+
+    Raises:
+        Unsupported: the fusion's epilogue cannot be computed on tiles.
+    """
+    contraction = contraction_of(node)
+    op, (w, dy, _) = contraction.root.op, contraction.shapes
     assert isinstance(op, Conv2dInputGrad)
-    w, dy = (v.shape for v in node.operands)
-    correlations = gradient_correlations(op, w, dy)
-    return _lower(node, isa, correlations, 1, 0, w[1], f"conv2d input grad {w[0]}x{w[1]} {w[3]}->{w[2]}")
+    label = f"conv2d input grad {w[0]}x{w[1]} {w[3]}->{w[2]}{contraction.label}"
+    return _lower(contraction, isa, lambda: gradient_correlations(op, w, dy), (1, 0), w[1], label)

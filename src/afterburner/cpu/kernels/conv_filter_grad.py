@@ -17,8 +17,10 @@ from llvmlite import ir as ll
 from ...ir import Node
 from ...ir.ops.conv import Conv2dFilterGrad
 from ..emitter import Emitter, const, i64, stored_type
+from ..halves import is_half
 from ..isa import Isa
 from ..kernel import Kernel, Phase
+from .epilogue import contraction_of
 from .gemm import (
     Columns,
     Cut,
@@ -27,8 +29,6 @@ from .gemm import (
     Tile,
     accumulate,
     choose_tile,
-    is_half,
-    kernel_key,
     larger,
     load_lanes,
     numeric,
@@ -371,19 +371,18 @@ class FilterGradient:
 
 def lower_conv2d_filter_grad(node: Node, isa: Isa) -> Kernel:
     """The kernel of a conv2d_filter_grad node."""
-    op, key = node.op, kernel_key(node, isa)
+    c = contraction_of(node)
+    op, (x, dy, _) = c.root.op, c.shapes
     assert isinstance(op, Conv2dFilterGrad)
-    x, dy = (v.shape for v in node.operands)
-    if not all(v.type.size for v in (*node.operands, *node.results)):
-        return zero_kernel(node, isa, key)
-    dtype = node.results[0].type.dtype
-    num, stored = numeric(dtype, isa), stored_type(dtype)
+    if c.empty:
+        return zero_kernel(c, isa)
+    num = numeric(c.dtype, isa)
     f = plan_of(op, x, dy, num, isa)
-    partial = f.parts[0] > 1 or is_half(dtype)
-    gradient = FilterGradient(f, num, stored, partial)
+    partial = f.parts[0] > 1 or is_half(c.dtype)
+    gradient = FilterGradient(f, num, stored_type(c.dtype), partial)
     phases = [Phase(prod(f.parts), gradient.emit)]
     if partial:
-        phases.append(combine_phase(num, f.sums, f.parts[0], stored))
+        phases.append(combine_phase(num, 1, f.sums, f.parts[0], c.finish(isa)))
     temps = (f.parts[0] * f.sums * num.bytes,) if partial else ()
     label = f"conv2d filter grad {op.filter_shape[0]}x{op.filter_shape[1]} {x[3]}->{dy[3]}"
-    return Kernel(node, tuple(phases), key, temps, gradient.scratch, label)
+    return Kernel(node, tuple(phases), c.key(isa), temps, gradient.scratch, label)

@@ -8,12 +8,13 @@ columns by leaving pixels out of a run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from llvmlite import ir as ll
 
 from ..emitter import Emitter, i64
+from .epilogue import Finish
 from .gemm import (
     Columns,
     Cut,
@@ -28,10 +29,6 @@ from .gemm import (
     zeros,
 )
 from .packing import pack_columns, pack_columns_transposed
-
-Finish = Callable[[Emitter, Tile, ll.Value, int, ll.Value, int], None]
-"""Called with (tile, element offset of its first pixel and channel, elements between pixels, first channel,
-lanes of the last register)."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from llvmlite import ir as ll
 
 from ..emitter import I32, Emitter, const, i64
 from ..kernel import Phase
+from .epilogue import Finish
 from .gemm import Numeric, cut, load_lanes, range_of_part, shuffle
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ _CHUNK_BYTES = 256 << 10
 _MOST_CHUNKS = 32
 
 
-def dot_phase(p: Product, num: Numeric, operands: Callable[[Emitter], tuple[ll.Value, ll.Value]]) -> Phase:
+def dot_phase(p: Product, num: Numeric, operands: Callable[[Emitter], tuple[ll.Value, ll.Value]],
+              finish: Finish) -> Phase:
     """C[m,n] = sum over k of A[m,k] B[n,k], both contiguous in k."""
     columns = cut(p.n, _COLUMNS * 2 // p.m)
     chunks = max(1, min(_MOST_CHUNKS, columns.parts * p.batch, p.batch * p.n * p.k * num.bytes // _CHUNK_BYTES))
@@ -36,7 +38,10 @@ def dot_phase(p: Product, num: Numeric, operands: Callable[[Emitter], tuple[ll.V
             for width, _, column in columns.walk(e, low, high):
                 line = e.at(b, e.b.add(e.b.mul(batch, i64(p.n * p.k)), e.b.mul(column, i64(p.k))), num.element)
                 target = e.b.add(e.b.mul(batch, i64(p.m * p.n)), column)
-                _block(e, p, num, rows, line, e.at(e.result(0), target, num.element), width)
+                sums = _block(e, p, num, rows, line, width)
+                for row in range(p.m):
+                    tile, last = _gathered(e, num, sums[row * width: (row + 1) * width])
+                    finish(e, [tile], e.b.add(target, i64(row * p.n)), 0, column, last)
 
     return Phase(chunks, emit)
 
@@ -46,7 +51,7 @@ def _clamp(e: Emitter, value: ll.Value, limit: int) -> ll.Value:
     return e.b.select(e.b.icmp_signed(">", above, i64(limit)), i64(limit), above)
 
 
-def _block(e: Emitter, p: Product, num: Numeric, a: ll.Value, b: ll.Value, target: ll.Value, width: int) -> None:
+def _block(e: Emitter, p: Product, num: Numeric, a: ll.Value, b: ll.Value, width: int) -> list[ll.Value]:
     whole = p.k - p.k % num.lanes
     sums = [num.zero] * (p.m * width)
     if whole:
@@ -56,9 +61,17 @@ def _block(e: Emitter, p: Product, num: Numeric, a: ll.Value, b: ll.Value, targe
     if p.k > whole:
         sums = _products(e, p, num, e.at(a, whole, num.element), e.at(b, whole, num.element), sums, p.k - whole,
                          width)
-    for i, value in enumerate(sums):
-        row, column = divmod(i, width)
-        e.store(sum_lanes(e, num, value), e.at(target, row * p.n + column, num.element), num.bytes)
+    return [sum_lanes(e, num, value) for value in sums]
+
+
+def _gathered(e: Emitter, num: Numeric, scalars: list[ll.Value]) -> tuple[list[ll.Value], int]:
+    """Scalars side by side in registers, and how many lanes of the last are used."""
+    registers: list[ll.Value] = []
+    for i, value in enumerate(scalars):
+        if i % num.lanes == 0:
+            registers.append(num.zero)
+        registers[-1] = e.b.insert_element(registers[-1], value, ll.Constant(I32, i % num.lanes))
+    return registers, (len(scalars) - 1) % num.lanes + 1
 
 
 def _products(e: Emitter, p: Product, num: Numeric, a: ll.Value, b: ll.Value, sums: list[ll.Value], lanes: int,

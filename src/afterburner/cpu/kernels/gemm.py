@@ -7,20 +7,14 @@ from dataclasses import dataclass
 
 from llvmlite import ir as ll
 
-from ...ir import DType, Node
+from ...ir import DType
 from .. import halves
-from ..emitter import BF16, F16, F32, I32, Emitter, const, i64, stored_type
+from ..emitter import BF16, F16, I16, I32, Emitter, const, i64
 from ..isa import Isa
 
 Tile = list[list[ll.Value]]  # accumulators by row and vector
 
 _UNROLLED = 72  # multiply-adds written out instead of a loop
-
-
-def kernel_key(node: Node, isa: Isa) -> str:
-    """Text that determines the code of a node without regions."""
-    types = ",".join(str(v.type) for v in (*node.operands, *node.results))
-    return f"{node.op!r}({types})@{isa.name}"
 
 
 @dataclass(frozen=True)
@@ -66,15 +60,8 @@ class Numeric:
 
 def numeric(dtype: DType, isa: Isa) -> Numeric:
     """The arithmetic of a dtype; 16-bit floats are accumulated in f32."""
-    element = stored_type(dtype)
-    if element in (F16, BF16):
-        return Numeric(F32, 4, isa.lanes(4), isa.fma)
-    return Numeric(element, dtype.bytes, isa.lanes(dtype.bytes), isa.fma)
-
-
-def is_half(dtype: DType) -> bool:
-    """A 16-bit float: converted to f32 before, rounded once after."""
-    return dtype.is_float and dtype.bytes == 2
+    size = 4 if halves.is_half(dtype) else dtype.bytes
+    return Numeric(halves.compute_type(dtype), size, isa.lanes(size), isa.fma)
 
 
 @dataclass(frozen=True)
@@ -133,63 +120,68 @@ def range_of_part(e: Emitter, part: ll.Value, size: int, parts: int) -> tuple[ll
     return pieces.start(e, part), pieces.start(e, e.b.add(part, i64(1)))
 
 
-def load_lanes(e: Emitter, address: ll.Value, num: Numeric, lanes: int, stored: ll.Type | None = None) -> ll.Value:
-    """A register whose first ``lanes`` come from memory, widened from ``stored``; the others are zero."""
-    if lanes == num.lanes:
-        return _converted(e, e.load(address, e.vector(stored or num.element, lanes), _align(stored, num)), num)
-    register, at = num.zero, 0
-    while at < lanes:
-        width = 1 << ((lanes - at).bit_length() - 1)
-        piece = e.load(e.at(address, at, stored or num.element), e.vector(stored or num.element, width),
-                       _align(stored, num))
-        register = _insert(e, register, _converted(e, piece, num), at, num)
+def load_part(e: Emitter, address: ll.Value, element: ll.Type, lanes: int, count: int, align: int) -> ll.Value:
+    """A vector of ``lanes`` whose first ``count`` come from memory; the others are zero."""
+    if count == lanes:
+        return e.load(address, e.vector(element, lanes), align)
+    register: ll.Value = const(e.vector(element, lanes), 0 if isinstance(element, ll.IntType) else 0.0)
+    at = 0
+    while at < count:
+        width = 1 << ((count - at).bit_length() - 1)
+        piece = e.load(e.at(address, at, element), e.vector(element, width), align)
+        register = _insert(e, register, piece, at, lanes)
         at += width
     return register
 
 
-def _align(stored: ll.Type | None, num: Numeric) -> int:
-    return 2 if stored in (F16, BF16) else num.bytes
-
-
-def _converted(e: Emitter, value: ll.Value, num: Numeric) -> ll.Value:
-    element = value.type.element if isinstance(value.type, ll.VectorType) else value.type
-    if element == num.element:
-        return value
-    return halves.widen(e, value)
-
-
-def _insert(e: Emitter, register: ll.Value, piece: ll.Value, at: int, num: Numeric) -> ll.Value:
+def _insert(e: Emitter, register: ll.Value, piece: ll.Value, at: int, lanes: int) -> ll.Value:
     if not isinstance(piece.type, ll.VectorType):
         return e.b.insert_element(register, piece, ll.Constant(I32, at))
     width = piece.type.count
-    spread = shuffle(e, piece, piece, [min(i, width - 1) for i in range(num.lanes)])
-    order = [num.lanes + i - at if at <= i < at + width else i for i in range(num.lanes)]
-    return shuffle(e, register, spread, order)
+    spread = shuffle(e, piece, piece, [min(i, width - 1) for i in range(lanes)])
+    return shuffle(e, register, spread, [lanes + i - at if at <= i < at + width else i for i in range(lanes)])
+
+
+def store_part(e: Emitter, value: ll.Value, address: ll.Value, count: int, align: int) -> None:
+    """Store the first ``count`` lanes of a vector."""
+    if not isinstance(value.type, ll.VectorType):
+        e.store(value, address, align)
+        return
+    at = 0
+    while at < count:
+        width = 1 << ((count - at).bit_length() - 1)
+        if width == value.type.count:
+            piece = value
+        elif width == 1:
+            piece = e.b.extract_element(value, ll.Constant(I32, at))
+        else:
+            piece = shuffle(e, value, value, range(at, at + width))
+        e.store(piece, e.at(address, at, value.type.element), align)
+        at += width
+
+
+def load_lanes(e: Emitter, address: ll.Value, num: Numeric, lanes: int, stored: ll.Type | None = None) -> ll.Value:
+    """A register whose first ``lanes`` come from memory, widened from ``stored``; the others are zero."""
+    if stored in (F16, BF16):
+        raw = load_part(e, address, I16, num.lanes, lanes, 2)
+        return halves.widen(e, e.b.bitcast(raw, e.vector(stored, num.lanes)))
+    return load_part(e, address, num.element, num.lanes, lanes, num.bytes)
+
+
+def store_lanes(e: Emitter, value: ll.Value, address: ll.Value, num: Numeric, lanes: int,
+                stored: ll.Type | None = None) -> None:
+    """Store the first ``lanes`` of a register, rounded to ``stored``."""
+    if stored in (F16, BF16):
+        raw = e.b.bitcast(halves.narrow_to(e, value, stored), e.vector(I16, num.lanes))
+        store_part(e, raw, address, lanes, 2)
+        return
+    store_part(e, value, address, lanes, num.bytes)
 
 
 def shuffle(e: Emitter, a: ll.Value, b: ll.Value, order: Sequence[int]) -> ll.Value:
     """LLVM's shufflevector."""
     mask = ll.Constant(ll.VectorType(I32, len(order)), [ll.Constant(I32, i) for i in order])
     return e.b.shuffle_vector(a, b, mask)
-
-
-def store_lanes(e: Emitter, value: ll.Value, address: ll.Value, num: Numeric, lanes: int,
-                stored: ll.Type | None = None, align: int | None = None) -> None:
-    """Store the first ``lanes`` of a register, rounded to ``stored``."""
-    at = 0
-    while at < lanes:
-        width = 1 << ((lanes - at).bit_length() - 1)
-        if width == num.lanes:
-            piece = value
-        elif width == 1:
-            piece = e.b.extract_element(value, ll.Constant(I32, at))
-        else:
-            piece = shuffle(e, value, value, range(at, at + width))
-        kind = stored or num.element
-        if kind != num.element:
-            piece = halves.narrow_to(e, piece, kind)
-        e.store(piece, e.at(address, at, kind), align or _align(stored, num))
-        at += width
 
 
 @dataclass(frozen=True)

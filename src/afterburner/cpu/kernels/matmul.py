@@ -11,9 +11,11 @@ from llvmlite import ir as ll
 from ...ir import Node
 from ...ir.ops.matmul import Matmul
 from ..emitter import Emitter, i64, stored_type
+from ..halves import is_half
 from ..isa import Isa
 from ..kernel import Kernel, Phase
 from .dot import dot_phase
+from .epilogue import Contraction, Finish, contraction_of
 from .gemm import (
     Columns,
     Cut,
@@ -22,8 +24,6 @@ from .gemm import (
     Tile,
     accumulate,
     choose_tile,
-    is_half,
-    kernel_key,
     larger,
     load_lanes,
     numeric,
@@ -72,7 +72,7 @@ def product_of(node: Node) -> Product:
     assert isinstance(op, Matmul)
     a, result = node.operands[0].shape, node.results[0].shape
     k = a[-2] if op.transpose_a else a[-1]
-    return Product(prod(result[:-2]), *result[-2:], k, op.transpose_a, op.transpose_b)
+    return Product(prod(result[:-2]), result[-2], result[-1], k, op.transpose_a, op.transpose_b)
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Blocking:
         return prod(self.parts)
 
 
-def block(p: Product, num: Numeric, isa: Isa, half: bool) -> Blocking:
+def block(p: Product, num: Numeric, isa: Isa, half: bool, fused: bool) -> Blocking:
     """Choose tiles, chunks and packing for a product from its sizes alone."""
     vectors = -(-p.n // num.lanes)
     rows, columns = choose_tile(p.m, vectors, min(p.k, 512), isa)
@@ -116,7 +116,7 @@ def block(p: Product, num: Numeric, isa: Isa, half: bool) -> Blocking:
     pack_a = half or (p.transpose_a and p.k > 16 and p.m * num.bytes >= 1024 and columns.parts > 1)
     a_tiles = max(1, min(rows.parts, _A_BYTES // (depth * rows.widest * num.bytes)))
     return Blocking(rows, columns, parts, depth, pack_a, pack_b, a_tiles,
-                    parts[3] > 1 or (half and depth < part_k))
+                    parts[3] > 1 or ((half or fused) and depth < part_k))
 
 
 def _parts(p: Product, num: Numeric, rows: Cut, columns: Cut) -> tuple[int, int, int, int]:
@@ -143,8 +143,10 @@ Addresses = Callable[[Emitter], tuple[ll.Value, ll.Value]]
 class Gemm:
     """Emits one product for a blocking."""
 
-    def __init__(self, p: Product, blocking: Blocking, num: Numeric, stored: ll.Type, operands: Addresses) -> None:
+    def __init__(self, p: Product, blocking: Blocking, num: Numeric, stored: ll.Type, operands: Addresses,
+                 finish: Finish) -> None:
         self.p, self.by, self.num, self.stored, self.operands = p, blocking, num, stored, operands
+        self.finish = finish
         self.slot = blocking.depth * blocking.columns.widest * num.lanes
         self.panels_per_part = -(-blocking.columns.parts // blocking.parts[2])
         self.b_bytes = self.slot * self.panels_per_part * num.bytes if blocking.pack_b else 0
@@ -179,12 +181,8 @@ class Gemm:
         a, b = self.operands(e)
         self.a = e.at(a, e.b.mul(batch, i64(p.m * p.k)), self.stored)
         self.b = e.at(b, e.b.mul(batch, i64(p.k * p.n)), self.stored)
-        if self.by.partial:
-            copy = e.b.add(e.b.mul(self.k_part, i64(p.batch)), batch)
-            self.c, self.c_type = e.temp(0), self.num.element
-        else:
-            copy, self.c, self.c_type = batch, e.result(0), self.stored
-        self.c = e.at(self.c, e.b.mul(copy, i64(p.m * p.n)), self.c_type)
+        copy = e.b.add(e.b.mul(self.k_part, i64(p.batch)), batch) if self.by.partial else batch
+        self.origin = e.b.mul(copy, i64(p.m * p.n))
         first, end = self.k_range
         if self.by.depth >= -(-p.k // self.by.parts[3]):
             self._pass(e, first, e.b.sub(end, first), None)
@@ -247,8 +245,8 @@ class Gemm:
             for width, panel, column, last in self._panels(e):
                 b = self._columns(e, width, panel, column, start, last)
                 tile = accumulate(e, self.num, zeros(self.num, height, width), a, b, count)
-                target = e.at(self.c, e.b.add(e.b.mul(row, i64(self.p.n)), column), self.c_type)
-                self._finish(e, tile, target, last, again)
+                offset = e.b.add(self.origin, e.b.add(e.b.mul(row, i64(self.p.n)), column))
+                self._finish(e, tile, offset, column, last, again)
 
     def _rows(self, e: Emitter, height: int, row: ll.Value, start: ll.Value, packed_row: ll.Value | None) -> Rows:
         by_m, by_k = self.p.a_strides
@@ -268,7 +266,12 @@ class Gemm:
         base = e.at(self.b, e.b.add(e.b.mul(start, i64(self.p.n)), column), self.num.element)
         return Columns(base, offsets, self.p.n, last, self.num.bytes)
 
-    def _finish(self, e: Emitter, tile: Tile, target: ll.Value, last: int, again: ll.Value | None) -> None:
+    def _finish(self, e: Emitter, tile: Tile, offset: ll.Value, column: ll.Value, last: int,
+                again: ll.Value | None) -> None:
+        if again is None and not self.by.partial:
+            self.finish(e, tile, offset, self.p.n, column, last)
+            return
+        target = e.at(e.temp(0) if self.by.partial else e.result(0), offset, self.num.element)
         if again is None:
             self._store(e, tile, target, last, add=False)
             return
@@ -282,10 +285,10 @@ class Gemm:
         for r, row in enumerate(tile):
             for v, value in enumerate(row):
                 lanes = last if v == len(row) - 1 else self.num.lanes
-                address = e.at(target, r * self.p.n + v * self.num.lanes, self.c_type)
+                address = e.at(target, r * self.p.n + v * self.num.lanes, self.num.element)
                 if add:
                     value = self.num.add(e, load_lanes(e, address, self.num, lanes), value)
-                store_lanes(e, value, address, self.num, lanes, self.c_type)
+                store_lanes(e, value, address, self.num, lanes)
 
 
 def _split(e: Emitter, index: ll.Value, parts: int) -> tuple[ll.Value, ll.Value]:
@@ -295,67 +298,84 @@ def _split(e: Emitter, index: ll.Value, parts: int) -> tuple[ll.Value, ll.Value]
     return e.b.udiv(index, i64(parts)), e.b.urem(index, i64(parts))
 
 
-def combine_phase(num: Numeric, size: int, copies: int, stored: ll.Type) -> Phase:
-    """Adds ``copies`` partial results of ``size`` elements in temp 0, in order, into result 0."""
-    vectors = -(-size // num.lanes)
-    chunks = max(1, min(_MOST_CHUNKS, size * copies * num.bytes // (256 << 10)))
+def combine_phase(num: Numeric, rows: int, columns: int, copies: int, finish: Finish) -> Phase:
+    """Adds ``copies`` partial results of ``rows`` by ``columns`` elements in temp 0, in order; of none, zeros."""
+    size = rows * columns
+    across = -(-columns // num.lanes)
+    chunks = max(1, min(_MOST_CHUNKS, size * (copies + 1) * num.bytes // (256 << 10)))
 
     def emit(e: Emitter) -> None:
-        first, end = range_of_part(e, e.chunk, vectors, chunks)
-        whole = size // num.lanes
-        with e.loop(first, smaller(e, end, i64(whole)), name="sum") as index:
-            add_up(e, e.b.mul(index, i64(num.lanes)), num.lanes)
-        if size % num.lanes:
-            with e.b.if_then(e.b.icmp_signed("==", end, i64(vectors))):
-                add_up(e, i64(whole * num.lanes), size % num.lanes)
+        first, end = range_of_part(e, e.chunk, rows * across, chunks)
+        if rows == 1:
+            row(e, i64(0), first, end)
+            return
+        start, stop = e.b.udiv(first, i64(across)), e.b.udiv(e.b.add(end, i64(across - 1)), i64(across))
+        with e.loop(start, stop, name="row") as r:
+            begin = e.b.mul(r, i64(across))
+            row(e, r, larger(e, i64(0), e.b.sub(first, begin)), smaller(e, i64(across), e.b.sub(end, begin)))
 
-    def add_up(e: Emitter, at: ll.Value, lanes: int) -> None:
-        base = e.at(e.temp(0), at, num.element)
-        with e.loop_carried(1, copies, 1, [load_lanes(e, base, num, lanes)], "copy") as (copy, now, after):
-            address = e.at(base, e.b.mul(copy, i64(size)), num.element)
-            after[0] = num.add(e, now[0], load_lanes(e, address, num, lanes))
-        store_lanes(e, after[0], e.at(e.result(0), at, stored), num, lanes, stored)
+    def row(e: Emitter, r: ll.Value, first: ll.Value, end: ll.Value) -> None:
+        whole = columns // num.lanes
+        with e.loop(first, smaller(e, end, i64(whole)), name="sum") as index:
+            add_up(e, r, e.b.mul(index, i64(num.lanes)), num.lanes)
+        if columns % num.lanes:
+            with e.b.if_then(e.b.icmp_signed("==", end, i64(across))):
+                add_up(e, r, i64(whole * num.lanes), columns % num.lanes)
+
+    def add_up(e: Emitter, r: ll.Value, column: ll.Value, lanes: int) -> None:
+        at = e.b.add(e.b.mul(r, i64(columns)), column)
+        total: ll.Value = num.zero
+        if copies:
+            base = e.at(e.temp(0), at, num.element)
+            with e.loop_carried(1, copies, 1, [load_lanes(e, base, num, lanes)], "copy") as (copy, now, after):
+                address = e.at(base, e.b.mul(copy, i64(size)), num.element)
+                after[0] = num.add(e, now[0], load_lanes(e, address, num, lanes))
+            total = after[0]
+        finish(e, [[total]], at, 0, column, lanes)
 
     return Phase(chunks, emit)
 
 
-def zero_kernel(node: Node, isa: Isa, key: str) -> Kernel:
-    """Writes zeros: the value of a sum over nothing; nothing at all where the result is empty."""
-    num, size = numeric(node.results[0].type.dtype, isa), node.results[0].type.size
-    stored = stored_type(node.results[0].type.dtype)
-
-    def emit(e: Emitter) -> None:
-        whole = size - size % num.lanes
-        with e.loop(0, whole, num.lanes) as index:
-            store_lanes(e, num.zero, e.at(e.result(0), index, stored), num, num.lanes, stored)
-        if size > whole:
-            store_lanes(e, num.zero, e.at(e.result(0), whole, stored), num, size - whole, stored)
-
-    return Kernel(node, (Phase(1, emit),), key, label="zero")
+def zero_kernel(c: Contraction, isa: Isa) -> Kernel:
+    """A contraction over nothing: what its epilogue makes of zeros; writes nothing where the result is empty."""
+    shape = c.shapes[-1]
+    phase = combine_phase(numeric(c.dtype, isa), prod(shape[:-1]), shape[-1], 0, c.finish(isa))
+    if prod(shape) == 0:
+        phase = Phase(1, lambda e: None)
+    return Kernel(c.node, (phase,), c.key(isa), label=f"{c.root.op.name} of nothing")
 
 
 def lower_matmul(node: Node, isa: Isa) -> Kernel:
-    """The kernel of a matmul node."""
-    p, dtype = product_of(node), node.results[0].type.dtype
-    key, num, stored = kernel_key(node, isa), numeric(dtype, isa), stored_type(dtype)
-    if node.results[0].type.size == 0 or p.k == 0:
-        return zero_kernel(node, isa, key)
-    swapped = p.n == 1 and p.m > 1
-    if swapped:
-        p = p.as_row()
+    """The kernel of a matmul node, or of a fusion around one.
+
+    Raises:
+        Unsupported: the fusion's epilogue cannot be computed on tiles.
+    """
+    c = contraction_of(node)
+    if c.empty:
+        return zero_kernel(c, isa)
+    return lower_product(c, product_of(c.root), isa, (0, 1), f"matmul{c.label}")
+
+
+def lower_product(c: Contraction, p: Product, isa: Isa, order: tuple[int, int], label: str) -> Kernel:
+    """The kernel of a product whose A and B are operands ``order`` of the contraction."""
+    num, stored, half = numeric(c.dtype, isa), stored_type(c.dtype), is_half(c.dtype)
+    if p.n == 1 and p.m > 1:
+        p, order = p.as_row(), (order[1], order[0])
 
     def operands(e: Emitter) -> tuple[ll.Value, ll.Value]:
-        return (e.operand(1), e.operand(0)) if swapped else (e.operand(0), e.operand(1))
+        return c.operand(e, order[0]), c.operand(e, order[1])
 
-    label = f"matmul {p.m}x{p.k}x{p.n}"
-    if p.m <= 2 and p.transpose_b and (p.m == 1 or not p.transpose_a) and not is_half(dtype):
-        return Kernel(node, (dot_phase(p, num, operands),), key, label=label)
-    gemm = Gemm(p, block(p, num, isa, is_half(dtype)), num, stored, operands)
+    finish, key = c.finish(isa), c.key(isa)
+    if p.m <= 2 and p.transpose_b and (p.m == 1 or not p.transpose_a) and not half:
+        return Kernel(c.node, (dot_phase(p, num, operands, finish),), key, label=label)
+    gemm = Gemm(p, block(p, num, isa, half, c.body is not None), num, stored, operands, finish)
     phases = [Phase(gemm.by.chunks, gemm.emit)]
+    temps: tuple[int, ...] = ()
     if gemm.by.partial:
-        phases.append(combine_phase(num, p.batch * p.m * p.n, gemm.by.parts[3], stored))
-    temps = (gemm.temp_bytes,) if gemm.by.partial else ()
-    return Kernel(node, tuple(phases), key, temps, gemm.scratch, label)
+        phases.append(combine_phase(num, p.batch * p.m, p.n, gemm.by.parts[3], finish))
+        temps = (gemm.temp_bytes,)
+    return Kernel(c.node, tuple(phases), key, temps, gemm.scratch, label)
 
 
 LOWERINGS = {"matmul": lower_matmul}

@@ -1,0 +1,240 @@
+"""A contraction and the elementwise work that rides on its result, applied to register tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from llvmlite import ir as ll
+
+from ...ir import DType, Graph, Node, Value, print_graph
+from .. import scalar
+from ..emitter import Emitter, i64
+from ..isa import Isa
+from ..kernel import Unsupported
+from .gemm import Numeric, Tile, load_part, numeric, store_part
+from .loops.values import table
+
+Finish = Callable[[Emitter, Tile, ll.Value, int, ll.Value, int], None]
+"""Called with (tile, element offset of its first row and column, elements between rows, first column, lanes
+of the last register): computes and stores what becomes of the sums."""
+
+ROOTS = frozenset({"matmul", "conv2d", "conv2d_input_grad"})
+_IN_REGISTERS = 6  # operations; longer epilogues, and those with polynomials, loop over the tile's rows
+_POLYNOMIALS = frozenset({"exp", "expm1", "log", "log1p", "tanh", "sigmoid", "erf", "sin", "cos", "pow", "atan2",
+                          "floor_mod", "trunc_mod"})
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """What a kernel computes: a contraction alone, or the root of a fusion.
+
+    Attributes:
+        node: the node that the kernel stands for; its operands and results are the buffers.
+        root: the contraction; ``node`` itself, or a node of its body.
+        body: the fusion's graph, None for a contraction alone.
+    """
+
+    node: Node
+    root: Node
+    body: Graph | None
+
+    @property
+    def dtype(self) -> DType:
+        """Element type of the contraction."""
+        return self.root.results[0].type.dtype
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes of the contraction's operands and of its result."""
+        return tuple(v.shape for v in (*self.root.operands, *self.root.results))
+
+    @property
+    def empty(self) -> bool:
+        """Nothing is summed, or nothing is written."""
+        return not all(v.type.size for v in (*self.root.operands, *self.root.results))
+
+    def operand(self, e: Emitter, index: int) -> ll.Value:
+        """Pointer to operand ``index`` of the contraction."""
+        return self._pointer(e, self.root.operands[index])
+
+    def _pointer(self, e: Emitter, value: Value) -> ll.Value:
+        if self.body is None:
+            return e.pointer(value)
+        if value.constant is not None:
+            return table(e, value.constant)
+        return e.operand([i.value for i in self.body.inputs].index(value))
+
+    def key(self, isa: Isa) -> str:
+        """Text that determines the code."""
+        if self.body is not None:
+            return f"contraction {isa.name} {isa.vector_bytes}\n{print_graph(self.body, locations=False)}"
+        types = ",".join(str(v.type) for v in (*self.node.operands, *self.node.results))
+        return f"contraction {isa.name} {isa.vector_bytes} {self.node.op!r}({types})"
+
+    def finish(self, isa: Isa) -> Finish:
+        """Stores the results for a tile of sums."""
+        num = numeric(self.dtype, isa)
+        if self.body is None:
+            return store_result(num, self.dtype)
+        return Epilogue(self, num).finish
+
+    @property
+    def label(self) -> str:
+        """The operations after the contraction, for the kernel's label."""
+        nodes = self.body.nodes if self.body is not None else ()
+        names = [n.op.name for n in nodes if n is not self.root and n.op.name not in ("constant", "broadcast")]
+        return "".join(f" {name}" for name in names[:6]) + (" …" if len(names) > 6 else "")
+
+
+def contraction_of(node: Node) -> Contraction:
+    """The contraction in a node.
+
+    Raises:
+        Unsupported: the body of a fusion is no contraction of its inputs with elementwise work behind it.
+    """
+    if node.op.name != "fusion":
+        return Contraction(node, node, None)
+    body = node.op.regions()[0]
+    roots = [n for n in body.nodes if n.op.name in ROOTS]
+    if len(roots) != 1:
+        raise Unsupported(f"a fusion with {len(roots)} contractions")
+    inputs = {i.value for i in body.inputs}
+    if not all(v in inputs or v.constant is not None for v in roots[0].operands):
+        raise Unsupported("a fusion that computes an operand of its contraction")
+    found = Contraction(node, roots[0], body)
+    Epilogue(found, None).check()
+    return found
+
+
+def store_result(num: Numeric, dtype: DType, result: int = 0) -> Finish:
+    """Writes tiles as they are."""
+
+    def finish(e: Emitter, tile: Tile, offset: ll.Value, stride: int, column: ll.Value, last: int) -> None:
+        base = e.at(e.result(result), offset, scalar.memory_type(dtype))
+        for r, row in enumerate(tile):
+            for v, value in enumerate(row):
+                lanes = last if v == len(row) - 1 else num.lanes
+                address = e.at(base, r * stride + v * num.lanes, scalar.memory_type(dtype))
+                store_part(e, scalar.to_memory(e, value, dtype), address, lanes, dtype.bytes)
+
+    return finish
+
+
+class Epilogue:
+    """Emits the elementwise nodes of a contraction fusion on tiles."""
+
+    def __init__(self, contraction: Contraction, num: Numeric | None) -> None:
+        assert contraction.body is not None
+        self.contraction, self.body, self.root = contraction, contraction.body, contraction.root
+        self.shape = self.root.results[0].shape
+        self.num = num
+
+    def check(self) -> None:
+        """Raise Unsupported unless every node can be computed on a tile."""
+        for node in self.body.nodes:
+            if node is self.root or node.op.name == "constant":
+                continue
+            if node.op.name == "broadcast":
+                source = node.operands[0]
+                given = source.constant is not None or source.node is None
+                axes = node.op.axes  # type: ignore[attr-defined]
+                row = axes == (len(self.shape) - 1,)
+                if node.results[0].shape == self.shape and given and (source.type.size == 1 or row):
+                    continue
+                raise Unsupported(f"an epilogue that broadcasts {source.type} along {axes}")
+            if not node.op.elementwise or node.results[0].shape != self.shape:
+                raise Unsupported(f"an epilogue with {node.op.name}")
+
+    def finish(self, e: Emitter, tile: Tile, offset: ll.Value, stride: int, column: ll.Value, last: int) -> None:
+        """Compute and store all outputs of a tile."""
+        heavy = [n for n in self.body.nodes if n.op.elementwise]
+        if len(tile) == 1 or (len(heavy) <= _IN_REGISTERS and not any(n.op.name in _POLYNOMIALS for n in heavy)):
+            shared: dict[tuple[Value, int], ll.Value] = {}
+            for r, row in enumerate(tile):
+                self._row(e, row, e.b.add(offset, i64(r * stride)), column, last, shared)
+            return
+        spilled = self._spill(e, tile)
+        assert self.num is not None
+        with e.loop(0, len(tile), name="finish") as r:
+            row = [e.load(e.at(spilled, e.b.add(e.b.mul(r, i64(len(tile[0]))), i64(v)), self.num.vector),
+                          self.num.vector, self.num.lanes * self.num.bytes) for v in range(len(tile[0]))]
+            self._row(e, row, e.b.add(offset, e.b.mul(r, i64(stride))), column, last, {})
+
+    def _spill(self, e: Emitter, tile: Tile) -> ll.Value:
+        """The tile in memory of this function, so that a loop can walk over its rows."""
+        assert self.num is not None
+        builder = ll.IRBuilder(e.function.entry_basic_block)
+        builder.position_at_start(e.function.entry_basic_block)
+        slot = builder.alloca(ll.ArrayType(self.num.vector, len(tile) * len(tile[0])))
+        slot.align = 64
+        base = e.b.gep(slot, [i64(0), i64(0)], inbounds=True)
+        for i, value in enumerate(v for row in tile for v in row):
+            e.store(value, e.at(base, i, self.num.vector), self.num.lanes * self.num.bytes)
+        return base
+
+    def _row(self, e: Emitter, row: list[ll.Value], offset: ll.Value, column: ll.Value, last: int,
+             shared: dict[tuple[Value, int], ll.Value]) -> None:
+        assert self.num is not None
+        for v, sums in enumerate(row):
+            lanes = last if v == len(row) - 1 else self.num.lanes
+            step = i64(v * self.num.lanes)
+            at = _Place(e.b.add(offset, step), e.b.add(column, step), lanes, v)
+            values = {self.root.results[0]: scalar.rounded(e, sums, self.contraction.dtype)}
+            for i, output in enumerate(self.body.outputs):
+                dtype = output.value.type.dtype
+                raw = scalar.to_memory(e, self._value(e, output.value, at, values, shared), dtype)
+                address = e.at(e.result(i), at.offset, scalar.memory_type(dtype))
+                store_part(e, raw, address, lanes, dtype.bytes)
+
+    def _value(self, e: Emitter, value: Value, at: _Place, values: dict[Value, ll.Value],
+               shared: dict[tuple[Value, int], ll.Value]) -> ll.Value:
+        if value in values:
+            return values[value]
+        node = value.node
+        if node is not None and node.op.elementwise:
+            args = [self._value(e, v, at, values, shared) for v in node.operands]
+            values[value] = scalar.apply(e, node.op, node.operands[-1].type.dtype, value.type.dtype, args)
+        elif node is not None and node.op.name == "broadcast":
+            key = (value, at.vector)
+            if key not in shared:
+                shared[key] = self._broadcast(e, node.operands[0], at)
+            values[value] = shared[key]
+        else:
+            values[value] = self._load(e, value, at.offset, at.lanes)
+        return values[value]
+
+    def _broadcast(self, e: Emitter, source: Value, at: _Place) -> ll.Value:
+        assert self.num is not None
+        dtype = source.type.dtype
+        if source.type.size == 1 and source.constant is not None:
+            return scalar.literal(dtype, source.constant.reshape(-1)[0], self.num.lanes)
+        if source.type.size > 1:
+            return self._load(e, source, at.column, at.lanes)
+        raw = e.load(self.contraction._pointer(e, source), scalar.memory_type(dtype), dtype.bytes)
+        return e.splat(scalar.from_memory(e, raw, dtype), self.num.lanes)
+
+    def _load(self, e: Emitter, value: Value, index: ll.Value, lanes: int) -> ll.Value:
+        assert self.num is not None
+        dtype = value.type.dtype
+        if value.constant is not None and _uniform(value.constant):
+            return scalar.literal(dtype, value.constant.reshape(-1)[0], self.num.lanes)
+        element = scalar.memory_type(dtype)
+        address = e.at(self.contraction._pointer(e, value), index, element)
+        return scalar.from_memory(e, load_part(e, address, element, self.num.lanes, lanes, dtype.bytes), dtype)
+
+
+def _uniform(array: np.ndarray) -> bool:
+    raw = np.ascontiguousarray(array).reshape(-1).view(np.uint8).reshape(array.size, -1)
+    return bool((raw == raw[0]).all())
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a register of results belongs: element offset, column, valid lanes, its number in the tile."""
+
+    offset: ll.Value
+    column: ll.Value
+    lanes: int
+    vector: int
