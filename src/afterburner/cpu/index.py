@@ -8,6 +8,7 @@ emitted; only what cannot be decided from the ranges of the axes becomes code.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 Range = tuple[int, int]  # first and end (exclusive)
@@ -29,7 +30,7 @@ class Index:
     coefs: tuple[int, ...]
     terms: tuple[tuple[Bounded, int], ...] = ()
 
-    @property
+    @cached_property
     def axes(self) -> frozenset[int]:
         """The axes along which the index varies."""
         own = frozenset(a for a, c in enumerate(self.coefs) if c)

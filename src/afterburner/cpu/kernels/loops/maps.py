@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from math import prod
 
 from llvmlite import ir as ll
 
@@ -53,9 +54,7 @@ def plan_map(stored: Sequence[Stored], order: Sequence[int], box: Sequence[Range
     exprs = topological(s.expr for s in stored)
     indices = [*all_indices(exprs), *(s.index for s in stored)]
     loops = merged_loops(order, box, sizes, indices) or [Loop((), 0, 1)]
-    points = 1
-    for loop in loops:
-        points *= loop.trips
+    points = prod(loop.trips for loop in loops)
     wanted = chunks_for(points, exprs, more_bytes + sum(s.expr.dtype.bytes for s in stored))
     flat, middle = flatten(loops[:-1], loops[-1], wanted, _TILE)
     lanes = vector_lanes(isa.vector_bytes, register_bytes(exprs) or [s.expr.dtype.bytes for s in stored])
@@ -144,7 +143,7 @@ def tile_range(e: Emitter, flat: Flat, inner: Loop, tile: ll.Value) -> tuple[ll.
 
 
 def inner_loop(e: Emitter, values: LoopValues, nest: MapNest, tile: ll.Value) -> None:
-    places = [Place(e.result(s.number), s.index, s.expr.dtype) for s in nest.stored]
+    """The vector loop of a nest: all loads of a step come before its stores."""
 
     def step(at: ll.Value, lanes: int, number: int) -> None:
         piece = Piece(number, lanes, at)
@@ -152,7 +151,7 @@ def inner_loop(e: Emitter, values: LoopValues, nest: MapNest, tile: ll.Value) ->
         with values.enter([piece]):
             values.settle(lanes)
             computed = [values.stored(s.expr, lanes) for s in nest.stored]
-            for place, value in zip(places, computed, strict=True):
+            for place, value in zip(values.places, computed, strict=True):
                 values.store(place, value)
 
     start, stop = tile_range(e, nest.flat, nest.inner, tile)

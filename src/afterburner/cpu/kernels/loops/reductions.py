@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 
 from llvmlite import ir as ll
 
@@ -25,6 +26,8 @@ from .values import LoopValues, Piece, Place
 
 _RUN = 256  # turns after which a float accumulator is emptied into the next, so that errors stay small
 _LEAST_ROWS = 16
+_HEAVY = 24  # expressions; a body of more is copied into few vectors and rows, for small code
+_LEAST_BLOCK_BYTES = 128  # of each row in a block of columns: two cache lines
 
 
 @dataclass(frozen=True)
@@ -49,10 +52,7 @@ class Reduction:
 
     @property
     def kept_points(self) -> int:
-        count = 1
-        for axis, size in enumerate(self.sizes):
-            count *= 1 if axis in self.reduced else size
-        return count
+        return prod(size for axis, size in enumerate(self.sizes) if axis not in self.reduced)
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ class ReduceNest:
         split: whether chunks cut the outermost reduced loop and leave partial states.
         lanes: of a full vector.
         block: vectors of a column block, or accumulators of a row.
+        rows: most rows that a turn takes where a column block is narrow.
     """
 
     columns: bool
@@ -78,6 +79,7 @@ class ReduceNest:
     split: bool
     lanes: int
     block: int
+    rows: int = 1
 
 
 def plan_reduction(work: Reduction, isa: Isa) -> ReduceNest:
@@ -90,34 +92,30 @@ def plan_reduction(work: Reduction, isa: Isa) -> ReduceNest:
     kept_axes = [a for a in range(len(work.sizes)) if a not in work.reduced]
     kept = merged_loops(kept_axes, box, work.sizes, indices)
     reduced = merged_loops(sorted(work.reduced), box, work.sizes, indices) or [Loop((), 0, 1)]
-    points = 1
-    for size in work.sizes:
-        points *= size
-    wanted = chunks_for(points, exprs, sum(s.expr.dtype.bytes for s in work.maps))
+    wanted = chunks_for(prod(work.sizes), exprs, sum(s.expr.dtype.bytes for s in work.maps))
     lanes = vector_lanes(isa.vector_bytes, register_bytes(exprs) or [4])
     states = sum(len(r.stored) for r in work.reducers)
     most = max(1, (8 if isa.registers < 32 else 16) // states)
     columns = bool(work.sizes) and len(work.sizes) - 1 not in work.reduced
+    heavy = len(exprs) > _HEAVY
     if columns:
-        return _plan_columns(kept, reduced, wanted, lanes, min(most, 8))
-    heavy = len(exprs) > 40
+        block = max(1, _LEAST_BLOCK_BYTES // isa.vector_bytes) if heavy else 8
+        return _plan_columns(kept, reduced, wanted, lanes, min(most, block), 1 if heavy else 4)
     return _plan_rows(kept, reduced, wanted, lanes, 2 if heavy else min(most, 4))
 
 
-def _plan_columns(kept: list[Loop], reduced: list[Loop], wanted: int, lanes: int, block: int) -> ReduceNest:
+def _plan_columns(kept: list[Loop], reduced: list[Loop], wanted: int, lanes: int, block: int,
+                  rows: int) -> ReduceNest:
     outer, inner = kept[:-1], kept[-1]
     lanes = min(lanes, 1 << (inner.trips.bit_length() - 1))
-    outer_count = 1
-    for loop in outer:
-        outer_count *= loop.trips
-    units = outer_count * -(-inner.trips // (lanes * block))
-    pieces = min(wanted, reduced[0].trips // _LEAST_ROWS)
+    units = prod(loop.trips for loop in outer) * -(-inner.trips // (lanes * block))
+    pieces = min(wanted, reduced[0].trips, prod(loop.trips for loop in reduced) // _LEAST_ROWS)
     if units < 4 * wanted and pieces > units:
-        return ReduceNest(True, Flat(tuple(outer)), inner, tuple(reduced), pieces, True, lanes, block)
+        return ReduceNest(True, Flat(tuple(outer)), inner, tuple(reduced), pieces, True, lanes, block, rows)
     flat, middle = flatten(outer, inner, wanted, lanes * block)
     flat = Flat((*flat.loops, *middle), flat.tiles, flat.tile)
     chunks = min(wanted, flat.trips)
-    return ReduceNest(True, flat, inner, tuple(reduced), chunks, False, lanes, block)
+    return ReduceNest(True, flat, inner, tuple(reduced), chunks, False, lanes, block, rows)
 
 
 def _plan_rows(kept: list[Loop], reduced: list[Loop], wanted: int, lanes: int, block: int) -> ReduceNest:
@@ -126,8 +124,10 @@ def _plan_rows(kept: list[Loop], reduced: list[Loop], wanted: int, lanes: int, b
     flat = Flat(tuple(kept))
     nothing = Loop((), 0, 1)
     outermost = reduced[0]
-    step = lanes * block if len(reduced) == 1 else 1
-    pieces = min(wanted, -(-outermost.trips // (step * _LEAST_ROWS)))
+    if len(reduced) == 1:
+        pieces = min(wanted, -(-outermost.trips // (lanes * block * _LEAST_ROWS)))
+    else:
+        pieces = min(wanted, outermost.trips)
     if flat.trips < wanted and pieces > flat.trips:
         return ReduceNest(False, flat, nothing, tuple(reduced), pieces, True, lanes, block)
     return ReduceNest(False, flat, nothing, tuple(reduced), min(wanted, flat.trips), False, lanes, block)
@@ -343,7 +343,7 @@ class ReduceEmitter:
     def _block(self, start: ll.Value, spans: list[tuple[int, int]]) -> None:
         """All rows of a block of columns: ``spans`` are (offset, lanes) within it."""
         e, nest = self.e, self.nest
-        rows = max(1, min(4, nest.block // len(spans)))
+        rows = max(1, min(nest.rows, nest.block // len(spans)))
         pieces = [Piece(n, lanes, e.b.add(start, i64(offset)) if offset else start)
                   for n, (offset, lanes) in enumerate(spans)]
         slots = Slots(e, self.work.reducers, [p.lanes for p in pieces] * rows)

@@ -51,7 +51,7 @@ class Piece:
     start: ll.Value
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Place:
     """Where a result is stored: element ``index`` of buffer ``base``."""
 
@@ -86,7 +86,9 @@ class LoopValues:
         self._leads = [{axes[-1] for axes in loops if axes} for loops in levels]
         wanted = list(roots)
         self._order = topological(wanted)
-        self._places = list(places)
+        self.places = list(places)
+        self._parts_of: dict[Load | Place, list[tuple[int, list[int], list[Any]]]] = {}
+        self._vector_level = next((n for n, leads in enumerate(self._leads) if self.vector_axis in leads), -1)
         self._scopes: list[dict[Any, ll.Value]] = []
         self._late: set[Expr] = set()
         for expr in self._order:
@@ -132,7 +134,7 @@ class LoopValues:
         if now + 1 >= len(self._leads):
             return
         moved: list[Load | Place] = [x for x in self._order if isinstance(x, Load)]
-        for place in (*moved, *self._places):
+        for place in (*moved, *self.places):
             if self.level(place.index.axes) <= now:
                 continue
             for item in pieces or (None,):
@@ -177,10 +179,10 @@ class LoopValues:
         """Address of the element (of lane 0) at the current point, inside all levels."""
         return self._pointer(place, len(self._leads) - 1)
 
-    def _remember(self, key: Any, make: Any) -> ll.Value:
-        for scope in reversed(self._scopes):
-            if key in scope:
-                return scope[key]
+    def _remember(self, key: Any, make: Callable[[], ll.Value]) -> ll.Value:
+        known = self._known(key)
+        if known is not None:
+            return known
         value = make()
         self._scopes[-1][key] = value
         return value
@@ -272,21 +274,48 @@ class LoopValues:
             return place.base
         if isinstance(place.source, int):
             return self.e.operand(place.source)
-        return self._remember(("table", id(place.source)), lambda: table(self.e, place.source))
+        array = place.source
+        return self._remember(("table", id(array)), lambda: table(self.e, array))
 
     def _pointer(self, place: Load | Place, level: int) -> ll.Value:
         """Address of lane 0 as far as the axes of levels up to ``level`` fix it."""
-        leads = self._leads[level] if level >= 0 else set()
-        offset_axes = [a for a in leads if place.index.coefs[a]]
-        terms = [(t, c) for t, c in place.index.terms
-                 if self.level(t.axes) == level and not (self.vector & t.axes and self.lanes_now > 1)]
-        below = self._pointer(place, level - 1) if level >= 0 else self._start(place)
-        if not offset_axes and not terms:
-            return below
-        fixed = any(self.vector_axis in outer for outer in self._leads[:level + 1])
-        piece = self.piece.name if self.piece and fixed and self.vector & place.index.axes else None
-        return self._remember(("ptr", place, level, piece),
-                              lambda: self._advance(place, below, offset_axes, terms))
+        parts = [part for part in self._parts(place) if part[0] <= level]
+        pointer, done = None, len(parts)
+        while done and pointer is None:
+            pointer = self._known(self._pointer_key(place, parts[done - 1][0]))
+            done -= pointer is None
+        if pointer is None:
+            pointer = self._start(place)
+        for now, axes, terms in parts[done:]:
+            if self.lanes_now > 1:
+                terms = [(t, c) for t, c in terms if not self.vector & t.axes]
+            if axes or terms:
+                pointer = self._advance(place, pointer, axes, terms)
+            self._scopes[-1][self._pointer_key(place, now)] = pointer
+        return pointer
+
+    def _parts(self, place: Load | Place) -> list[tuple[int, list[int], list[Any]]]:
+        """The axes and terms of a place's index by the level that fixes them, outermost first."""
+        if place not in self._parts_of:
+            found: dict[int, tuple[list[int], list[Any]]] = {}
+            for n, leads in enumerate(self._leads):
+                axes = [a for a in leads if place.index.coefs[a]]
+                if axes:
+                    found[n] = (axes, [])
+            for term, coef in place.index.terms:
+                found.setdefault(self.level(term.axes), ([], []))[1].append((term, coef))
+            self._parts_of[place] = [(n, *found[n]) for n in sorted(found)]
+        return self._parts_of[place]
+
+    def _pointer_key(self, place: Load | Place, level: int) -> tuple[Any, ...]:
+        inside = self.piece is not None and self.vector & place.index.axes and level >= self._vector_level
+        return ("ptr", place, level, self.piece.name if inside and self.piece else None)
+
+    def _known(self, key: Any) -> ll.Value | None:
+        for scope in reversed(self._scopes):
+            if key in scope:
+                return scope[key]
+        return None
 
     def _start(self, place: Load | Place) -> ll.Value:
         base, const_ = self._base(place), place.index.const
