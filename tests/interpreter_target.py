@@ -19,6 +19,7 @@ class InterpretedExecutable:
 
     cached = False
     device = "interpreter"
+    threads = 1
     arena_bytes = 0
 
     def __init__(self, graph: Graph) -> None:
@@ -35,4 +36,7 @@ class InterpretedExecutable:
             view(address, type_)[...] = result
 
     def kernel_seconds(self) -> tuple[float, ...]:
+        return ()
+
+    def peak_fractions(self) -> tuple[float, ...]:
         return ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import threading
+import weakref
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -103,7 +104,7 @@ class Entry:
 
     def __init__(self, name: str) -> None:
         self.report = FunctionReport(name)
-        self.executables: list[tuple[PartReport, Executable]] = []
+        self.executables: list[tuple[PartReport, weakref.ref[Executable]]] = []
 
 
 class Recorder:
@@ -124,7 +125,7 @@ class Recorder:
         """Note a compiled part and say so."""
         entry.report.status = "compiled"
         entry.report.parts.append(part)
-        entry.executables.append((part, executable))
+        entry.executables.append((part, weakref.ref(executable)))
         say(_line(entry.report, part))
 
     def left(self, entry: Entry, reason: str) -> None:
@@ -143,10 +144,14 @@ class Recorder:
             entries = list(self._entries)
         device, threads = "TensorFlow", 0
         for entry in entries:
-            for part, executable in entry.executables:
-                device, threads = executable.device, getattr(executable, "threads", 0)
-                for kernel, seconds in zip(part.kernels, executable.kernel_seconds(), strict=False):
-                    kernel.seconds = seconds
+            for part, reference in entry.executables:
+                executable = reference()
+                if executable is None:
+                    continue
+                device, threads = executable.device, executable.threads
+                measured = zip(executable.kernel_seconds(), executable.peak_fractions(), strict=True)
+                for kernel, (seconds, fraction) in zip(part.kernels, measured, strict=False):
+                    kernel.seconds, kernel.peak_fraction = seconds, fraction
         return Report(device, threads, [e.report for e in entries])
 
     def clear(self) -> None:

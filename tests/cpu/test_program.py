@@ -121,10 +121,10 @@ def test_small_kernels_run_in_one_piece_without_barriers():
     assert len(segment) == 1 and len(segment[0].parts) == len(elementwise)
 
 
-def test_kernel_infos_and_profile():
+def test_kernel_infos_and_profile(tmp_path):
     graph = chain(3)
-    executable = target.compile_graph(graph, options(profile=True, threads=2))
-    assert executable.kernel_seconds() == ()
+    executable = target.compile_graph(graph, options(profile=True, threads=2, cache_dir=tmp_path))
+    assert executable.kernel_seconds() == executable.peak_fractions() == () and executable.threads == 2
     began = time.perf_counter()
     for _ in range(5):
         kit.run(executable, inputs_of(graph))
@@ -132,6 +132,8 @@ def test_kernel_infos_and_profile():
     seconds = executable.kernel_seconds()
     assert len(seconds) == len(executable.kernels) == 7
     assert all(s > 0 for s in seconds) and sum(seconds) < mean
+    fractions = executable.peak_fractions()
+    assert len(fractions) == 7 and all(0 < f for f in fractions)
     first = executable.kernels[0]
     assert (first.label, first.fused, first.flops, first.bytes, first.chunks) == (
         "add", ("add",), 10_000, 120_000, (8,))

@@ -8,6 +8,7 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -62,7 +63,7 @@ def assemble(graph: Graph, kernels: Callable[[], Sequence[Kernel]], isa: Isa, ch
     raw, found = cached(_identity(graph), isa, lambda: compile_kernels(kernels(), isa, dump),
                         cache if dump is None else None)
     settings = _Settings(isa.name, chosen.threads or threads or available_cpus(), chosen.profile, found,
-                         chosen.fault == "run")
+                         chosen.fault == "run", chosen.cache_path)
     return CpuExecutable(graph, kernels_of(raw, computed(graph)), Code(raw, isa), shared, settings)
 
 
@@ -73,6 +74,7 @@ class _Settings:
     profile: bool
     cached: bool
     fault: bool
+    folder: Path
 
 
 def _identity(graph: Graph) -> str:
@@ -95,11 +97,12 @@ class CpuExecutable:
         self.kernels: tuple[KernelInfo, ...] = tuple(_info(k) for k in kernels)
         self.arena_bytes = placement.arena_bytes
         self.cached = settings.cached
-        self._fault = settings.fault
+        self._settings = settings
         self._engine = shared
         self._code = code
         self._constants = placement.constants
         self._workers = _useful_workers(kernels, steps, placement, settings.workers)
+        self.threads = self._workers
         self.device = f"cpu ({settings.isa}, {self._workers} thread{'s' if self._workers > 1 else ''})"
         stride = -(-max((k.scratch for k in kernels), default=0) // 128) * 128
         self._frame = _frame(kernels, code, placement, steps, shared, stride, settings.profile)
@@ -115,7 +118,7 @@ class CpuExecutable:
 
     def run(self, inputs: Sequence[int], outputs: Sequence[int]) -> None:
         """Compute outputs from inputs, given as addresses."""
-        if self._fault:
+        if self._settings.fault:
             raise PlantedFault("planted failure of a run")
         shared, workers = self._engine, self._workers
         with shared.lock:
@@ -130,6 +133,16 @@ class CpuExecutable:
     def kernel_seconds(self) -> tuple[float, ...]:
         """Mean measured seconds of each kernel in profiled runs; empty where none was profiled."""
         return () if self._profile is None else self._profile.means()
+
+    def peak_fractions(self) -> tuple[float, ...]:
+        """How much of the machine's measured peak each profiled kernel reaches; empty where none was."""
+        seconds = self.kernel_seconds()
+        if not seconds:
+            return ()
+        from .peak import machine_peak
+
+        peak = machine_peak(self._settings.folder, self.threads, self._settings.isa)
+        return tuple(peak.fraction(k.flops, k.bytes, s) for k, s in zip(self.kernels, seconds, strict=True))
 
 
 class _Profile:

@@ -40,6 +40,7 @@ class Executable(Protocol):
         arena_bytes: planned peak of intermediate memory.
         cached: whether the object code came from the cache on disk.
         device: where it runs, e.g. "cpu (avx2, 2 threads)".
+        threads: how many of the processor's threads it uses.
     """
 
     input_types: tuple[TensorType, ...]
@@ -48,6 +49,7 @@ class Executable(Protocol):
     arena_bytes: int
     cached: bool
     device: str
+    threads: int
 
     def run(self, inputs: Sequence[int], outputs: Sequence[int]) -> None:
         """Compute outputs from inputs.
@@ -60,3 +62,7 @@ class Executable(Protocol):
 
     def kernel_seconds(self) -> tuple[float, ...]:
         """Mean measured seconds of each kernel in profiled runs; empty where none was profiled."""
+
+    def peak_fractions(self) -> tuple[float, ...]:
+        """How much of the machine's measured peak, of arithmetic or memory, each profiled kernel
+        reaches; empty where none was profiled."""
