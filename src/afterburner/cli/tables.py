@@ -57,6 +57,8 @@ def _function_table(functions: Iterable[Record]) -> Table:
 def _outcome(function: Record) -> str:
     parts = function["parts"]
     if not parts:
+        if function["status"] == "waiting":
+            return "ran on TensorFlow: too few calls to compile it"
         return f"{function['status']}: {function['reason']}" if function["reason"] else function["status"]
     cached = sum(bool(part["cached"]) for part in parts)
     text = f"{len(parts)} compiled" if len(parts) > 1 else "compiled"
@@ -69,6 +71,9 @@ def _print_function(function: Record, console: Console) -> None:
         hidden = len(part["kernels"]) - _KERNELS_SHOWN
         if hidden > 0:
             console.print(f"and {hidden} kernels more; --json has them all")
+    if function["parts"]:
+        console.print("of peak: of the measured arithmetic or memory rate, whichever binds; "
+                      "over 100% where the data is still in a cache", style="dim")
     if function["left"]:
         console.print(_left_table(function))
     for failure in function["failures"]:
