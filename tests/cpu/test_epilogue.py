@@ -1,0 +1,100 @@
+"""Contractions with elementwise work on their result, against the interpreter."""
+
+import numpy as np
+import pytest
+
+from afterburner.cpu import isa as isas
+from afterburner.cpu.kernels import lower
+from afterburner.ir import DTYPES, Builder, Node, TensorType, interpret
+from afterburner.ir.ops.control import Fusion
+from afterburner.ir.ops.conv import Conv2d, Conv2dInputGrad
+from afterburner.ir.ops.elementwise import Add, Cast, Greater, Maximum, Mul, Select, Tanh
+from afterburner.ir.ops.matmul import Matmul
+from afterburner.ir.ops.shape import Broadcast, Constant
+from guarded import run_guarded
+
+ONE = dict(strides=(1, 1), padding=((1, 1), (1, 1)), dilation=(1, 1), groups=1)
+ROOTS = {
+    "matmul": (Matmul(False, False), (13, 20), (20, 19)),
+    "row": (Matmul(False, True), (1, 20), (19, 20)),
+    "column": (Matmul(False, False), (33, 20), (20, 1)),
+    "long": (Matmul(True, False), (5000, 12), (5000, 33)),
+    "nothing": (Matmul(False, False), (3, 0), (0, 5)),
+    "conv2d": (Conv2d(**ONE), (2, 5, 9, 8), (3, 3, 8, 21)),
+    "conv2d_input_grad": (Conv2dInputGrad(**ONE, input_shape=(2, 5, 9, 11)), (3, 3, 11, 8), (2, 5, 9, 8)),
+}
+SETS = sorted({*isas.available(), "avx512", "generic"} - {"neon"})
+
+
+def fused(root, dtype, epilogue):
+    """A fusion node around a contraction, and arrays for its inputs."""
+    op, a, b = ROOTS[root]
+    kind = DTYPES[dtype]
+    builder = Builder("body")
+    operands = [builder.input(TensorType(kind, s), f"x{i}") for i, s in enumerate((a, b))]
+    result = builder.emit(op, *operands)
+    for output in epilogue(builder, result):
+        builder.output(output)
+    body = builder.build()
+    outer = Builder("outer")
+    values = [outer.input(t, f"v{i}") for i, t in enumerate(body.input_types)]
+    rng = np.random.default_rng(3)
+    arrays = [rng.standard_normal(t.shape).astype(t.dtype.numpy) for t in body.input_types]
+    return Node(Fusion(op.name, body), values), arrays
+
+
+def row(builder, result, name="bias"):
+    bias = builder.input(TensorType(result.type.dtype, result.shape[-1:]), name)
+    return builder.emit(Broadcast(result.shape, (len(result.shape) - 1,)), bias)
+
+
+def constant(builder, result, value):
+    scalar = builder.emit(Constant(np.array(value, result.type.dtype.numpy)))
+    return builder.emit(Broadcast(result.shape, ()), scalar)
+
+
+def bias_relu(builder, result):
+    before = builder.emit(Add(), result, row(builder, result))
+    yield before
+    yield builder.emit(Maximum(), before, constant(builder, result, 0))
+
+
+def residual_tanh(builder, result):
+    other = builder.input(result.type, "other")
+    scale = builder.input(TensorType(result.type.dtype, ()), "scale")
+    scaled = builder.emit(Mul(), result, builder.emit(Broadcast(result.shape, ()), scale))
+    yield builder.emit(Tanh(), builder.emit(Add(), scaled, other))
+
+
+def masked(builder, result):
+    other = builder.input(result.type, "other")
+    mask = builder.emit(Greater(), other, constant(builder, result, 0))
+    kept = builder.emit(Select(), mask, result, constant(builder, result, 0))
+    yield mask
+    yield kept
+    yield builder.emit(Cast(DTYPES["f64"]), kept)
+
+
+@pytest.mark.parametrize("isa_name", SETS)
+@pytest.mark.parametrize("epilogue", [bias_relu, residual_tanh, masked], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("root", ROOTS)
+def test_f32(root, epilogue, isa_name):
+    check(root, "f32", epilogue, isa_name)
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "f16", "f64"])
+@pytest.mark.parametrize("root", ["matmul", "conv2d", "row"])
+def test_other_types(root, dtype):
+    check(root, dtype, bias_relu, None)
+    check(root, dtype, residual_tanh, None)
+
+
+def check(root, dtype, epilogue, isa_name):
+    node, arrays = fused(root, dtype, epilogue)
+    isa = isas.host(isa_name)
+    got = run_guarded(lower(node, isa), arrays, isa)
+    want = interpret(node.op.body, arrays)
+    tolerance = {"f32": 2e-4, "f64": 1e-9, "f16": 2e-2, "bf16": 1e-1}[dtype]
+    for actual, expected in zip(got, want, strict=True):
+        assert actual.dtype == expected.dtype
+        np.testing.assert_allclose(actual.astype(np.float64), expected.astype(np.float64), tolerance, tolerance)
