@@ -1,0 +1,77 @@
+"""Flat memory over many calls: ``python -m tests.soak --calls 10000`` (the suite runs a short form)."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import sys
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import psutil
+import tensorflow as tf
+
+import afterburner
+
+WARM = 0.2  # share of the calls before the first measurement
+ALLOWED_MB = 8.0  # allocator noise; a leak of 1 kB a call is 10 MB in 10,000
+
+
+def megabytes() -> float:
+    """Resident memory of this process."""
+    gc.collect()
+    return psutil.Process().memory_info().rss / 2**20
+
+
+def subjects() -> dict[str, Callable[[], object]]:
+    """What is called over and over."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([
+        keras.layers.Input((16,)), keras.layers.Dense(32, activation="relu"), keras.layers.Dropout(0.2),
+        keras.layers.Dense(4)])
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    x = np.random.default_rng(0).random((8, 16)).astype("float32")
+    y = np.zeros(8, np.int64)
+    serve = tf.function(model)
+    tensor = tf.constant(x)
+    return {
+        "train_on_batch": lambda: model.train_on_batch(x, y),
+        "predict_on_batch": lambda: model.predict_on_batch(x),
+        "predict": lambda: model.predict(x, verbose=0),
+        "model(x)": lambda: model(tensor),
+        "tf.function(model)(x)": lambda: serve(tensor),
+    }
+
+
+def growth(call: Callable[[], object], calls: int) -> float:
+    """Megabytes gained between the warm part and the end."""
+    for _ in range(int(calls * WARM)):
+        call()
+    before = megabytes()
+    for _ in range(calls - int(calls * WARM)):
+        call()
+    return megabytes() - before
+
+
+def main(arguments: list[str]) -> int:
+    """Print the growth of every subject; 1 if one is not flat."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--calls", type=int, default=10_000)
+    parser.add_argument("--only", default="", help="one subject by name")
+    parser.add_argument("--stock", action="store_true", help="measure TensorFlow alone, to compare")
+    options = parser.parse_args(arguments)
+    if not options.stock:
+        afterburner.enable()
+    failed = False
+    for name, call in subjects().items():
+        if options.only and name != options.only:
+            continue
+        gained = growth(call, options.calls)
+        failed |= gained > ALLOWED_MB
+        print(f"{name}: {gained:+.2f} MB over {options.calls} calls", flush=True)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
