@@ -10,7 +10,7 @@ from .compiled import CompiledKernel
 
 # How far back a kernel may be moved to join kernels it does not depend on, and how large its results
 # may be: what runs earlier holds its memory longer.
-_WINDOW = 8  # waves
+_WINDOW = 2  # waves
 _MOVED_BYTES = 1 << 20
 _WORTH_SHARING = 2e-6  # seconds of serial work that pay for a barrier
 RATE = 1e10  # bytes or elementwise operations a second on one core: the order of magnitude

@@ -198,12 +198,14 @@ exit:
   ret void
 }
 
+; Wake whoever is parked. The mutex is only passed through: a worker that has looked and found nothing
+; holds it until it sleeps, so the broadcast cannot come between.
 define void @team_wake(ptr %team) noinline {
   %mutex = getelementptr i64, ptr %team, i64 $MUTEX
   %condition = getelementptr i64, ptr %team, i64 $CONDITION
   %locked = call i32 @pthread_mutex_lock(ptr %mutex)
-  %sent = call i32 @pthread_cond_broadcast(ptr %condition)
   %unlocked = call i32 @pthread_mutex_unlock(ptr %mutex)
+  %sent = call i32 @pthread_cond_broadcast(ptr %condition)
   ret void
 }
 
