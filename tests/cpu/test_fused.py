@@ -172,6 +172,13 @@ SHAPE_OPS = {
     "reshape scalar": ("f32[1,1]", "reshape(%x) {shape=()}", "f32[]"),
     "transpose": ("f32[13,29]", "transpose(%x) {perm=(1,0)}", "f32[29,13]"),
     "transpose 4": ("f32[3,5,7,2]", "transpose(%x) {perm=(2,0,3,1)}", "f32[7,3,2,5]"),
+    "transpose blocks": ("f32[37,41]", "transpose(%x) {perm=(1,0)}", "f32[41,37]"),
+    "transpose whole blocks": ("i32[64,32]", "transpose(%x) {perm=(1,0)}", "i32[32,64]"),
+    "transpose many": ("f32[5,33,3,50]", "transpose(%x) {perm=(2,3,0,1)}", "f32[3,50,5,33]"),
+    "transpose chunks": ("f32[700,513]", "transpose(%x) {perm=(1,0)}", "f32[513,700]"),
+    "transpose bytes": ("u8[70,133]", "transpose(%x) {perm=(1,0)}", "u8[133,70]"),
+    "transpose halves": ("bf16[70,33]", "transpose(%x) {perm=(1,0)}", "bf16[33,70]"),
+    "transpose doubles": ("f64[70,33]", "transpose(%x) {perm=(1,0)}", "f64[33,70]"),
     "transpose bool": ("bool[13,29]", "transpose(%x) {perm=(1,0)}", "bool[29,13]"),
     "slice": ("f32[9,40]", "slice(%x) {starts=(1,3), limits=(8,39), strides=(2,1)}", "f32[4,36]"),
     "slice strided": ("f16[9,40]", "slice(%x) {starts=(1,3), limits=(8,39), strides=(2,3)}", "f16[4,12]"),
@@ -193,6 +200,23 @@ def test_shape_operations(case: str, width: str) -> None:
     x = rng.integers(-50, 50, graph.inputs[0].value.shape).astype(graph.inputs[0].value.type.dtype.numpy)
     original = graph.nodes[0]
     agree(graph, [x], width, node=Node(original.op, [Value(graph.inputs[0].value.type)]))
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_turned_operands_in_a_fusion(width: str) -> None:
+    graph = parse_graph("""
+graph f(%x: f32[45,39], %y: f32[39,45], %row: f32[45], %z: f16[45,39]) {
+  %0: f32[39,45] = transpose(%x) {perm=(1,0)}
+  %1: f32[39,45] = broadcast(%row) {shape=(39,45), axes=(1,)}
+  %2: f32[39,45] = mul(%0, %y)
+  %3: f32[39,45] = add(%2, %1)
+  %4: f16[39,45] = transpose(%z) {perm=(1,0)}
+  %5: f32[39,45] = cast(%4) {dtype=f32}
+  %6: f32[39,45] = sub(%3, %5)
+  return %6, %4
+}""")
+    rng = np.random.default_rng(0)
+    agree(graph, [rng.random(i.value.shape).astype(i.value.type.dtype.numpy) for i in graph.inputs], width)
 
 
 @pytest.mark.parametrize("width", WIDTHS)

@@ -247,6 +247,8 @@ class Elements:
     def _inside(self, index: Index, low: int, high: int) -> Expr | bool:
         """Whether low <= index < high: decided if the box allows it, else noted as a cut."""
         smallest, largest = index.bounds(self.box)
+        if high <= low:
+            return False
         if smallest >= low and largest < high:
             return True
         if largest < low or smallest >= high:

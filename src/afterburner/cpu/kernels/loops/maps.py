@@ -12,8 +12,9 @@ from llvmlite import ir as ll
 from ...emitter import Emitter, i64
 from ...index import Index, Range
 from ...isa import Isa
-from .expr import Expr, topological
+from .expr import Expr, Load, topological
 from .nest import Flat, Loop, all_indices, chunks_for, flatten, merged_loops, sweep, vector_lanes
+from .turns import Turned, turned_loads
 from .values import LoopValues, Piece, Place
 
 Prepare = Callable[[LoopValues], None]
@@ -31,7 +32,8 @@ class Stored:
 
 @dataclass(frozen=True)
 class MapNest:
-    """A box of the space, the outputs over it, and the loops that run through it."""
+    """A box of the space, the outputs over it, and the loops that run through it; ``across`` is the
+    loop that is blocked with the inner one because ``turned`` operands are contiguous along it."""
 
     stored: tuple[Stored, ...]
     flat: Flat
@@ -40,6 +42,8 @@ class MapNest:
     chunks: int
     lanes: int
     unroll: int
+    across: Loop | None = None
+    turned: tuple[Load, ...] = ()
 
 
 def register_bytes(exprs: Sequence[Expr]) -> list[int]:
@@ -56,9 +60,15 @@ def plan_map(stored: Sequence[Stored], order: Sequence[int], box: Sequence[Range
     loops = merged_loops(order, box, sizes, indices) or [Loop((), 0, 1)]
     points = prod(loop.trips for loop in loops)
     wanted = chunks_for(points, exprs, more_bytes + sum(s.expr.dtype.bytes for s in stored))
-    flat, middle = flatten(loops[:-1], loops[-1], wanted, _TILE)
     lanes = vector_lanes(isa.vector_bytes, register_bytes(exprs) or [s.expr.dtype.bytes for s in stored])
     lanes = min(lanes, 1 << (loops[-1].trips.bit_length() - 1)) if loops[-1].trips else 1
+    number, turned = turned_loads(exprs, loops, lanes)
+    if turned:
+        across, rest = loops[number], [*loops[:number], *loops[number + 1:-1]]
+        flat, middle = flatten(rest, across, wanted, lanes)
+        flat = Flat((*flat.loops, *middle), flat.tiles, flat.tile)
+        return MapNest(tuple(stored), flat, (), loops[-1], min(wanted, flat.trips), lanes, 1, across, tuple(turned))
+    flat, middle = flatten(loops[:-1], loops[-1], wanted, _TILE)
     unroll = 2 if len(exprs) <= 12 else 1
     chunks = min(wanted, max(flat.trips, 1))
     return MapNest(tuple(stored), flat, tuple(middle), loops[-1], chunks, lanes, unroll)
@@ -91,7 +101,8 @@ def emit_map(e: Emitter, nest: MapNest, prepare: Prepare | None = None) -> None:
 
 def map_values(e: Emitter, nest: MapNest) -> LoopValues:
     outer = [loop.axes for loop in nest.flat.loops]
-    levels = [outer, *([loop.axes] for loop in nest.middle), [nest.inner.axes]]
+    middle = (nest.across,) if nest.across else nest.middle
+    levels = [outer, *([loop.axes] for loop in middle), [nest.inner.axes]]
     places = [Place(e.result(s.number), s.index, s.expr.dtype) for s in nest.stored]
     return LoopValues(e, [s.expr for s in nest.stored], places, levels, nest.inner.axes, nest.lanes)
 
@@ -154,6 +165,10 @@ def inner_loop(e: Emitter, values: LoopValues, nest: MapNest, tile: ll.Value) ->
             for place, value in zip(values.places, computed, strict=True):
                 values.store(place, value)
 
+    if nest.across:
+        rows = tile_range(e, nest.flat, nest.across, tile)
+        Turned(e, values, nest.across, nest.inner, nest.turned, nest.lanes).emit(*rows, step)
+        return
     start, stop = tile_range(e, nest.flat, nest.inner, tile)
     whole = nest.inner.trips % nest.lanes == 0  # tiles are multiples of all lane counts
     sweep(e, start, stop, whole, nest.lanes, nest.unroll, step)

@@ -141,6 +141,14 @@ class LoopValues:
                 self.piece = item or self.piece
                 self._pointer(place, now)
 
+    @contextmanager
+    def given(self, known: dict[Any, ll.Value]) -> Iterator[None]:
+        """Values of (expression, piece name), instead of what would be computed."""
+        self._scopes[-1].update(known)
+        yield
+        for key in known:
+            del self._scopes[-1][key]
+
     def settle(self, lanes: int) -> None:
         """Compute what is fixed only here for the current piece, operands first."""
         now = self.depth - 1
