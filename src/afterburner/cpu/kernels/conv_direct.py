@@ -13,10 +13,11 @@ from ..halves import is_half
 from ..isa import Isa
 from ..kernel import Kernel, Phase
 from .correlation import Axis, Correlation, Correlator, Plan, Taps
+from .depthwise import is_depthwise, lower_depthwise
 from .epilogue import Contraction, contraction_of
-from .gemm import Numeric, choose_tile, numeric, range_of_part
+from .gemm import Numeric, choose_tile, numeric
 from .matmul import zero_kernel
-from .packing import copy_rows
+from .packing import widen_phase
 
 _CHUNK_CYCLES = 60_000  # about 20 us: less does not pay for meeting at a barrier
 _MOST_CHUNKS = 32
@@ -78,23 +79,11 @@ class Layer:
             for x in self.correlators:
                 x.compute(e, source, finish)
 
-        widen = [widen_phase(c, num, self.image, image.size)] if half else []
+        stored = stored_type(c.dtype)
+        widen = [widen_phase(num, stored, lambda e: c.operand(e, self.image), image.size, 1)] if half else []
         temps = (packed, image.size * 4) if half else (packed,)
         return Kernel(c.node, (Phase(pack_chunks, pack), *widen, Phase(self.chunks, compute)), c.key(isa), temps, 0,
                       label)
-
-
-def widen_phase(c: Contraction, num: Numeric, operand: int, size: int) -> Phase:
-    """Convert a 16-bit operand to f32 in temp 1."""
-    chunks = max(1, min(_MOST_CHUNKS, size // 65536))
-    stored = stored_type(c.dtype)
-
-    def emit(e: Emitter) -> None:
-        first, end = range_of_part(e, e.chunk, size, chunks)
-        source, target = e.at(c.operand(e, operand), first, stored), e.at(e.temp(1), first, num.element)
-        copy_rows(e, num, source, 0, target, 0, 1, e.b.sub(end, first), stored)
-
-    return Phase(chunks, emit)
 
 
 def forward_correlation(op: Conv2d, x: tuple[int, ...], w: tuple[int, ...], y: tuple[int, ...]) -> Correlation:
@@ -124,6 +113,8 @@ def _lower(contraction: Contraction, isa: Isa, correlations: Callable[[], list[C
         return zero_kernel(contraction, isa)
     num, stored = numeric(contraction.dtype, isa), stored_type(contraction.dtype)
     parts = correlations()
+    if is_depthwise(parts[0]):
+        return lower_depthwise(contraction, isa, parts, order, filter_columns, label)
     plans = [plan_of(c, num, isa) for c in parts]
     correlators, at, chunks = [], 0, max(prod(p.parts) for p in plans)
     for c, plan in zip(parts, plans, strict=True):

@@ -20,6 +20,7 @@ from ..emitter import Emitter, const, i64, stored_type
 from ..halves import is_half
 from ..isa import Isa
 from ..kernel import Kernel, Phase
+from .depthwise import lower_depthwise_filter_grad
 from .epilogue import contraction_of
 from .gemm import (
     Columns,
@@ -376,6 +377,9 @@ def lower_conv2d_filter_grad(node: Node, isa: Isa) -> Kernel:
     assert isinstance(op, Conv2dFilterGrad)
     if c.empty:
         return zero_kernel(c, isa)
+    label = f"conv2d filter grad {op.filter_shape[0]}x{op.filter_shape[1]} {x[3]}->{dy[3]}"
+    if op.groups > 1 and op.filter_shape[2] == 1 and op.filter_shape[3] == op.groups:
+        return lower_depthwise_filter_grad(c, isa, label)
     num = numeric(c.dtype, isa)
     f = plan_of(op, x, dy, num, isa)
     partial = f.parts[0] > 1 or is_half(c.dtype)
@@ -384,5 +388,4 @@ def lower_conv2d_filter_grad(node: Node, isa: Isa) -> Kernel:
     if partial:
         phases.append(combine_phase(num, 1, f.sums, f.parts[0], c.finish(isa)))
     temps = (f.parts[0] * f.sums * num.bytes,) if partial else ()
-    label = f"conv2d filter grad {op.filter_shape[0]}x{op.filter_shape[1]} {x[3]}->{dy[3]}"
     return Kernel(node, tuple(phases), c.key(isa), temps, gradient.scratch, label)

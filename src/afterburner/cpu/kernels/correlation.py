@@ -126,6 +126,37 @@ class Plan:
     panels_outer: bool
 
 
+def tap_range(e: Emitter, axis: Axis, position: ll.Value) -> tuple[ll.Value | int, ll.Value | int]:
+    """The taps [first, end) of an output position that lie inside of the image."""
+    taps = axis.taps
+    if not axis.clipped:
+        return 0, taps.count
+    start = e.b.add(e.b.mul(position, i64(taps.stride)), i64(taps.offset))
+    step = taps.offset_step
+    above = larger(e, i64(0), e.b.sub(i64(step - 1), start))
+    below = larger(e, i64(0), e.b.sub(i64(axis.inputs + step - 1), start))
+    if step > 1:
+        above, below = e.b.udiv(above, i64(step)), e.b.udiv(below, i64(step))
+    return above, smaller(e, below, i64(taps.count))
+
+
+Kind = tuple[int, tuple[tuple[int, ...], ...], int, int]
+
+
+def kinds_of(tiles: Cut, axis: Axis) -> list[Kind]:
+    """Runs of tiles that share one code: (pixels, for each tap the pixels it is valid for, first, end tile)."""
+    kinds: list[Kind] = []
+    for t in range(tiles.parts):
+        pixels = tiles.base + (t < tiles.larger)
+        start = t * tiles.base + min(t, tiles.larger)
+        masks = tuple(tuple(p for p in range(pixels) if axis.reads(start + p, j)) for j in range(axis.taps.count))
+        if kinds and kinds[-1][:2] == (pixels, masks):
+            kinds[-1] = (pixels, masks, kinds[-1][2], t + 1)
+        else:
+            kinds.append((pixels, masks, t, t + 1))
+    return kinds
+
+
 class Correlator:
     """Emits the phases of one correlation whose packed filter lies at ``temp 0 + packed_at`` elements."""
 
@@ -234,42 +265,15 @@ class Correlator:
     def _row(self, e: Emitter, source: ll.Value, packed: ll.Value, y: ll.Value, target: ll.Value, width: int,
              column: ll.Value, last: int, finish: Finish) -> None:
         c = self.c
-        first, end = self._tap_rows(e, y)
+        first, end = tap_range(e, c.rows, y)
         top = e.b.add(e.b.mul(y, i64(c.rows.taps.stride)), i64(c.rows.taps.offset))
         line = e.at(source, e.b.mul(top, i64(c.columns.inputs * c.pixel)), self.num.element)
-        for pixels, masks, low, high in self._kinds():
+        for pixels, masks, low, high in kinds_of(self.plan.tiles, c.columns):
             with e.loop(low, high, name="tile") as tile:
                 x = self.plan.tiles.start(e, tile)
                 sums = self._tile(e, line, packed, x, pixels, width, masks, first, end)
                 into = e.b.add(target, e.b.mul(x, i64(c.out_strides[2])))
                 finish(e, sums, into, c.out_strides[2], column, last)
-
-    def _tap_rows(self, e: Emitter, y: ll.Value) -> tuple[ll.Value | int, ll.Value | int]:
-        """The taps [first, end) of an output row that lie inside of the image."""
-        axis, taps = self.c.rows, self.c.rows.taps
-        if not axis.clipped:
-            return 0, taps.count
-        top = e.b.add(e.b.mul(y, i64(taps.stride)), i64(taps.offset))
-        step = taps.offset_step
-        above = larger(e, i64(0), e.b.sub(i64(step - 1), top))
-        below = larger(e, i64(0), e.b.sub(i64(axis.inputs + step - 1), top))
-        if step > 1:
-            above, below = e.b.udiv(above, i64(step)), e.b.udiv(below, i64(step))
-        return above, smaller(e, below, i64(taps.count))
-
-    def _kinds(self) -> list[tuple[int, tuple[tuple[int, ...], ...], int, int]]:
-        """Runs of tiles with one code: (pixels, per tap column the pixels it is valid for, first, end tile)."""
-        cut, axis = self.plan.tiles, self.c.columns
-        kinds: list[tuple[int, tuple[tuple[int, ...], ...], int, int]] = []
-        for t in range(cut.parts):
-            pixels = cut.base + (t < cut.larger)
-            start = t * cut.base + min(t, cut.larger)
-            masks = tuple(tuple(p for p in range(pixels) if axis.reads(start + p, j)) for j in range(axis.taps.count))
-            if kinds and kinds[-1][:2] == (pixels, masks):
-                kinds[-1] = (pixels, masks, kinds[-1][2], t + 1)
-            else:
-                kinds.append((pixels, masks, t, t + 1))
-        return kinds
 
     def _tile(self, e: Emitter, line: ll.Value, packed: ll.Value, x: ll.Value, pixels: int, width: int,
               masks: tuple[tuple[int, ...], ...], first: ll.Value | int, end: ll.Value | int) -> Tile:

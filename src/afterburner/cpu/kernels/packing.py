@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from llvmlite import ir as ll
 
 from .. import halves
 from ..emitter import Emitter, i64
-from .gemm import Numeric, load_lanes, shuffle, store_lanes
+from ..kernel import Phase
+from .gemm import Numeric, load_lanes, range_of_part, shuffle, store_lanes
+
+_MOST_CHUNKS = 32
 
 
 def copy_columns(e: Emitter, num: Numeric, source: ll.Value, target: ll.Value, vectors: int, last_lanes: int,
@@ -87,3 +90,15 @@ def copy_rows(e: Emitter, num: Numeric, source: ll.Value, source_stride: int, ta
         with e.loop(whole, columns, 1, "rest") as j:
             e.store(load_scalar(e, num, e.at(now[0], j, stored), stored), e.at(now[1], j, num.element), num.bytes)
         after[:] = [e.at(now[0], source_stride, stored), e.at(now[1], target_stride, num.element)]
+
+
+def widen_phase(num: Numeric, stored: ll.Type, source: Callable[[Emitter], ll.Value], size: int, temp: int) -> Phase:
+    """Converts ``size`` 16-bit floats to f32 in a temporary."""
+    chunks = max(1, min(_MOST_CHUNKS, size // 65536))
+
+    def emit(e: Emitter) -> None:
+        first, end = range_of_part(e, e.chunk, size, chunks)
+        given, target = e.at(source(e), first, stored), e.at(e.temp(temp), first, num.element)
+        copy_rows(e, num, given, 0, target, 0, 1, e.b.sub(end, first), stored)
+
+    return Phase(chunks, emit)
