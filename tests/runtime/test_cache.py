@@ -69,6 +69,7 @@ def test_a_folder_that_others_can_write_is_refused(cache, caplog):
     cache.put(KEY, b"code")
     cache.path.chmod(0o777)
     assert cache.get(KEY) is None and not cache.put(OTHER, b"x") and not cache.put(OTHER, b"x")
+    assert not ObjectCache(cache.path, 1 << 20).put(OTHER, b"x")
     assert caplog.text.count("can be written by others") == 1
 
 

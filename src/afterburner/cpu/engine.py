@@ -149,7 +149,7 @@ def _before_fork() -> None:
         if lock.acquire(timeout=_FORK_TIMEOUT):
             _held_by_fork.append(lock)
         else:
-            _log.warning("a process was forked while a program was compiled or ran")
+            _log.warning("afterburner: a process was forked while a program was compiled or ran")
 
 
 def _after_fork_in_parent() -> None:

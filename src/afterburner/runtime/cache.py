@@ -21,6 +21,7 @@ _STALE_SECONDS = 3600.0  # a temporary file this old was left by a process that 
 _TRIMMED_TO = 0.9  # of the limit, so that not every write has to trim
 
 _log = logging.getLogger("afterburner")
+_warned: set[Path] = set()  # folders that have been complained about
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,6 @@ class ObjectCache:
     def __init__(self, path: Path, limit_bytes: int) -> None:
         self.path = path
         self.limit_bytes = limit_bytes
-        self._warned = False
 
     def get(self, key: str) -> bytes | None:
         """The bytes kept under ``key``, or None."""
@@ -153,9 +153,9 @@ class ObjectCache:
         return None
 
     def _warn(self, message: str) -> bool:
-        if not self._warned:
-            self._warned = True
-            _log.warning("compiled objects are not kept: %s", message)
+        if self.path not in _warned:
+            _warned.add(self.path)
+            _log.warning("afterburner: compiled objects are not kept: %s", message)
         return False
 
 
