@@ -153,4 +153,4 @@ def _store_words(e: Emitter, state: State, target: ll.Value) -> None:
         picks = [side * lanes + lane for lane in range(half, lanes, 2) for side in range(2)]
         mask = ll.Constant(ll.VectorType(I32, lanes), [ll.Constant(I32, p) for p in picks])
         words = e.b.shuffle_vector(front, back, mask)
-        e.store(words, e.at(target, half * lanes * 2, I32), e.isa.vector_bytes)
+        e.store(words, e.at(target, half * lanes * 2, I32), 4)
