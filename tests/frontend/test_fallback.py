@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from afterburner.errors import StrictError
+from afterburner.ir import parse_graph, verify
 from tests.frontend.kit import captured
 
 
@@ -50,6 +51,14 @@ def test_a_failing_run_is_finished_by_tensorflow():
     np.testing.assert_allclose(v.numpy(), final, rtol=1e-6)
     (failure,) = taken.functions()["step"].failures
     assert "planted" in failure
+
+
+def test_the_failure_file_repeats_the_graph(tmp_path):
+    _, step, iterator = _training()
+    with captured(lambda e: Breaks(e, 0), strict=False, verbosity="silent", dump=tmp_path):
+        step(iterator)
+    (path,) = tmp_path.glob("*.run.txt")
+    assert len(verify(parse_graph(path.read_text())).inputs) == 2
 
 
 def test_strict_raises_instead():

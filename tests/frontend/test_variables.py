@@ -131,8 +131,9 @@ def test_one_variable_under_two_handles_stays_on_tensorflow():
     @tf.function
     def f(a, b):
         x = tf.raw_ops.ReadVariableOp(resource=a, dtype=tf.float32)
-        tf.raw_ops.AssignVariableOp(resource=a, value=x + 1)
-        y = tf.raw_ops.ReadVariableOp(resource=b, dtype=tf.float32)
+        write = tf.raw_ops.AssignVariableOp(resource=a, value=x + 1)
+        with tf.control_dependencies([write]):
+            y = tf.raw_ops.ReadVariableOp(resource=b, dtype=tf.float32)
         return tf.exp(x) + y * 2
 
     expected = f(v.handle, v.handle).numpy()

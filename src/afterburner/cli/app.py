@@ -216,3 +216,22 @@ def _cache_limit(megabytes: Annotated[int, typer.Argument(min=0, metavar="MEGABY
     from . import cache
 
     return lambda: cache.limit(megabytes)
+
+
+_BISECT_HELP = """Name the pass or kernel that makes a graph go wrong.
+
+FILE holds the text of a graph: the file that a fallback names, or 00.imported.txt from AFTERBURNER_DUMP. Every
+pass and every kernel is compared with the interpreter on seeded inputs; what differs is printed with the smallest
+graph that shows it.
+
+\b
+  afterburner bisect ~/.cache/afterburner/failures/step.run.txt
+"""
+
+
+@app.command("bisect", help=_BISECT_HELP)
+def _bisect(file: Annotated[Path, typer.Argument(metavar="FILE", help="The text of a graph.")],
+            seed: Annotated[int, typer.Option(help="Of the random inputs.")] = 0) -> Action:
+    from .bisect import bisect
+
+    return lambda: bisect(file, seed)

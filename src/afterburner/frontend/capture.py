@@ -82,6 +82,7 @@ class FunctionState:
         self._engine.recorder.left(self._entry, reason)
 
     def _cut(self, function: Any) -> None:
+        _refuse_gpu()
         if self._flat is None:
             self._flat = flatten(function.graph, self._entry.report.name)
             self._flat.outputs = self._flat.outputs[: len(function.function_type.flat_outputs)]
@@ -127,6 +128,12 @@ class FunctionState:
         with self._lock:
             self.taken = None
         self._prepare(function)
+
+
+def _refuse_gpu() -> None:
+    """TensorFlow places operations and variables on a GPU by itself, where we cannot read them."""
+    if context.context().num_gpus():
+        raise NotTaken("TensorFlow uses a GPU here; tf.config.set_visible_devices([], 'GPU') hides it")
 
 
 def _refuse_poor(cut: Partition, seen: int, xla: bool) -> None:

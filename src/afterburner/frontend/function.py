@@ -14,7 +14,7 @@ from typing import Any
 import tensorflow as tf
 
 from ..errors import NotTaken, StrictError
-from ..ir import Graph, TensorType
+from ..ir import Graph, TensorType, print_graph
 from ..ir.types import BOOL
 from ..options import options
 from ..report import Entry, LeftOp, Recorder, part_report
@@ -61,7 +61,7 @@ class Variant:
     """A native stage compiled for one set of shapes."""
 
     def __init__(self, stage: NativeStage, imported: Imported, executable: Executable) -> None:
-        graph = imported.graph
+        self.graph = graph = imported.graph
         self.executable = executable
         shelf = stage.engine.pool.shelf
         self.resources = [stage.resource_slots[stage.stage.resources.index(v)] for v in imported.variables]
@@ -164,6 +164,7 @@ class NativeStage:
             self._run_stock(values)
             return
         except Exception as error:  # noqa: BLE001 - whatever went wrong, training goes on
+            error.graph_text = print_graph(variant.graph)  # type: ignore[attr-defined]
             self._give_up("run", error)
             self._run_stock(values)
             return

@@ -36,11 +36,13 @@ def supported(op: FlatOp) -> str | None:
         return f"no rule for {op.type}"
     for tensor in (*read_inputs(op), *op.outputs):
         dtype = tensor.dtype
+        if has_ir_dtype(dtype) or dtype == tf.resource:
+            continue
         if dtype.is_complex:
             return "complex numbers"
-        if not has_ir_dtype(dtype) and dtype not in (tf.resource, tf.string):
+        if dtype != tf.string:
             return f"{dtype.name} tensors"
-        if dtype == tf.string and op.type != "Const":
+        if op.type != "Const":
             return "strings"
     for name in NESTED.get(op.type, ()):
         for inner in flatten(branch_graph(op, name), op.name).ops:

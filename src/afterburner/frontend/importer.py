@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ class Refused(NotTaken):
         self.reason = reason
 
 
+@lru_cache(maxsize=64)
 def ir_dtype(dtype: tf.DType) -> DType:
     """The IR element type of a TensorFlow dtype.
 
@@ -47,6 +49,7 @@ def ir_dtype(dtype: tf.DType) -> DType:
     return dtype_of(dtype.as_numpy_dtype)
 
 
+@lru_cache(maxsize=64)
 def has_ir_dtype(dtype: tf.DType) -> bool:
     """Whether the IR has an element type for ``dtype``."""
     try:

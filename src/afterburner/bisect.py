@@ -1,0 +1,134 @@
+"""Which pass or which kernel makes a graph go wrong: everything against the interpreter, one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from .ir import Builder, Graph, Node, TensorType, Value, interpret
+from .passes.pipeline import optimize
+from .runtime.executable import Executable
+
+_ULPS = 64  # of the largest element of a result; a wrong kernel is off by far more
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A step that was tried.
+
+    Attributes:
+        what: "pass fuse" or "kernel matmul + add".
+        trouble: how it differs from the interpreter, or the error; "" if it agrees.
+        text: the smallest graph that shows it.
+    """
+
+    what: str
+    trouble: str
+    text: str = ""
+
+
+def bisect(graph: Graph, seed: int = 0) -> Iterator[Finding]:
+    """Try every pass, then every kernel of the result, on seeded inputs.
+
+    Args:
+        graph: an imported graph, as a failure file holds it.
+        seed: of the inputs.
+    """
+    arguments = [sample(i.value.type, seed + n) for n, i in enumerate(graph.inputs)]
+    expected = interpret(graph, arguments)
+    stages: list[tuple[str, Graph]] = []
+    try:
+        final = optimize(graph, dump=lambda name, after, seconds: stages.append((name, after)), epilogues=True)
+    except Exception as error:  # noqa: BLE001 - the finding is the error
+        yield Finding("pass", f"{type(error).__name__}: {error}", str(stages[-1][1] if stages else graph))
+        return
+    before = graph
+    for name, after in stages:
+        trouble = difference(interpret(after, arguments), expected)
+        yield Finding(f"pass {name}", trouble, str(before) if trouble else "")
+        before = after
+    yield from _kernels(final, arguments)
+
+
+def _kernels(graph: Graph, arguments: Sequence[np.ndarray]) -> Iterator[Finding]:
+    """Every node alone, on the values the interpreter gives it."""
+    values: dict[Value, np.ndarray] = dict(zip((i.value for i in graph.inputs), arguments, strict=True))
+    for node in graph.nodes:
+        operands = [values[v] for v in node.operands]
+        with np.errstate(all="ignore"):
+            results = [np.asarray(r) for r in node.op.evaluate(*operands)]
+        values.update(zip(node.results, results, strict=True))
+        if node.op.name == "constant" or node.op.view:
+            continue
+        alone = _alone(node)
+        try:
+            trouble = difference(run(alone, operands), results)
+        except Exception as error:  # noqa: BLE001 - the finding is the error
+            trouble = f"{type(error).__name__}: {error}"
+        yield Finding(f"kernel {_label(node)}", trouble, str(alone) if trouble else "")
+
+
+def _alone(node: Node) -> Graph:
+    builder = Builder(node.op.name)
+    inputs = [builder.input(v.type, f"x{i}") for i, v in enumerate(node.operands)]
+    for result in builder.add(node.op, *inputs, loc=node.loc):
+        builder.output(result)
+    return builder.build()
+
+
+def _label(node: Node) -> str:
+    inside = [n.op.name for region in node.op.regions() for n in region.nodes if n.op.name != "constant"]
+    return " + ".join(inside) or node.op.name
+
+
+def sample(type_: TensorType, seed: int) -> np.ndarray:
+    """Seeded values: floats of size one, small natural numbers, booleans."""
+    rng = np.random.default_rng(seed)
+    if type_.dtype.is_float:
+        return np.asarray(rng.normal(size=type_.shape)).astype(type_.dtype.numpy)
+    return np.asarray(rng.integers(0, 2 if type_.dtype.kind == "bool" else 8, type_.shape)).astype(type_.dtype.numpy)
+
+
+def run(graph: Graph, arguments: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Outputs of a graph compiled for this machine's CPU, without any pass."""
+    from .cpu.target import compile_graph
+
+    executable: Executable = compile_graph(graph)
+    inputs = [np.ascontiguousarray(a) for a in arguments]
+    outputs = [_aligned(t) for t in executable.output_types]
+    executable.run([a.ctypes.data for a in inputs], [a.ctypes.data for a in outputs])
+    return outputs
+
+
+def _aligned(type_: TensorType) -> np.ndarray:
+    raw = np.zeros(type_.bytes + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start: start + type_.bytes].view(type_.dtype.numpy).reshape(type_.shape)
+
+
+def difference(results: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> str:
+    """How the first differing result differs; "" if all agree within rounding."""
+    for number, (result, wanted) in enumerate(zip(results, expected, strict=True)):
+        wrong = _differs(result, wanted)
+        if wrong.any():
+            where = tuple(int(i) for i in np.argwhere(wrong)[0])
+            return (f"result {number} differs in {int(wrong.sum())} of {max(prod(wanted.shape), 1)} elements, "
+                    f"first at {list(where)}: {result[where]!r} instead of {wanted[where]!r}")
+    return ""
+
+
+def _differs(result: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    if wanted.dtype.kind in "iub":
+        return np.asarray(result != wanted)
+    a, b = result.astype(np.float64), wanted.astype(np.float64)
+    finite = np.isfinite(b)
+    # ml_dtypes knows the epsilon of bfloat16, which NumPy does not.
+    from ml_dtypes import finfo
+
+    bound = _ULPS * float(finfo(wanted.dtype).eps) * max(float(np.max(np.abs(b[finite]), initial=0.0)), 1e-30)
+    with np.errstate(invalid="ignore"):
+        off = np.where(finite, ~(np.abs(a - b) <= bound), ~((a == b) | (np.isnan(a) & np.isnan(b))))
+    return np.asarray(off)
