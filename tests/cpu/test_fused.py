@@ -243,6 +243,37 @@ def test_pads_and_joins(text: str, width: str) -> None:
 
 
 @pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("text", [
+    "graph f(%x: f32[300003], %s: f32[]) {\n"
+    "  %0: f32[300003] = broadcast(%s) {shape=(300003,), axes=()}\n  %1: f32[300003] = mul(%x, %0)\n"
+    "  %2: bool[300003] = less(%x, %1)\n  return %1, %2\n}",
+    "graph f(%x: f32[7001,3], %y: f32[7001,21], %z: f32[7001,8]) {\n"
+    "  %0: f32[7001,32] = concat(%x, %y, %z) {axis=1}\n  return %0\n}",
+    "graph f(%x: f32[50001], %y: f32[99], %z: f32[90000]) {\n"
+    "  %0: f32[140100] = concat(%x, %y, %z) {axis=0}\n  return %0\n}",
+    "graph f(%x: f32[8,60,60,5], %v: f32[]) {\n"
+    "  %0: f32[8,63,64,5] = pad(%x, %v) {low=(0,1,2,0), high=(0,2,2,0), interior=(0,0,0,0)}\n"
+    "  %1: f32[8,63,64,5] = abs(%0)\n  return %1\n}",
+    "graph f(%x: f32[3,200003]) {\n  %0: f32[200003,3] = transpose(%x) {perm=(1,0)}\n  return %0\n}",
+])
+def test_work_in_many_chunks(text: str, width: str) -> None:
+    graph = parse_graph(text)
+    rng = np.random.default_rng(0)
+    isa = instruction_sets.host(width)
+    assert lower_loop(fusion_of(graph), isa).phases[0].chunks > 1
+    agree(graph, [rng.standard_normal(i.value.shape).astype(np.float32) for i in graph.inputs], width)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_joining_many(width: str) -> None:
+    builder = Builder("join")
+    inputs = [builder.input(TensorType(DTYPES["f32"], (4, 1 + n % 3, 9)), f"x{n}") for n in range(40)]
+    builder.output(builder.emit(op_class("concat")(1), *inputs))
+    graph = builder.build()
+    agree(graph, arguments_of(graph), width)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
 def test_made_and_looked_up_values(width: str) -> None:
     graph = parse_graph("""
 graph f(%table: f32[11,19], %i: i32[6], %j: i64[6,19]) {

@@ -18,7 +18,7 @@ from .loops.reductions import ReduceEmitter, Reduction, partial_value, plan_redu
 from .loops.scan import lower_cumsum
 from .loops.values import LoopValues
 
-_MOST_BOXES = 16
+_MOST_BOXES = 64
 
 
 def lower_loop(node: Node, isa: Isa) -> Kernel:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from math import prod
+from math import gcd, prod
 
 from llvmlite import ir as ll
 
 from ...emitter import Emitter, i64
 from ...index import Index, Range
 from ...isa import Isa
-from .expr import Expr, Load, topological
-from .nest import Flat, Loop, all_indices, chunks_for, flatten, merged_loops, sweep, vector_lanes
+from .expr import Apply, Expr, Load, topological
+from .nest import COSTLY, Flat, Loop, all_indices, chunks_for, flatten, merged_loops, sweep, vector_lanes
 from .turns import Turned, turned_loads
 from .values import LoopValues, Piece, Place
 
@@ -69,7 +69,8 @@ def plan_map(stored: Sequence[Stored], order: Sequence[int], box: Sequence[Range
         flat = Flat((*flat.loops, *middle), flat.tiles, flat.tile)
         return MapNest(tuple(stored), flat, (), loops[-1], min(wanted, flat.trips), lanes, 1, across, tuple(turned))
     flat, middle = flatten(loops[:-1], loops[-1], wanted, _TILE)
-    unroll = 2 if len(exprs) <= 12 else 1
+    costly = any(isinstance(x, Apply) and x.op.name in COSTLY for x in exprs)
+    unroll = 1 if costly or len(exprs) > 12 else 2  # costly ones keep the units busy as they are
     chunks = min(wanted, max(flat.trips, 1))
     return MapNest(tuple(stored), flat, tuple(middle), loops[-1], chunks, lanes, unroll)
 
@@ -170,5 +171,4 @@ def inner_loop(e: Emitter, values: LoopValues, nest: MapNest, tile: ll.Value) ->
         Turned(e, values, nest.across, nest.inner, nest.turned, nest.lanes).emit(*rows, step)
         return
     start, stop = tile_range(e, nest.flat, nest.inner, tile)
-    whole = nest.inner.trips % nest.lanes == 0  # tiles are multiples of all lane counts
-    sweep(e, start, stop, whole, nest.lanes, nest.unroll, step)
+    sweep(e, start, stop, gcd(nest.inner.trips, _TILE), nest.lanes, nest.unroll, step)

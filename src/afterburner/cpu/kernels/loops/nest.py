@@ -15,7 +15,7 @@ from .expr import Apply, Expr, Load
 _CHUNK_NS = 20_000.0  # work per chunk that hides the cost of handing it out
 _MOST_CHUNKS = 64
 _LOAD_BYTES_PER_NS = 10.0
-_COSTLY = {"exp": 0.15, "expm1": 0.2, "log": 0.2, "log1p": 0.3, "tanh": 0.25, "sigmoid": 0.2, "erf": 0.3,
+COSTLY = {"exp": 0.15, "expm1": 0.2, "log": 0.2, "log1p": 0.3, "tanh": 0.25, "sigmoid": 0.2, "erf": 0.3,
            "sin": 0.5, "cos": 0.5, "pow": 1.0, "atan2": 0.8, "sqrt": 0.2, "rsqrt": 0.3, "div": 0.1,
            "floor_div": 1.0, "floor_mod": 1.0, "trunc_div": 1.0, "trunc_mod": 1.0}  # ns an element
 
@@ -62,7 +62,7 @@ def all_indices(exprs: Iterable[Expr]) -> list[Index]:
 def chunks_for(points: int, exprs: Sequence[Expr], stored_bytes: int) -> int:
     """How many chunks ``points`` points of this work are worth; from shapes and types alone."""
     loaded = sum(x.dtype.bytes for x in exprs if isinstance(x, Load) and x.axes)
-    work = sum(_COSTLY.get(x.op.name, 0.03) for x in exprs if isinstance(x, Apply) and x.axes)
+    work = sum(COSTLY.get(x.op.name, 0.03) for x in exprs if isinstance(x, Apply) and x.axes)
     cost = max((loaded + stored_bytes) / _LOAD_BYTES_PER_NS, work)
     return int(min(max(points * cost // _CHUNK_NS, 1), _MOST_CHUNKS))
 
@@ -142,19 +142,21 @@ def tail_pieces(length: int, lanes: int) -> list[tuple[int, int]]:
     return pieces
 
 
-def sweep(e: Emitter, start: ll.Value | int, stop: ll.Value | int, whole: bool, lanes: int, unroll: int,
+def sweep(e: Emitter, start: ll.Value | int, stop: ll.Value | int, multiple: int, lanes: int, unroll: int,
           step: Callable[[ll.Value, int, int], None]) -> None:
     """Call ``step(offset, lanes, number)`` to emit code for every element of a range.
 
     Vectors of ``lanes`` first; then, where the length is known and the rest small, narrower vectors,
-    else single elements. ``whole`` says that the length is a multiple of ``lanes``.
+    else single elements. The length is a multiple of ``multiple``.
     """
     if isinstance(start, int) and isinstance(stop, int):
         _sweep_known(e, start, stop, lanes, unroll, step)
         return
-    if whole:
-        with e.loop(start, stop, lanes, "v") as at:
-            step(at, lanes, 0)
+    if multiple % lanes == 0:
+        turns = unroll if multiple % (lanes * unroll) == 0 else 1
+        with e.loop(start, stop, lanes * turns, "v") as at:
+            for n in range(turns):
+                step(e.b.add(at, i64(n * lanes)) if n else at, lanes, n)
         return
     length = e.b.sub(_value(stop), _value(start))
     last = e.b.add(_value(start), e.b.and_(length, i64(-lanes)))
