@@ -71,8 +71,9 @@ def draw(results: dict[str, Result], ratio: float, path: Path) -> None:
 
 def _draw_digits(axis: Any, result: Result, rows: int = 6, columns: int = 8) -> None:
     _, _, images, labels = data()
-    tiles = images[:rows * columns, :, :, 0].reshape(rows, columns, *images.shape[1:3])
-    height, width = images.shape[1:3]
+    shown = np.pad(images[:rows * columns, :, :, 0], ((0, 0), (4, 4), (4, 4)))
+    height, width = shown.shape[1:]
+    tiles = shown.reshape(rows, columns, height, width)
     axis.imshow(np.concatenate(np.concatenate(tiles, axis=1), axis=1), cmap="gray_r")
     for at in range(rows * columns):
         right = result["answers"][at] == labels[at]

@@ -64,6 +64,22 @@ def test_missing_matplotlib(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
         bench.action(bench.Plan(), "", tmp_path / "chart.png")
 
 
+def test_graphs_stay_where_tensorflow_has_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    import tensorflow as tf
+    from tensorflow.python.eager import context
+
+    import afterburner
+
+    monkeypatch.setattr(context.Context, "num_gpus", lambda self: 1)
+    function = tf.function(lambda x: tf.exp(x) * x + tf.sin(x))
+    with afterburner.enabled():
+        for _ in range(3):
+            function(tf.ones(4))
+    report = afterburner.report().functions[-1]
+    assert (report.status, report.parts) == ("left", [])
+    assert "set_visible_devices" in report.reason
+
+
 def test_kill_switch_leaves_tensorflow_untouched(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text("""if True:
         import inspect, sys
