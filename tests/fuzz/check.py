@@ -31,8 +31,8 @@ def problem(case: Case) -> str | None:
     graph = verify(case.graph)
     if print_graph(parse_graph(print_graph(graph)), locations=False) != print_graph(graph, locations=False):
         return "the text form does not round-trip"
-    optimized = verify(optimize(graph, epilogues=True))
-    again = optimize(optimized, epilogues=True)
+    optimized = verify(optimize(graph))
+    again = optimize(optimized)
     if print_graph(again) != print_graph(optimized):
         return "optimizing twice differs from optimizing once"
     text = print_graph(optimized)

@@ -41,7 +41,7 @@ def _run(passes: Sequence[tuple[str, Pass]], graph: Graph, skip: Collection[str]
 
 
 def optimize(graph: Graph, skip: Collection[str] = (), dump: Dump | None = None,
-             epilogues: bool = False) -> Graph:
+             epilogues: bool = True) -> Graph:
     """Run all passes. Every result stays bit for bit what it was.
 
     Args:
