@@ -18,8 +18,10 @@ def aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     return raw[start: start + size].view(dtype).reshape(shape)
 
 
-def run_kernel(kernel: Kernel, operands: list[np.ndarray], isa: Isa, reverse: bool = False) -> list[np.ndarray]:
-    """Results of a kernel; ``reverse`` takes the chunks in opposite order (it must not matter)."""
+def run_kernel(kernel: Kernel, operands: list[np.ndarray], isa: Isa, reverse: bool = False,
+               in_place: dict[int, int] | None = None) -> list[np.ndarray]:
+    """Results of a kernel; ``reverse`` takes the chunks in opposite order (it must not matter), and
+    ``in_place`` names results that share the buffer of an operand: {result: operand}."""
     module = KernelModule(isa)
     symbols = module.add(kernel)
     library = jit.Library(jit.compile_object(str(module.llvm), isa), isa)
@@ -30,6 +32,8 @@ def run_kernel(kernel: Kernel, operands: list[np.ndarray], isa: Isa, reverse: bo
         copy[...] = array
         inputs.append(copy)
     results = [aligned(r.shape, r.type.dtype.numpy) for r in kernel.node.results]
+    for result, operand in (in_place or {}).items():
+        results[result] = inputs[operand]
     temps = [aligned((max(t, 1),), np.dtype(np.uint8)) for t in kernel.temps]
     scratch = aligned((max(kernel.scratch, 1),), np.dtype(np.uint8))
     buffers = [*inputs, *results, *temps]

@@ -451,3 +451,23 @@ graph f(%w: f32[8,4], %g: f32[8,4], %t: f32[4,8]) {
   return %2, %3
 }""")
     assert sorted(in_place_candidates(fusion_of(graph))) == [(0, 0), (1, 0)]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("size", (37, 100_003))
+def test_results_in_place_of_operands(size: int, width: str) -> None:
+    graph = parse_graph(f"""
+graph f(%w: f32[{size}], %g: f32[{size}], %m: f32[{size}]) {{
+  %0: f32[{size}] = add(%m, %g)
+  %1: f32[{size}] = sub(%w, %0)
+  %2: f32[{size}] = mul(%w, %g)
+  return %1, %0, %2
+}}""")
+    node = fusion_of(graph)
+    assert {(0, 0), (2, 1), (1, 2)} <= set(in_place_candidates(node))
+    rng = np.random.default_rng(0)
+    arguments = [rng.random(size).astype(np.float32) for _ in range(3)]
+    isa = instruction_sets.host(width)
+    got = run_kernel(lower_loop(node, isa), arguments, isa, in_place={0: 0, 1: 2, 2: 1})
+    for result, want in zip(got, interpret(graph, arguments), strict=True):
+        np.testing.assert_array_equal(result, want)
