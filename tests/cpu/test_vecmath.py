@@ -96,6 +96,19 @@ def test_sine_of_large_arguments(width: str) -> None:
             assert np.max(np.abs(got - want)) < 4 * np.finfo(dtype).eps
 
 
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("dtype", (np.float32, np.float64))
+def test_sine_of_angles_of_any_size(width: str, dtype: type) -> None:
+    rng = np.random.default_rng(1)
+    top = np.log2(np.finfo(dtype).max)
+    x = (2.0 ** rng.uniform(0, top, 4001) * rng.choice([-1, 1], 4001)).astype(dtype)
+    x[:8] = np.finfo(dtype).max, -np.finfo(dtype).max, 1e6, 1e9, -2.0**40, 2.0**60, 1e22, 6381956970095103 * 2.0**60
+    with np.errstate(all="ignore"):
+        for name in ("sin", "cos"):
+            worst = errors(evaluate(name, [x], width), REFERENCE[name](x.astype(LONG)))
+            assert np.max(worst) <= 3.0, x[np.argmax(worst)]
+
+
 SPECIAL = [0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 2.0, -2.0, 3.0, -3.0, np.inf, -np.inf, np.nan, 1e-42, -1e-42, 1e30,
            -1e30, 88.72, 88.73, -87.4, -103.9, -104.1, 709.7, 709.8, -745.1, -745.2]
 

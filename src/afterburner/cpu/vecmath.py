@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from llvmlite import ir as ll
 
+from .angles import reduce_large
 from .emitter import F32, F64, Emitter, const
 
 _INF, _NAN = math.inf, math.nan
@@ -76,6 +77,7 @@ _SIN = (-0.16666666666666666, 0.008333333333333331, -0.00019841269841264567, 2.7
 _COS = (0.041666666666666664, -0.0013888888888888887, 2.4801587301584367e-05, -2.75573192211891e-07,
         2.0876755717584403e-09, -1.1470449354466772e-11, 4.745198807202822e-14)
 _HALF_PI = (1.5707963267341256, 6.077100506303966e-11, 2.0222662487959506e-21)  # 33 bits, 33 bits, rest
+_FAR_ANGLE = 1e6  # from here multiples of the parts of pi/2 are no longer exact
 # erf(x) / x - 1 in x^2 for |x| <= 1
 _ERF_SINGLE = (0.128379225730896, -0.37612637877464294, 0.11283782124519348, -0.026865430176258087,
                0.005221031606197357, -0.0008484080317430198, 0.00011265958892181516, -9.667044650996104e-06)
@@ -289,7 +291,7 @@ def _log_erfc(m: _Arithmetic, t: ll.Value, fit: tuple[float, Sequence[float]]) -
 
 
 def sin(e: Emitter, x: ll.Value) -> ll.Value:
-    """Sine; accurate for |x| up to about 1e9 (the quadrant is counted in 30 bits)."""
+    """Sine of angles of any size."""
     return _sine(e, x, 0)
 
 
@@ -307,6 +309,9 @@ def _sine(e: Emitter, x: ll.Value, quarter: int) -> ll.Value:
     r = x
     for part in _HALF_PI:
         r = m.fma(nearest, m.c(-part), r)
+    size = m.abs(x)
+    large = b.and_(b.fcmp_ordered(">", size, m.c(_FAR_ANGLE)), b.fcmp_ordered("<", size, m.c(_INF)))
+    r, n = reduce_large(e, x, large, r, n)
     z = b.fmul(r, r)
     sine = m.fma(b.fmul(r, z), m.polynomial(z, _SIN), r)
     cosine = b.fadd(m.fma(z, m.c(-0.5), m.c(1.0)), b.fmul(b.fmul(z, z), m.polynomial(z, _COS)))
