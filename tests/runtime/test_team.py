@@ -2,6 +2,8 @@
 
 import ctypes
 import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -85,6 +87,29 @@ def test_the_callers_affinity_is_left_alone(team):
     team.grow(3)
     launch(team, lambda *_: None, 3)
     assert os.sched_getaffinity(0) == before
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")
+def test_a_worker_leaves_the_callers_processor():
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("one processor")
+    code = f"""
+import os, sys, threading
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_team import Team, engine, launch
+shared = min(os.sched_getaffinity(0))
+team = Team(engine()._team_code)
+team.grow(2)
+both = threading.Barrier(2, timeout=30)
+launch(team, lambda *_: both.wait(), 2)
+for thread in (0, team._threads[0].native_id):
+    os.sched_setaffinity(thread, {{shared}})
+launch(team, lambda *_: both.wait(), 2)
+caller, worker = os.sched_getaffinity(0), os.sched_getaffinity(team._threads[0].native_id)
+assert caller == {{shared}} and worker and shared not in worker, (caller, worker)
+assert team.stop()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 def read_from(files: dict[str, str]):

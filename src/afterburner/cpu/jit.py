@@ -6,6 +6,7 @@ import ctypes
 import threading
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import llvmlite.binding as llvm
 from llvmlite.binding import ffi
@@ -88,7 +89,7 @@ class Library:
                 builder.add_object_img(part)
             self._names = name
             self._builder = builder
-            self._tracker = None
+            self._tracker: Any = None
 
     def load(self, symbols: tuple[str, ...]) -> dict[str, int]:
         """Addresses of exported symbols."""

@@ -7,7 +7,8 @@ sequentially consistent order, so one of them always sees the other. A job never
 that has not entered: whoever is late, asleep or without a core finds the job closed.
 
 A worker without a job spins for 100 us and then parks on a condition variable. Inside a job a wait
-spins, then yields its core, then sleeps in short naps: a busy machine is not starved.
+spins, then yields its core, then sleeps in short naps: a busy machine is not starved. A worker that
+finds itself on the caller's processor leaves it; the caller's own affinity is never touched.
 """
 
 from __future__ import annotations
@@ -161,6 +162,7 @@ define void @team_init(ptr %team) {
   ret void
 }
 
+$affinity
 ; Life of worker %index (from 1): runs jobs until the team stops.
 define void @team_work(ptr %team, i64 %index) {
 entry:
@@ -170,6 +172,9 @@ entry:
   %argument.p = getelementptr i64, ptr %job.p, i64 1
   %workers.p = getelementptr i64, ptr %job.p, i64 2
   %stop.p = getelementptr i64, ptr %team, i64 $STOP
+  %cpu.p = getelementptr i64, ptr %job.p, i64 3
+  %cpus = alloca [16 x i64], align 64
+  call void @own_cpus(ptr %cpus)
   br label %idle
 idle:
   %seen = phi i64 [ 0, %entry ], [ %g, %leave ]
@@ -187,6 +192,8 @@ check:
   %wanted = icmp slt i64 %index, %workers
   br i1 %wanted, label %run, label %leave
 run:
+  %callers = load i64, ptr %cpu.p
+  call void @leave_cpu(ptr %cpus, i64 %callers)
   %function = load ptr, ptr %job.p
   %argument = load ptr, ptr %argument.p
   call void %function(ptr %argument, i64 %index)
@@ -219,6 +226,9 @@ entry:
   %job.p = getelementptr i64, ptr %team, i64 $JOB
   %argument.p = getelementptr i64, ptr %job.p, i64 1
   %workers.p = getelementptr i64, ptr %job.p, i64 2
+  %cpu.p = getelementptr i64, ptr %job.p, i64 3
+  %cpu = call i64 @current_cpu()
+  store i64 %cpu, ptr %cpu.p
   store ptr %function, ptr %job.p
   store ptr %argument, ptr %argument.p
   store i64 %workers, ptr %workers.p
@@ -277,6 +287,67 @@ define void @team_stop(ptr %team) {
 }
 """
 
+_AFFINITY = """
+declare i32 @sched_getcpu()
+declare i32 @sched_getaffinity(i32, i64, ptr)
+declare i32 @sched_setaffinity(i32, i64, ptr)
+
+; The processor this thread runs on.
+define i64 @current_cpu() {
+  %cpu = call i32 @sched_getcpu()
+  %wide = sext i32 %cpu to i64
+  ret i64 %wide
+}
+
+; The processors a worker may use when it starts, a bit each; none where there are more than 1024.
+define void @own_cpus(ptr %cpus) {
+  store [16 x i64] zeroinitializer, ptr %cpus, align 64
+  %rc = call i32 @sched_getaffinity(i32 0, i64 128, ptr %cpus)
+  ret void
+}
+
+; Where this worker was put on the caller's processor, go to any other. The two were seen to share one
+; core for whole runs while others were idle. With no other processor to go to, the call has no effect.
+define void @leave_cpu(ptr %cpus, i64 %callers) noinline {
+entry:
+  %others = alloca [16 x i64], align 64
+  %here = call i64 @current_cpu()
+  %same = icmp eq i64 %here, %callers
+  %known = icmp ult i64 %here, 1024
+  %move = and i1 %same, %known
+  br i1 %move, label %away, label %done
+away:
+  %all = load [16 x i64], ptr %cpus, align 64
+  store [16 x i64] %all, ptr %others, align 64
+  %word = lshr i64 %here, 6
+  %shift = and i64 %here, 63
+  %bit = shl i64 1, %shift
+  %keep = xor i64 %bit, -1
+  %word.p = getelementptr i64, ptr %others, i64 %word
+  %old = load i64, ptr %word.p
+  %new = and i64 %old, %keep
+  store i64 %new, ptr %word.p
+  %rc = call i32 @sched_setaffinity(i32 0, i64 128, ptr %others)
+  br label %done
+done:
+  ret void
+}
+"""
+
+_NO_AFFINITY = """
+define i64 @current_cpu() {
+  ret i64 -1
+}
+
+define void @own_cpus(ptr %cpus) {
+  ret void
+}
+
+define void @leave_cpu(ptr %cpus, i64 %callers) {
+  ret void
+}
+"""
+
 TEAM_SYMBOLS = ("team_init", "team_work", "team_launch", "team_stop")
 
 
@@ -285,6 +356,7 @@ def team_text() -> str:
     values: dict[str, object] = {
         "GENERATION": GENERATION, "INSIDE": INSIDE, "PARKED": PARKED, "JOB": JOB, "STOP": STOP,
         "MUTEX": MUTEX, "CONDITION": CONDITION, "clock": _CLOCK_MONOTONIC, "pause": _PAUSE,
-        "spin": WAIT_SPIN_NS, "yield": WAIT_YIELD_NS, "nap": NAP_NS, "idle": IDLE_SPIN_NS,
+        "spin": WAIT_SPIN_NS, "yield": WAIT_YIELD_NS,
+        "affinity": _AFFINITY if sys.platform == "linux" else _NO_AFFINITY, "nap": NAP_NS, "idle": IDLE_SPIN_NS,
     }
     return Template(_TEXT).substitute(values)
