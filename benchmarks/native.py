@@ -6,6 +6,7 @@ import ctypes
 import mmap
 import os
 import threading
+import time
 
 import numpy as np
 from llvmlite import ir as ll
@@ -105,6 +106,17 @@ class Bench:
         self._scratch = [arena.take((max(kernel.scratch, 1),), np.dtype(np.uint8)) for _ in range(workers)]
         self._workers = workers
         self._keep = (arena, buffers)
+
+    def seconds_of_one_thread(self, repeats: int) -> np.ndarray:
+        """CPU seconds of each repeat on the calling thread, for a bench with one worker: other load matters less."""
+        barrier, stamps = np.zeros(16, np.int64), np.zeros(2, np.int64)
+        spent = []
+        for _ in range(repeats):
+            barrier[:] = 0
+            start = time.thread_time_ns()
+            self._drive(self._table, self._scratch[0].ctypes.data, 0, 1, barrier.ctypes.data, stamps.ctypes.data)
+            spent.append((time.thread_time_ns() - start) / 1e9)
+        return np.array(spent)
 
     def cycles(self, repeats: int) -> np.ndarray:
         """Time-stamp cycles of each repeat."""

@@ -1,0 +1,193 @@
+"""Compares single kernels with stock TensorFlow on the same shapes.
+
+    python benchmarks/kernels.py [--threads 2] [--turns 15] [part of a case's name ...]
+
+Both sides take turns, each turn as many runs as fill a few milliseconds; printed are the best times, the ratio
+of the best and the median ratio of the turns. With one thread, CPU time is measured, which other processes
+disturb less; with more, wall time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import tensorflow as tf
+from native import Bench
+
+from afterburner.cpu import isa as isas
+from afterburner.cpu.kernels import lower
+from afterburner.ir import Builder, Node, Op, TensorType
+from afterburner.ir.ops.conv import Conv2d, Conv2dFilterGrad, Conv2dInputGrad, output_size
+from afterburner.ir.ops.matmul import Matmul
+from afterburner.ir.types import F32
+
+Case = tuple[str, Node, list[np.ndarray], Callable[..., tf.Tensor]]
+
+PRODUCTS = [  # m, k, n, transpose_a, transpose_b, batch
+    (32, 784, 128, False, False, ()), (784, 32, 128, True, False, ()), (32, 128, 10, False, False, ()),
+    (128, 10, 32, True, False, ()), (32, 10, 128, False, True, ()), (8, 64, 64, False, False, ()),
+    (128, 9216, 128, False, False, ()), (9216, 128, 128, True, False, ()), (128, 128, 9216, False, True, ()),
+    (32, 9216, 128, False, False, ()), (1, 9216, 128, False, False, ()), (1, 512, 1000, False, True, ()),
+    (1024, 1024, 1024, False, False, ()), (1024, 1024, 1024, True, False, ()), (1024, 1024, 1024, False, True, ()),
+    (2048, 512, 2048, False, False, ()), (80, 64, 80, False, True, (64,)), (80, 80, 64, False, False, (64,)),
+]
+NONE, ONE, TWO, THREE = (((n, n), (n, n)) for n in range(4))
+CONVOLUTIONS = [  # name, image, filter, stride, padding, gradients
+    ("lenet1", (128, 28, 28, 1), (3, 3, 1, 32), 1, NONE, "fw"),
+    ("lenet2", (128, 26, 26, 32), (3, 3, 32, 64), 1, NONE, "fwi"),
+    ("lenet2 batch 1", (1, 26, 26, 32), (3, 3, 32, 64), 1, NONE, "f"),
+    ("3x3 56", (16, 56, 56, 64), (3, 3, 64, 64), 1, ONE, "fwi"),
+    ("3x3 28", (16, 28, 28, 128), (3, 3, 128, 128), 1, ONE, "fwi"),
+    ("3x3 14", (16, 14, 14, 256), (3, 3, 256, 256), 1, ONE, "fwi"),
+    ("3x3 7", (16, 7, 7, 512), (3, 3, 512, 512), 1, ONE, "fwi"),
+    ("1x1 56 wide", (16, 56, 56, 64), (1, 1, 64, 256), 1, NONE, "fwi"),
+    ("1x1 56 narrow", (16, 56, 56, 256), (1, 1, 256, 64), 1, NONE, "fwi"),
+    ("1x1 14", (16, 14, 14, 1024), (1, 1, 1024, 256), 1, NONE, "fwi"),
+    ("7x7 stem", (16, 224, 224, 3), (7, 7, 3, 64), 2, THREE, "fw"),
+    ("3x3 stride 2", (16, 56, 56, 128), (3, 3, 128, 128), 2, ONE, "fwi"),
+    ("1x1 stride 2", (16, 56, 56, 256), (1, 1, 256, 512), 2, NONE, "fwi"),
+    ("depthwise 56", (16, 56, 56, 72), (3, 3, 1, 72), 1, ONE, "fwi"),
+    ("depthwise 14", (16, 14, 14, 480), (5, 5, 1, 480), 1, TWO, "fwi"),
+    ("depthwise stride 2", (16, 56, 56, 72), (5, 5, 1, 72), 2, TWO, "fwi"),
+]
+
+
+def node_of(op: Op, shapes: list[tuple[int, ...]]) -> tuple[Node, list[np.ndarray]]:
+    """A node, and random operands for it."""
+    builder = Builder()
+    values = [builder.input(TensorType(F32, s), f"v{i}") for i, s in enumerate(shapes)]
+    node = builder.emit(op, *values).node
+    assert node is not None
+    rng = np.random.default_rng(0)
+    return node, [rng.standard_normal(s, np.float32) for s in shapes]
+
+
+def products() -> Iterator[Case]:
+    """Matrix products."""
+    for m, k, n, ta, tb, batch in PRODUCTS:
+        shapes = [(*batch, *((k, m) if ta else (m, k))), (*batch, *((n, k) if tb else (k, n)))]
+        node, arrays = node_of(Matmul(ta, tb), shapes)
+
+        def stock(a: tf.Tensor, b: tf.Tensor, ta: bool = ta, tb: bool = tb) -> tf.Tensor:
+            return tf.matmul(a, b, transpose_a=ta, transpose_b=tb)
+
+        name = f"matmul {'x'.join(map(str, (*batch, m, k, n)))} {'T' if ta else 'N'}{'T' if tb else 'N'}"
+        yield name, node, arrays, stock
+
+
+def convolutions() -> Iterator[Case]:
+    """Convolutions, filter gradients (w) and input gradients (i)."""
+    for name, x, w, stride, padding, wanted in CONVOLUTIONS:
+        y = (x[0], *(output_size(x[1 + i], w[i], stride, padding[i]) for i in (0, 1)), w[3])
+        groups = x[3] // w[2]
+        attributes = dict(strides=(stride, stride), padding=padding, dilation=(1, 1), groups=groups)
+        ops = {"f": (Conv2d(**attributes), [x, w]),
+               "w": (Conv2dFilterGrad(**attributes, filter_shape=w), [x, y]),
+               "i": (Conv2dInputGrad(**attributes, input_shape=x), [w, y])}
+        for kind in wanted:
+            node, arrays = node_of(*ops[kind])
+            yield f"{name} {kind}", node, arrays, stock_convolution(kind, x, w, stride, padding)
+
+
+def stock_convolution(kind: str, x: tuple[int, ...], w: tuple[int, ...], stride: int,
+                      padding: tuple[tuple[int, int], ...]) -> Callable[..., tf.Tensor]:
+    """TensorFlow's operation for one of ours."""
+    strides = [1, stride, stride, 1]
+    depthwise = w[2] == 1 and x[3] > 1
+    filter_ = (w[0], w[1], x[3], 1) if depthwise else w
+    flat = [0, 0, *padding[0], *padding[1], 0, 0]
+    same = all(-(-x[1 + i] // stride) == output_size(x[1 + i], w[i], stride, padding[i]) for i in (0, 1))
+    if not any(flat):
+        how = dict(padding="VALID")
+    elif same and stride == 1:
+        how = dict(padding="SAME")
+    else:
+        how = dict(padding="EXPLICIT", explicit_paddings=flat)
+    raw = tf.raw_ops
+    if depthwise:
+        return {
+            "f": lambda a, b: raw.DepthwiseConv2dNative(
+                input=a, filter=tf.reshape(b, filter_), strides=strides, **how),
+            "w": lambda a, b: raw.DepthwiseConv2dNativeBackpropFilter(
+                input=a, filter_sizes=filter_, out_backprop=b, strides=strides, **how),
+            "i": lambda a, b: raw.DepthwiseConv2dNativeBackpropInput(
+                input_sizes=x, filter=tf.reshape(a, filter_), out_backprop=b, strides=strides, **how),
+        }[kind]
+    return {
+        "f": lambda a, b: raw.Conv2D(input=a, filter=b, strides=strides, **how),
+        "w": lambda a, b: raw.Conv2DBackpropFilter(input=a, filter_sizes=w, out_backprop=b, strides=strides, **how),
+        "i": lambda a, b: raw.Conv2DBackpropInput(input_sizes=x, filter=a, out_backprop=b, strides=strides, **how),
+    }[kind]
+
+
+def seconds_of(run: Callable[[], object], repeats: int, clock: Callable[[], float]) -> float:
+    """The best of some runs."""
+    best = float("inf")
+    for _ in range(repeats):
+        start = clock()
+        run()
+        best = min(best, clock() - start)
+    return best
+
+
+def compare(case: Case, threads: int, turns: int) -> str:
+    """One line of results."""
+    name, node, arrays, stock = case
+    isa = isas.host()
+    bench = Bench(lower(node, isa), arrays, isa, threads)
+    tensors = [tf.constant(a) for a in arrays]
+    function = tf.function(stock).get_concrete_function(*tensors)
+    expected = function(*tensors).numpy().reshape(-1)
+    bench.cycles(1)
+    error = np.abs(bench.results[0].reshape(-1) - expected).max() / np.abs(expected).max()
+    assert error < 1e-4, f"{name}: error {error}"
+    clock = time.process_time if threads == 1 else time.perf_counter
+    once = seconds_of(lambda: function(*tensors), 5, clock)
+    repeats = int(max(2, min(50, 0.01 / once)))
+    rate = ticks_per_second()
+    ours, theirs = [], []
+    for _ in range(turns):
+        if threads == 1:
+            ours.append(float(bench.seconds_of_one_thread(repeats).min()))
+        else:
+            ours.append(float(bench.cycles(repeats).min()) / rate)
+        theirs.append(seconds_of(lambda: function(*tensors), repeats, clock))
+    flops = node.op.flops(tuple(v.type for v in node.operands), tuple(v.type for v in node.results))
+    best, ratio = min(theirs) / min(ours), statistics.median(t / o for t, o in zip(theirs, ours, strict=True))
+    return (f"{name:28s} ours {min(ours) * 1e3:8.3f} ms ({flops / min(ours) / 1e9:5.0f} GF)  "
+            f"TF {min(theirs) * 1e3:8.3f} ms ({flops / min(theirs) / 1e9:5.0f} GF)  {best:5.2f}x  median {ratio:5.2f}x")
+
+
+def ticks_per_second() -> float:
+    """Ticks a second of the counter that ``Bench.cycles`` reads."""
+    node, arrays = node_of(Matmul(False, False), [(512, 512), (512, 512)])
+    isa = isas.host()
+    bench = Bench(lower(node, isa), arrays, isa, 1)
+    start = time.perf_counter()
+    ticks = bench.cycles(20).sum()
+    return float(ticks / (time.perf_counter() - start))
+
+
+def main() -> None:
+    """Run the cases whose names hold one of the given texts."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--turns", type=int, default=15)
+    parser.add_argument("names", nargs="*")
+    options = parser.parse_args()
+    tf.config.threading.set_intra_op_parallelism_threads(options.threads)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    for case in (*products(), *convolutions()):
+        if not options.names or any(n in case[0] for n in options.names):
+            print(compare(case, options.threads, options.turns), flush=True)
+
+
+if __name__ == "__main__":
+    main()
