@@ -13,11 +13,13 @@ from ...emitter import Emitter, i64
 from ...index import Index, Range
 from ...isa import Isa
 from .expr import Apply, Expr, Load, topological
-from .nest import COSTLY, Flat, Loop, all_indices, chunks_for, flatten, merged_loops, sweep, vector_lanes
+from .nest import COSTLY, Flat, Loop, all_indices, chunks_for, flatten, merged_loops, sweep, vector_lanes, vector_spans
 from .turns import Turned, turned_loads
 from .values import LoopValues, Piece, Place
 
 Prepare = Callable[[LoopValues], None]
+_LEAST_ROWS = 8
+_MOST_VECTORS = 96  # vector values in the unrolled code of a row
 _TILE = 1024  # elements; tiles of a cut inner loop are a multiple of this
 
 
@@ -32,8 +34,14 @@ class Stored:
 
 @dataclass(frozen=True)
 class MapNest:
-    """A box of the space, the outputs over it, and the loops that run through it; ``across`` is the
-    loop that is blocked with the inner one because ``turned`` operands are contiguous along it."""
+    """A box of the space, the outputs over it, and the loops that run through it.
+
+    Attributes:
+        across: the loop that is blocked with the inner one because ``turned`` operands are
+            contiguous along it.
+        spans: (offset, lanes) of the vectors of a short inner loop that goes outside the others, so
+            that what varies along it alone stays in registers.
+    """
 
     stored: tuple[Stored, ...]
     flat: Flat
@@ -44,6 +52,7 @@ class MapNest:
     unroll: int
     across: Loop | None = None
     turned: tuple[Load, ...] = ()
+    spans: tuple[tuple[int, int], ...] = ()
 
 
 def register_bytes(exprs: Sequence[Expr]) -> list[int]:
@@ -67,12 +76,26 @@ def plan_map(stored: Sequence[Stored], order: Sequence[int], box: Sequence[Range
         across, rest = loops[number], [*loops[:number], *loops[number + 1:-1]]
         flat, middle = flatten(rest, across, wanted, lanes)
         flat = Flat((*flat.loops, *middle), flat.tiles, flat.tile)
-        return MapNest(tuple(stored), flat, (), loops[-1], min(wanted, flat.trips), lanes, 1, across, tuple(turned))
+        chunks = min(wanted, flat.trips)
+        return MapNest(tuple(stored), flat, (), loops[-1], chunks, lanes, 1, across, tuple(turned))
     flat, middle = flatten(loops[:-1], loops[-1], wanted, _TILE)
     costly = any(isinstance(x, Apply) and x.op.name in COSTLY for x in exprs)
     unroll = 1 if costly or len(exprs) > 12 else 2  # costly ones keep the units busy as they are
     chunks = min(wanted, max(flat.trips, 1))
-    return MapNest(tuple(stored), flat, tuple(middle), loops[-1], chunks, lanes, unroll)
+    spans = () if flat.tiles > 1 else _spans(exprs, loops, lanes, isa)
+    return MapNest(tuple(stored), flat, tuple(middle), loops[-1], chunks, lanes, unroll, spans=spans)
+
+
+def _spans(exprs: Sequence[Expr], loops: Sequence[Loop], lanes: int, isa: Isa) -> tuple[tuple[int, int], ...]:
+    """The vectors of a short inner loop, if what they share between rows fits in half the registers."""
+    inner = frozenset(loops[-1].axes)
+    own = sum(bool(x.axes) and x.axes <= inner for x in exprs)
+    spans = vector_spans(loops[-1].trips, lanes)
+    vectors = len(spans) * sum(bool(x.axes & inner) for x in exprs)
+    rows = prod(loop.trips for loop in loops[:-1])
+    if not own or rows < _LEAST_ROWS or own * len(spans) > isa.registers // 2 or vectors > _MOST_VECTORS:
+        return ()
+    return tuple(spans)
 
 
 def emit_maps(e: Emitter, nests: Sequence[MapNest], prepare: Prepare | None = None) -> None:
@@ -96,14 +119,39 @@ def emit_map(e: Emitter, nest: MapNest, prepare: Prepare | None = None) -> None:
     values = map_values(e, nest)
     if prepare:
         prepare(values)
+    if nest.spans:
+        _emit_rows(e, values, nest)
+        return
     with values.enter(), counted(e, values, nest.flat, nest.chunks) as tile:
         with_loops(e, values, nest.middle, lambda: inner_loop(e, values, nest, tile))
+
+
+def _emit_rows(e: Emitter, values: LoopValues, nest: MapNest) -> None:
+    """The short inner loop outside, unrolled; the others inside."""
+    pieces = [Piece(n, lanes, i64(nest.inner.first + offset)) for n, (offset, lanes) in enumerate(nest.spans)]
+
+    def row() -> None:
+        for piece in pieces:
+            values.piece = piece
+            _store_all(values, nest, piece.lanes)
+
+    with values.enter(), values.enter(pieces), counted(e, values, nest.flat, nest.chunks):
+        with_loops(e, values, nest.middle, row)
+
+
+def _store_all(values: LoopValues, nest: MapNest, lanes: int) -> None:
+    """All outputs at the current piece: all loads come before the stores."""
+    values.settle(lanes)
+    computed = [values.stored(s.expr, lanes) for s in nest.stored]
+    for place, value in zip(values.places, computed, strict=True):
+        values.store(place, value)
 
 
 def map_values(e: Emitter, nest: MapNest) -> LoopValues:
     outer = [loop.axes for loop in nest.flat.loops]
     middle = (nest.across,) if nest.across else nest.middle
-    levels = [outer, *([loop.axes] for loop in middle), [nest.inner.axes]]
+    levels = [outer, *([loop.axes] for loop in middle)]
+    levels.insert(0 if nest.spans else len(levels), [nest.inner.axes])
     places = [Place(e.result(s.number), s.index, s.expr.dtype) for s in nest.stored]
     return LoopValues(e, [s.expr for s in nest.stored], places, levels, nest.inner.axes, nest.lanes)
 
@@ -155,16 +203,13 @@ def tile_range(e: Emitter, flat: Flat, inner: Loop, tile: ll.Value) -> tuple[ll.
 
 
 def inner_loop(e: Emitter, values: LoopValues, nest: MapNest, tile: ll.Value) -> None:
-    """The vector loop of a nest: all loads of a step come before its stores."""
+    """The vector loop of a nest."""
 
     def step(at: ll.Value, lanes: int, number: int) -> None:
         piece = Piece(number, lanes, at)
         values.piece = piece
         with values.enter([piece]):
-            values.settle(lanes)
-            computed = [values.stored(s.expr, lanes) for s in nest.stored]
-            for place, value in zip(values.places, computed, strict=True):
-                values.store(place, value)
+            _store_all(values, nest, lanes)
 
     if nest.across:
         rows = tile_range(e, nest.flat, nest.across, tile)

@@ -142,6 +142,12 @@ def tail_pieces(length: int, lanes: int) -> list[tuple[int, int]]:
     return pieces
 
 
+def vector_spans(length: int, lanes: int) -> list[tuple[int, int]]:
+    """(offset, lanes) of the full and then the narrower vectors that cover a range."""
+    full = [(offset, lanes) for offset in range(0, length - lanes + 1, lanes)]
+    return [*full, *((len(full) * lanes + at, width) for at, width in tail_pieces(length % lanes, lanes))]
+
+
 def sweep(e: Emitter, start: ll.Value | int, stop: ll.Value | int, multiple: int, lanes: int, unroll: int,
           step: Callable[[ll.Value, int, int], None]) -> None:
     """Call ``step(offset, lanes, number)`` to emit code for every element of a range.

@@ -20,7 +20,7 @@ from ...isa import Isa
 from ...scalar import like, memory_type
 from .expr import topological
 from .maps import Stored, counted, register_bytes, tile_range
-from .nest import Flat, Loop, all_indices, chunks_for, flatten, merged_loops, tail_pieces, vector_lanes
+from .nest import Flat, Loop, all_indices, chunks_for, flatten, merged_loops, tail_pieces, vector_lanes, vector_spans
 from .reducers import Reducer, Slots, State
 from .values import LoopValues, Piece, Place
 
@@ -331,9 +331,7 @@ class ReduceEmitter:
         if not rest:
             return
         at = full * width
-        pieces = [(offset, nest.lanes) for offset in range(0, rest - nest.lanes + 1, nest.lanes)]
-        covered = len(pieces) * nest.lanes
-        pieces += [(covered + offset, lanes) for offset, lanes in tail_pieces(rest - covered, nest.lanes)]
+        pieces = vector_spans(rest, nest.lanes)
         if isinstance(stop, int):
             self._block(i64(at), pieces)
             return
