@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 import zipfile
 from pathlib import Path
 
@@ -93,6 +94,7 @@ def test_ctrl_c_ends_it_as_plainly(tmp_path: Path) -> None:
             [sys.executable, *launcher, "program.py"], cwd=tmp_path, env=os.environ | {"PYTHONPATH": SRC},
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        time.sleep(0.5)  # by then it sleeps
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
         outcomes.append((process.returncode in (-signal.SIGINT, 130), errors))

@@ -204,7 +204,7 @@ def _report_without_our_frames(error: BaseException) -> None:
     The hook is set only now, so that the program saw, and may have replaced, the original one.
     """
     original = sys.excepthook
-    shown = _without_ours(error.__traceback__)
+    shown = _without_ours(error.__traceback__, innermost=isinstance(error, KeyboardInterrupt))
 
     def report(kind: type[BaseException], value: BaseException, trace: TracebackType | None) -> None:
         if value is error:
@@ -214,17 +214,17 @@ def _report_without_our_frames(error: BaseException) -> None:
     sys.excepthook = report
 
 
-def _without_ours(trace: TracebackType | None) -> TracebackType | None:
+def _without_ours(trace: TracebackType | None, innermost: bool) -> TracebackType | None:
     """A traceback without frames of this package.
 
-    An innermost frame of ours is kept, for there the fault is ours, unless it is this file's: what fails
-    here is the program's own text, in which no frame has run.
+    An innermost frame of ours is dropped only if asked: there the fault is ours, unless it is an interrupt,
+    or the frame is this file's, for what fails here is the program's own text, in which no frame has run.
     """
     frames = list(_frames(trace))
     kept: TracebackType | None = None
     for item in reversed(frames):
         file = item.tb_frame.f_code.co_filename
-        ours = file == __file__ or (file.startswith(_OURS) and item is not frames[-1])
+        ours = file == __file__ or (file.startswith(_OURS) and (innermost or item is not frames[-1]))
         if not ours:
             kept = TracebackType(kept, item.tb_frame, item.tb_lasti, item.tb_lineno)
     return kept

@@ -155,21 +155,25 @@ class NativeStage:
         variant = self._variants.get(key)
         if variant is None and not self._failed:
             variant = self._prepare(key, arguments, values)
-        if variant is None or self._failed:
-            self._run_stock(values)
-            return
-        try:
-            results = variant.run(arguments, [values[i] for i in variant.resources])
-        except CheckFailed:
-            self._run_stock(values)
-            return
-        except Exception as error:  # noqa: BLE001 - whatever went wrong, training goes on
-            error.graph_text = print_graph(variant.graph)  # type: ignore[attr-defined]
-            self._give_up("run", error)
+        results = None
+        if variant is not None and not self._failed:
+            results = self._attempt(variant, arguments, values)
+        if results is None:  # outside any handler, so that TensorFlow's own error has no context of ours
             self._run_stock(values)
             return
         for slot, result in zip(self.output_slots, results, strict=True):
             values[slot] = result
+
+    def _attempt(self, variant: Variant, arguments: Sequence[Any], values: list[Any]) -> list[Any] | None:
+        """The compiled results, or None where TensorFlow is to run the stage."""
+        try:
+            return variant.run(arguments, [values[i] for i in variant.resources])
+        except CheckFailed:
+            return None
+        except Exception as error:  # noqa: BLE001 - whatever went wrong, training goes on
+            error.graph_text = print_graph(variant.graph)  # type: ignore[attr-defined]
+            self._give_up("run", error)
+            return None
 
     def _run_stock(self, values: list[Any]) -> None:
         if self._stock is None:

@@ -1,0 +1,58 @@
+"""``afterburner run`` with compiled graphs inside: errors and interrupts look as they do plainly."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from commands import SRC, afterburner
+
+LOOP = """
+import tensorflow as tf
+
+@tf.function
+def step(x):
+    return tf.tanh(x @ x) + tf.exp(x) * 0.1
+
+x = tf.zeros((64, 64))
+for number in range(1_000_000_000):
+    x = step(x)
+    if number == 10:
+        print("ready", flush=True)
+"""
+
+OUT_OF_RANGE = """
+import tensorflow as tf
+
+@tf.function
+def pick(table, index):
+    return tf.tanh(tf.gather(table, index)) * 2.0 + 1.0
+
+table = tf.ones((4, 8))
+for index in ([0, 1], [2, 3], [1, 1], [0, 9]):
+    print(pick(table, tf.constant(index)).shape, flush=True)
+"""
+
+
+def test_error_of_tensorflow_has_no_frames_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(OUT_OF_RANGE)
+    done = afterburner("run", "program.py", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "(2, 8)\n" * 3), done.stderr
+    assert "InvalidArgumentError" in done.stderr and "program.py" in done.stderr
+    assert f"{SRC}/afterburner" not in done.stderr
+
+
+def test_ctrl_c_in_a_compiled_step(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(LOOP)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "afterburner", "run", "program.py"], cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": SRC}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode in (-signal.SIGINT, 130)
+    assert errors.endswith("KeyboardInterrupt\n") and "program.py" in errors
+    assert f"{SRC}/afterburner" not in errors
