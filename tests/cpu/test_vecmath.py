@@ -107,6 +107,8 @@ def test_sine_of_angles_of_any_size(width: str, dtype: type) -> None:
         for name in ("sin", "cos"):
             worst = errors(evaluate(name, [x], width), REFERENCE[name](x.astype(LONG)))
             assert np.max(worst) <= 3.0, x[np.argmax(worst)]
+    zeros = np.array([0.0, -0.0], dtype)
+    np.testing.assert_array_equal(np.signbit(evaluate("sin", [zeros], width)), [False, True])
 
 
 SPECIAL = [0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 2.0, -2.0, 3.0, -3.0, np.inf, -np.inf, np.nan, 1e-42, -1e-42, 1e30,

@@ -313,7 +313,7 @@ def _sine(e: Emitter, x: ll.Value, quarter: int) -> ll.Value:
     large = b.and_(b.fcmp_ordered(">", size, m.c(_FAR_ANGLE)), b.fcmp_ordered("<", size, m.c(_INF)))
     r, n = reduce_large(e, x, large, r, n)
     z = b.fmul(r, r)
-    sine = m.fma(b.fmul(r, z), m.polynomial(z, _SIN), r)
+    sine = m.copysign(m.fma(b.fmul(r, z), m.polynomial(z, _SIN), r), r)  # of -0 as well
     cosine = b.fadd(m.fma(z, m.c(-0.5), m.c(1.0)), b.fmul(b.fmul(z, z), m.polynomial(z, _COS)))
     n = b.add(n, m.n(quarter)) if quarter else n
     swap = b.icmp_signed("!=", b.and_(n, m.n(1)), m.n(0))
