@@ -18,7 +18,7 @@ from ..errors import NotTaken, StrictError
 from ..options import options
 from ..report import Entry
 from . import fastpath
-from .flatten import FlatGraph, FlatOp, branch_graph, flatten
+from .flatten import FlatGraph, FlatOp, branch_graph, flatten, must_use_xla, xla_differs
 from .function import Engine, Take, TakenFunction, branch_names, describe_left, is_control
 from .import_graph import supported
 from .importer import Refused
@@ -30,9 +30,6 @@ _MAX_STAGES = 9
 _MIN_SHARE = 0.5  # of the operations; below, TensorFlow keeps the whole function
 _MIN_OPS = 3
 _MIN_LOOP_OPS = 20  # a loop with less inside turns faster in TensorFlow
-
-# Where XLA and plain TensorFlow differ: random streams, integer division by zero, unchecked gathers.
-_XLA_DIFFERS = ("Random", "FloorDiv", "FloorMod", "Div", "Mod", "TruncateDiv", "Gather", "Stateless", "Scatter")
 
 
 class FunctionState:
@@ -82,11 +79,12 @@ class FunctionState:
         self._engine.recorder.left(self._entry, reason)
 
     def _cut(self, function: Any) -> None:
+        _refuse_accelerators()
         _refuse_gpu()
         if self._flat is None:
             self._flat = flatten(function.graph, self._entry.report.name)
             self._flat.outputs = self._flat.outputs[: len(function.function_type.flat_outputs)]
-        xla = _must_use_xla(function)
+        xla = must_use_xla(function)
         cut = self._partition(self._flat, xla)
         report = self._entry.report
         report.left = describe_left(cut.left)
@@ -114,7 +112,7 @@ class FunctionState:
             return self._refused[op]
         if op.type in options().skip_ops:
             return "left out by AFTERBURNER_SKIP_OPS"
-        if xla and op.type.startswith(_XLA_DIFFERS):
+        if xla and xla_differs(op.type):
             return "XLA computes it differently"
         return supported(op)
 
@@ -134,6 +132,13 @@ def _refuse_gpu() -> None:
     """TensorFlow places operations and variables on a GPU by itself, where we cannot read them."""
     if context.context().num_gpus():
         raise NotTaken("TensorFlow uses a GPU here; tf.config.set_visible_devices([], 'GPU') hides it")
+
+
+def _refuse_accelerators() -> None:
+    """Where TensorFlow itself has an accelerator, tensors and variables live there."""
+    others = {d.device_type for d in context.context().list_logical_devices()} - {"CPU"}
+    if others:
+        raise NotTaken(f"TensorFlow computes on a {'/'.join(sorted(others))} here")
 
 
 def _refuse_poor(cut: Partition, seen: int, xla: bool) -> None:
@@ -164,11 +169,6 @@ def _arithmetic_share(cut: Partition) -> float:
                  if op.type.startswith("IteratorGetNext") for t in op.outputs
                  if t.shape.rank is not None and t.dtype.is_floating)
     return ours / max(total - handed, 1)
-
-
-def _must_use_xla(function: Any) -> bool:
-    attributes = function.cached_definition.attr
-    return "_XlaMustCompile" in attributes and bool(attributes["_XlaMustCompile"].b)
 
 
 def _readable(name: bytes | str) -> str:

@@ -13,6 +13,12 @@ from ..ir import Location
 _CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 _MAX_DEPTH = 64
 
+# Where XLA and plain TensorFlow differ: random streams, integer division by zero, unchecked gathers.
+_XLA_DIFFERS = ("Random", "StatelessRandom", "FloorDiv", "FloorMod", "TruncateDiv", "TruncateMod", "Gather",
+                "ResourceGather", "Scatter", "ResourceScatter")
+_XLA_DIFFERS_EXACTLY = ("Div", "Mod")
+_XLA_ATTRIBUTE = "_XlaMustCompile"
+
 
 class FlatTensor:
     """A tensor of the flattened graph; compared by identity, since a function called twice has
@@ -116,7 +122,7 @@ def _inline(
             known[op.outputs[0].ref()] = inputs[0]
             done[op.name] = (inputs[0].op,) if inputs[0].op is not None else ()
             continue
-        if op.type in _CALLS:
+        if op.type in _CALLS and not _belongs_to_xla(graph, op):
             done[op.name] = _inline_call(flat, graph, op, prefix, known, inputs, control, depth)
             continue
         flat_op = FlatOp(op, prefix + op.name, inputs, control=control)
@@ -147,6 +153,29 @@ def _inline_call(
     # A call is stateful as a whole: what follows it by a control edge follows its effects.
     effects = tuple(f for f in flat.ops[first:] if is_stateful(f.source))
     return effects or control
+
+
+def xla_differs(kind: str) -> bool:
+    """Whether XLA may compute an operation of this type differently from TensorFlow."""
+    return kind.startswith(_XLA_DIFFERS) or kind in _XLA_DIFFERS_EXACTLY
+
+
+def _belongs_to_xla(graph: Any, op: tf.Operation) -> bool:
+    """A call marked ``jit_compile`` stays XLA's unless plain TensorFlow means the same."""
+    if not (_XLA_ATTRIBUTE in op.node_def.attr and op.node_def.attr[_XLA_ATTRIBUTE].b):
+        return False
+    return _contains(called_graph(graph, op), xla_differs)
+
+
+def _contains(graph: Any, wanted: Callable[[str], bool]) -> bool:
+    return any(wanted(op.type) or (op.type in _CALLS and _contains(called_graph(graph, op), wanted))
+               for op in graph.get_operations())
+
+
+def must_use_xla(function: Any) -> bool:
+    """Whether a function as a whole is marked ``jit_compile``."""
+    attributes = function.cached_definition.attr
+    return _XLA_ATTRIBUTE in attributes and bool(attributes[_XLA_ATTRIBUTE].b)
 
 
 def called_graph(graph: Any, op: tf.Operation) -> Any:
