@@ -5,7 +5,8 @@ from __future__ import annotations
 from ..ir import Value
 from .fusion_groups import CONTRACTIONS, Grouping
 
-MAX_EPILOGUE_NODES = 24
+MAX_EPILOGUE_NODES = 32
+MAX_LOOKAHEAD = 96  # nodes considered, so as not to cut where it costs most
 MAX_TRANSCENDENTALS = 3
 TRANSCENDENTALS = frozenset((
     "exp", "expm1", "log", "log1p", "tanh", "sigmoid", "erf", "sin", "cos", "pow", "atan2"))
@@ -20,7 +21,8 @@ def fuse_epilogues(grouping: Grouping) -> None:
     for member in reversed(range(len(grouping.nodes))):
         node = grouping.nodes[member]
         if node.op.name in CONTRACTIONS and node.results[0].type.size > 0:
-            chain = _without_burden(grouping, member, _candidates(grouping, member))
+            chain = _affordable(grouping, member, _candidates(grouping, member))
+            chain = _without_burden(grouping, member, chain)
             for follower in (*chain, *_feeders(grouping, member, chain)):
                 grouping.absorb(member, follower)
 
@@ -31,7 +33,7 @@ def _candidates(grouping: Grouping, root: int) -> list[int]:
     found: list[int] = []
     pending = sorted(grouping.users[root])
     seen = set(pending)
-    while pending and len(found) < MAX_EPILOGUE_NODES:
+    while pending and len(found) < MAX_LOOKAHEAD:
         member = pending.pop(0)
         heavy = grouping.nodes[member].op.name in TRANSCENDENTALS
         if heavy and transcendentals == MAX_TRANSCENDENTALS:
@@ -97,28 +99,55 @@ def _fits_tile(grouping: Grouping, value: Value) -> bool:
     return source.type.size == 1 or (row and source.type.rank == 1)
 
 
+def _affordable(grouping: Grouping, root: int, candidates: list[int]) -> list[int]:
+    """The longest beginning of ``candidates`` within bounds that cuts through the least memory: what is
+    written and read again only because the rest is another kernel's work."""
+    lengths = range(min(len(candidates), MAX_EPILOGUE_NODES) + 1)
+    kept = min(lengths, key=lambda k: (_cut_bytes(grouping, root, candidates, k), -k))
+    return candidates[:kept]
+
+
+def _cut_bytes(grouping: Grouping, root: int, candidates: list[int], length: int) -> int:
+    inside, rest = {root, *candidates[:length]}, set(candidates[length:])
+    total = 0
+    for member in inside:
+        users = set(grouping.users[member])
+        if users & rest:
+            result = grouping.nodes[member].results[0]
+            kept = result in grouping.returned or users - inside - rest
+            total += result.type.bytes * (1 if kept else 2)
+    return total
+
+
 def _without_burden(grouping: Grouping, root: int, chain: list[int]) -> list[int]:
-    """``chain`` without last nodes whose results would only add to what is written: the square of
-    a convolution's result that a later sum reads is better made there."""
-    chain = list(chain)
-    while chain:
-        inside = {root, *chain}
-        burdens = [m for m in chain if not _pays(grouping, inside, m)]
-        if not burdens:
-            return chain
-        chain.remove(burdens[-1])
-    return chain
+    """``chain`` without nodes that only lead to one more result to be written: the square of a
+    convolution's result that a later sum reads is better made there."""
+    kept = set(chain)
+    for member in reversed(chain):
+        users = grouping.users[member]
+        needed = grouping.nodes[member].results[0] in grouping.returned or \
+            any(u in kept or grouping.group(u).kind != "loop" for u in users)
+        if needed or member not in kept:
+            continue
+        lesser = kept - _only_for(grouping, member, kept)
+        if _written_bytes(grouping, root, lesser) < _written_bytes(grouping, root, kept):
+            kept = lesser
+    return [m for m in chain if m in kept]
 
 
-def _pays(grouping: Grouping, inside: set[int], member: int) -> bool:
-    """Whether a node is used inside, must be written anyway, or replaces an operand that need not
-    be written any more."""
-    users, result = grouping.users[member], grouping.nodes[member].results[0]
-    if result in grouping.returned or any(u in inside for u in users):
-        return True
-    if any(grouping.group(u).kind != "loop" for u in users):
-        return True
-    freed = sum(grouping.nodes[s].results[0].type.bytes
-                for s in dict.fromkeys(s for s, _, _ in grouping.sources[member] if s in inside)
-                if grouping.users[s] == [member] and grouping.nodes[s].results[0] not in grouping.returned)
-    return freed >= result.type.bytes
+def _only_for(grouping: Grouping, last: int, kept: set[int]) -> set[int]:
+    """``last`` and the kept nodes that nothing else needs."""
+    found, pending = {last}, [last]
+    while pending:
+        for source, _, _ in grouping.sources[pending.pop()]:
+            if source in kept and source not in found and all(u in found for u in grouping.users[source]) \
+                    and grouping.nodes[source].results[0] not in grouping.returned:
+                found.add(source)
+                pending.append(source)
+    return found
+
+
+def _written_bytes(grouping: Grouping, root: int, kept: set[int]) -> int:
+    inside = {root, *kept}
+    return sum(result.type.bytes for m in inside for result in grouping.nodes[m].results
+               if result in grouping.returned or any(u not in inside for u in grouping.users[m]))

@@ -76,9 +76,9 @@ class _Emitter:
         return self.values[value]
 
     def _origin(self, value: Value) -> Value:
-        """The tensor whose memory a view shows."""
-        while value in self.grouping.index and self.grouping.index[value] in self.grouping.views:
-            value = self.grouping.nodes[self.grouping.index[value]].operands[0]
+        """What has the same elements before any reshape."""
+        while value.node is not None and value.node.op.name == "reshape":
+            value = value.node.operands[0]
         return value
 
     def _reshape(self, value: Value, shape: Shape, loc: Location) -> Value:

@@ -17,6 +17,7 @@ from ..ir.ops.shape import Broadcast, Constant
 Rule = Callable[["Rewriter", Node], "Value | None"]
 
 _APPLICATIONS_PER_NODE = 20  # a sweep that needs more is not converging: stop rewriting, stay correct
+_MAX_DEPTH = 40  # of rules inside rules; likewise
 
 
 class Rewriter:
@@ -30,6 +31,7 @@ class Rewriter:
         self._replacement: dict[Value, Value] = {}
         self._uses = _count_uses(graph)
         self._budget = _APPLICATIONS_PER_NODE * (len(graph.nodes) + 1)
+        self._depth = 0
         self._loc: Location = NOWHERE
 
     def run(self) -> Graph:
@@ -70,9 +72,11 @@ class Rewriter:
 
     def _place(self, node: Node) -> tuple[Value, ...]:
         for rule in self._rules.get(node.op.name, ()):
-            if self._budget <= 0:
+            if self._budget <= 0 or self._depth == _MAX_DEPTH:
                 break
+            self._depth += 1
             value = rule(self, node)
+            self._depth -= 1
             if value is None:
                 continue
             if value.type != node.results[0].type:

@@ -21,15 +21,30 @@ def _nothing(r: Rewriter, n: Node) -> Value | None:
 
 
 def _flags(r: Rewriter, n: Node) -> Value | None:
-    """matmul(transpose(a), b) = matmul(a, b) {transpose_a=True} where only the last two axes swap."""
+    """matmul(transpose(a), b) = matmul(a, b) {transpose_a=True} where only the last two axes swap; where
+    more move, the innermost axis is kept innermost, so that whole rows are copied."""
     op = _attributes(n)
     operands, flags = list(n.operands), [op.transpose_a, op.transpose_b]
     for i, operand in enumerate(n.operands):
-        rank = operand.type.rank
-        transpose = made_by(operand, Transpose)
-        if transpose is not None and _attributes(transpose).perm == (*range(rank - 2), rank - 1, rank - 2):
-            operands[i], flags[i] = transpose.operands[0], not flags[i]
+        swapped = _swapped(r, operand)
+        if swapped is not None:
+            operands[i], flags[i] = swapped, not flags[i]
     return r.emit(Matmul(*flags), *operands) if tuple(operands) != n.operands else None
+
+
+def _swapped(r: Rewriter, x: Value) -> Value | None:
+    """``x`` with its last two axes swapped, where x is a transpose that moved the innermost axis one
+    place, perhaps reshaped in its leading axes."""
+    reshape = made_by(x, Reshape)
+    inner = x if reshape is None else reshape.operands[0]
+    transpose = made_by(inner, Transpose)
+    if transpose is None or inner.type.rank < 2 or inner.shape[-2:] != x.shape[-2:]:
+        return None
+    perm = _attributes(transpose).perm
+    if perm[-2] != inner.type.rank - 1:
+        return None
+    rows = r.emit(Transpose((*perm[:-2], perm[-1], perm[-2])), transpose.operands[0])
+    return rows if reshape is None else r.emit(Reshape((*x.shape[:-2], x.shape[-1], x.shape[-2])), rows)
 
 
 def _shared_matrix(r: Rewriter, n: Node) -> Value | None:

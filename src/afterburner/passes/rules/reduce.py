@@ -74,12 +74,24 @@ def _of_reduction(r: Rewriter, n: Node) -> Value | None:
     return r.emit(replace(_attributes(n), axes=axes), inner.operands[0])
 
 
+def _whole(r: Rewriter, n: Node) -> Value | None:
+    """Of all elements in whatever shape: max, min, and, or; integer sums and products."""
+    reshape = made_by(n.operands[0], Reshape)
+    exact = isinstance(n.op, _IDEMPOTENT) or not n.results[0].type.dtype.is_float
+    if reshape is None or not exact or n.results[0].shape != ():
+        return None
+    x = reshape.operands[0]
+    if 1 in x.shape:  # _axes would squeeze it again
+        return None
+    return r.emit(replace(_attributes(n), axes=tuple(range(x.type.rank))), x)
+
+
 def _single_choice(r: Rewriter, n: Node) -> Value | None:
     """Among one element the first is the best."""
     return r.full(n.results[0].type, 0) if n.operands[0].shape[_attributes(n).axis] == 1 else None
 
 
-_REDUCTION: tuple[Rule, ...] = (empty, _axes, _repeated, _of_reduction)
+_REDUCTION: tuple[Rule, ...] = (empty, _axes, _repeated, _of_reduction, _whole)
 
 RULES: dict[str, tuple[Rule, ...]] = {
     **{name: _REDUCTION for name in ("reduce_sum", "reduce_prod", "reduce_max", "reduce_min",

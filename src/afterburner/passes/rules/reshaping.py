@@ -4,26 +4,50 @@ from __future__ import annotations
 
 from math import prod
 
-from ...ir import Shape, TensorType, Value
+from ...ir import Node, Shape, TensorType, Value
 from ...ir.ops.shape import Broadcast, Reshape
 from ..rewriter import Rewriter, made_by, uniform
 
 
-def same_axis(axis: int, shape: Shape, other: Shape) -> int | None:
-    """The axis of ``other`` that runs over the same elements as ``axis`` of ``shape``, where both
-    shapes have the same elements in row-major order: equal sizes with equal products before them."""
-    before, size = prod(shape[:axis]), shape[axis]
-    product = 1
-    for i, s in enumerate(other):
-        if product == before and s == size and size != 1:
-            return i
-        product *= s
-    return None
+def common_groups(shape: Shape, other: Shape) -> list[tuple[list[int], list[int]]]:
+    """Smallest runs of axes of two shapes of the same elements that have equal products: axes of the
+    one, axes of the other."""
+    groups: list[tuple[list[int], list[int]]] = []
+    i = j = 0
+    while i < len(shape) or j < len(other):
+        left, right = [i] if i < len(shape) else [], [j] if j < len(other) else []
+        i, j = i + 1, j + 1
+        while prod(shape[a] for a in left) != prod(other[a] for a in right):
+            if prod(shape[a] for a in left) < prod(other[a] for a in right):
+                left.append(i)
+                i += 1
+            else:
+                right.append(j)
+                j += 1
+        groups.append((left, right))
+    return groups
+
+
+def _onto(r: Rewriter, broadcast: Node, shape: Shape) -> Value | None:
+    """A broadcast made in another shape: its axes in whole groups, the source reshaped if need be."""
+    source, axes = broadcast.operands[0], broadcast.op.axes  # type: ignore[attr-defined]
+    target = broadcast.results[0].shape
+    if any(size != target[a] for size, a in zip(source.shape, axes, strict=True)) or 0 in shape:
+        return None
+    placed: list[int] = []
+    for left, right in common_groups(target, shape):
+        given = [a for a in left if target[a] != 1 and a in axes]
+        if given and given != [a for a in left if target[a] != 1]:
+            return None
+        placed += [a for a in right if given and shape[a] != 1]
+    sizes = tuple(shape[a] for a in placed)
+    small = source if sizes == source.shape else r.emit(Reshape(sizes), source)
+    return r.emit(Broadcast(shape, tuple(placed)), small)
 
 
 def onto_shape(r: Rewriter, value: Value, shape: Shape) -> Value | None:
-    """``value`` as a tensor of ``shape`` without a new reshape, or None: what is reshaped from that
-    shape, what is the same everywhere, and what is repeated along axes that both shapes have."""
+    """``value`` as a tensor of ``shape`` at no cost, or None: what is reshaped from that shape, what is
+    the same everywhere, and what is repeated along axes that do not cut across those of ``shape``."""
     if value.shape == shape:
         return value
     scalar = uniform(value)
@@ -33,11 +57,4 @@ def onto_shape(r: Rewriter, value: Value, shape: Shape) -> Value | None:
     if reshape is not None:
         return reshape.operands[0] if reshape.operands[0].shape == shape else None
     broadcast = made_by(value, Broadcast)
-    if broadcast is None:
-        return None
-    source = broadcast.operands[0]
-    axes = [same_axis(a, value.shape, shape) for a in broadcast.op.axes]  # type: ignore[attr-defined]
-    found = tuple(a for a in axes if a is not None)
-    if len(found) != len(axes) or any(source.shape[i] != shape[a] for i, a in enumerate(found)):
-        return None
-    return r.emit(Broadcast(shape, found), source)
+    return None if broadcast is None else _onto(r, broadcast, shape)
