@@ -13,7 +13,18 @@ from ...emitter import Emitter, i64
 from ...index import Index, Range
 from ...isa import Isa
 from .expr import Apply, Expr, Load, topological
-from .nest import COSTLY, Flat, Loop, all_indices, chunks_for, flatten, merged_loops, sweep, vector_lanes, vector_spans
+from .nest import (
+    COSTLY,
+    Flat,
+    Loop,
+    all_indices,
+    chunks_for,
+    flatten,
+    merged_loops,
+    sweep,
+    vector_lanes,
+    vector_spans,
+)
 from .turns import Turned, turned_loads
 from .values import LoopValues, Piece, Place
 

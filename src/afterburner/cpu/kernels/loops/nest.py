@@ -14,6 +14,7 @@ from .expr import Apply, Expr, Load
 
 _CHUNK_NS = 20_000.0  # work per chunk that hides the cost of handing it out
 _MOST_CHUNKS = 64
+_POLYNOMIAL = 30  # operations of an elementary function
 _LOAD_BYTES_PER_NS = 10.0
 COSTLY = {"exp": 0.15, "expm1": 0.2, "log": 0.2, "log1p": 0.3, "tanh": 0.25, "sigmoid": 0.2, "erf": 0.3,
            "sin": 0.5, "cos": 0.5, "pow": 1.0, "atan2": 0.8, "sqrt": 0.2, "rsqrt": 0.3, "div": 0.1,
@@ -65,6 +66,11 @@ def chunks_for(points: int, exprs: Sequence[Expr], stored_bytes: int) -> int:
     work = sum(COSTLY.get(x.op.name, 0.03) for x in exprs if isinstance(x, Apply) and x.axes)
     cost = max((loaded + stored_bytes) / _LOAD_BYTES_PER_NS, work)
     return int(min(max(points * cost // _CHUNK_NS, 1), _MOST_CHUNKS))
+
+
+def code_size(exprs: Iterable[Expr]) -> int:
+    """Roughly how many operations a point's code has, elementary functions written out."""
+    return sum(_POLYNOMIAL if isinstance(x, Apply) and x.op.name in COSTLY else 1 for x in exprs)
 
 
 def vector_lanes(vector_bytes: int, dtypes: Iterable[int]) -> int:

@@ -20,13 +20,24 @@ from ...isa import Isa
 from ...scalar import like, memory_type
 from .expr import topological
 from .maps import Stored, counted, register_bytes, tile_range
-from .nest import Flat, Loop, all_indices, chunks_for, flatten, merged_loops, tail_pieces, vector_lanes, vector_spans
+from .nest import (
+    Flat,
+    Loop,
+    all_indices,
+    chunks_for,
+    code_size,
+    flatten,
+    merged_loops,
+    tail_pieces,
+    vector_lanes,
+    vector_spans,
+)
 from .reducers import Reducer, Slots, State
 from .values import LoopValues, Piece, Place
 
 _RUN = 256  # turns after which a float accumulator is emptied into the next, so that errors stay small
 _LEAST_ROWS = 16
-_HEAVY = 24  # expressions; a body of more is copied into few vectors and rows, for small code
+_HEAVY = 24  # code size; a larger body is copied into few vectors and rows
 _LEAST_BLOCK_BYTES = 128  # of each row in a block of columns: two cache lines
 
 
@@ -97,7 +108,7 @@ def plan_reduction(work: Reduction, isa: Isa) -> ReduceNest:
     states = sum(len(r.stored) for r in work.reducers)
     most = max(1, (8 if isa.registers < 32 else 16) // states)
     columns = bool(work.sizes) and len(work.sizes) - 1 not in work.reduced
-    heavy = len(exprs) > _HEAVY
+    heavy = code_size(exprs) > _HEAVY
     if columns:
         block = max(1, _LEAST_BLOCK_BYTES // isa.vector_bytes) if heavy else 8
         return _plan_columns(kept, reduced, wanted, lanes, min(most, block), 1 if heavy else 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 from llvmlite import ir as ll
@@ -21,7 +22,7 @@ def lower_cumsum(node: Node, isa: Isa) -> Kernel:
     """The kernel of a running sum; f32 is summed in f64, half floats in f32, integers wrap."""
     op: Any = node.op
     shape = node.operands[0].shape
-    outer, length, inner = _product(shape[:op.axis]), shape[op.axis], _product(shape[op.axis + 1:])
+    outer, length, inner = prod(shape[:op.axis]), shape[op.axis], prod(shape[op.axis + 1:])
     size = outer * length * inner
     chunks = max(1, min(_MOST_CHUNKS, size // _CHUNK_ELEMENTS, outer))
 
@@ -42,13 +43,6 @@ def lower_cumsum(node: Node, isa: Isa) -> Kernel:
 
     key = f"cumsum {isa.name} {isa.vector_bytes}\n{print_graph(body_of(node), locations=False)}"
     return Kernel(node, (Phase(chunks, emit),), key, label="cumsum")
-
-
-def _product(sizes: tuple[int, ...]) -> int:
-    total = 1
-    for size in sizes:
-        total *= size
-    return total
 
 
 def _wide(dtype: DType) -> DType:
