@@ -11,6 +11,7 @@ from .ir import Graph, print_graph
 from .options import Options, options
 from .passes.pipeline import optimize
 from .report import Recorder
+from .runtime.collector import paused_collector
 from .runtime.executable import Executable
 
 if TYPE_CHECKING:
@@ -34,8 +35,9 @@ def compile_graph(graph: Graph, threads: int = 0) -> Executable:
 
     settings = options()
     try:
-        optimized = optimize(graph, skip=settings.skip_passes, dump=_dumper(graph, settings))
-        return compile_for_cpu(optimized, settings, threads)
+        with paused_collector():
+            optimized = optimize(graph, skip=settings.skip_passes, dump=_dumper(graph, settings))
+            return compile_for_cpu(optimized, settings, threads)
     except Exception as error:
         error.graph_text = print_graph(graph)  # type: ignore[attr-defined]
         raise

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from afterburner.ir import DTYPES, Builder, DType, Graph, IRError, Op, TensorType, Value, op_class
-from afterburner.ir.ops import conv, elementwise, gather, matmul, pool, reduce, shape
+from afterburner.ir.ops import conv, elementwise, gather, matmul, pool, reduce, shape, sort
 from afterburner.ir.ops import random as random_ops
 
 MAX_ELEMENTS = 400
@@ -60,7 +60,7 @@ class Generator:
         steps: tuple[Callable[[], None], ...] = (
             *(self._elementwise,) * 10, *(self._movement,) * 6, *(self._reduction,) * 3,
             *(self._normalize,) * 2, self._constant, self._contraction, self._window, self._indexed,
-            self._random, self._cast, self._scan)
+            self._random, self._cast, self._scan, self._sort)
         attempts = 0
         while len(self.builder.nodes) < self.nodes and attempts < 6 * self.nodes:
             attempts += 1
@@ -370,6 +370,7 @@ class Generator:
         updates = self._like(TensorType(x.type.dtype, indices.shape + x.shape[1:]))
         if updates is not None and x.type.dtype.name != "f64" and self.random.random() < 0.5:
             self._add(gather.ScatterAdd(), x, indices, updates)
+            self._add(gather.SegmentSum(self.random.randint(0, 9)), indices, updates)
 
     def _random(self) -> None:
         if self.random.random() < 0.7:
@@ -384,6 +385,12 @@ class Generator:
         if x is not None and self.random.random() < 0.5:
             self._add(reduce.Cumsum(self.random.randrange(x.type.rank), self.random.random() < 0.5,
                                     self.random.random() < 0.5), x)
+
+    def _sort(self) -> None:
+        # Of floats that differ in the last bit the order would, too.
+        x = self._pick(lambda v: v.type.rank > 0 and v.type.dtype.is_integer)
+        if x is not None and self.random.random() < 0.5:
+            self._add(sort.TopK(self.random.randint(0, x.shape[-1]), DTYPES["i32"]), x)
 
     def _outputs(self) -> None:
         graph = self.builder.build()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +14,7 @@ from typing import Any
 from llvmlite import ir as ll
 
 from ..ir import Graph, Node
+from ..runtime.collector import paused_collector
 from ..runtime.team import available_cpus
 from . import jit
 from .emitter import PTR
@@ -22,6 +24,7 @@ from .module import KernelModule
 
 _TABLE = "functions_{}"  # an object's table of phase functions
 _BATCH = 6  # kernels compiled as one module
+_BATCHES_A_COLLECTION = 8
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ def compile_kernels(kernels: Sequence[Kernel], isa: Isa, dump: Path | None = Non
     firsts: dict[str, int] = {}
     tables: list[int] = []  # sizes of the function tables, one an object
     compiling: list[Future[bytes]] = []
-    with ThreadPoolExecutor(available_cpus(), "afterburner-llvm") as pool:
+    with paused_collector(), ThreadPoolExecutor(available_cpus(), "afterburner-llvm") as pool:
         for batch in _batches(kernels):
             module = KernelModule(isa)
             symbols: list[str] = []
@@ -77,6 +80,8 @@ def compile_kernels(kernels: Sequence[Kernel], isa: Isa, dump: Path | None = Non
             if dump is not None:
                 _append(dump, text)
             compiling.append(pool.submit(jit.compile_object, text, isa))
+            if len(tables) % _BATCHES_A_COLLECTION == 0:
+                gc.collect(1)
         objects = [future.result() for future in compiling]
     for kernel in kernels:
         chunks = [p.chunks for p in kernel.phases]
