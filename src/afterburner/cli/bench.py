@@ -151,7 +151,7 @@ def _run_child(side: str, name: str, repeats: int, threads: int) -> Iterator[tup
     """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "result.json"
-        launcher = ["-m", "afterburner", "run", "--quiet"] if side == "afterburner" else []
+        launcher = ["-m", "afterburner", "run", "--quiet", "--strict"] if side == "afterburner" else []
         command = [sys.executable, *launcher, "-m", "afterburner.workloads", name, "--threads", str(threads),
                    "--repeats", str(repeats), "--json", str(file)]
         try:
