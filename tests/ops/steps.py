@@ -79,8 +79,8 @@ def import_concrete(concrete: Any, data: Sequence[np.ndarray]) -> Step:
 
 
 def train_step(model: keras.Model, data: Sequence[np.ndarray]) -> Step:
-    """The model's own training step, imported; the model is built by one stock step first."""
-    model.train_on_batch(*data)
+    """The model's own training step, imported."""
+    model._symbolic_build(data_batch=tuple(map(tf.constant, data)))
     specs = tuple(tf.TensorSpec(a.shape, a.dtype) for a in data)
     function = tf.function(lambda *batch: model.train_step(batch))
     return import_concrete(function.get_concrete_function(*specs), data)
