@@ -70,7 +70,8 @@ def test_graphs_stay_where_tensorflow_has_a_gpu(monkeypatch: pytest.MonkeyPatch)
 
     import afterburner
 
-    monkeypatch.setattr(context.Context, "num_gpus", lambda self: 1)
+    devices = [tf.config.LogicalDevice(f"/device:{kind}:0", kind) for kind in ("CPU", "GPU")]
+    monkeypatch.setattr(context.Context, "list_logical_devices", lambda self: devices)
     function = tf.function(lambda x: tf.exp(x) * x + tf.sin(x))
     with afterburner.enabled():
         for _ in range(3):

@@ -80,7 +80,6 @@ class FunctionState:
 
     def _cut(self, function: Any) -> None:
         _refuse_accelerators()
-        _refuse_gpu()
         if self._flat is None:
             self._flat = flatten(function.graph, self._entry.report.name)
             self._flat.outputs = self._flat.outputs[: len(function.function_type.flat_outputs)]
@@ -128,17 +127,12 @@ class FunctionState:
         self._prepare(function)
 
 
-def _refuse_gpu() -> None:
-    """TensorFlow places operations and variables on a GPU by itself, where we cannot read them."""
-    if context.context().num_gpus():
-        raise NotTaken("TensorFlow uses a GPU here; tf.config.set_visible_devices([], 'GPU') hides it")
-
-
 def _refuse_accelerators() -> None:
     """Where TensorFlow itself has an accelerator, tensors and variables live there."""
     others = {d.device_type for d in context.context().list_logical_devices()} - {"CPU"}
     if others:
-        raise NotTaken(f"TensorFlow computes on a {'/'.join(sorted(others))} here")
+        kind = "/".join(sorted(others))
+        raise NotTaken(f"TensorFlow computes on a {kind} here; tf.config.set_visible_devices([], {kind!r}) hides it")
 
 
 def _refuse_poor(cut: Partition, seen: int, xla: bool) -> None:
