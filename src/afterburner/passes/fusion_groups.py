@@ -100,7 +100,7 @@ class Grouping:
             if origin is None or _kind(origin) != "loop" or origin.op.name == "constant" \
                     or self.index[origin.results[0]] in views:
                 views.add(i)
-            elif all(_kind(u) != "loop" for u in direct.get(node.results[0], ())) \
+            elif not any(_reads_in_place(u) for u in direct.get(node.results[0], ())) \
                     and not self.is_free(node.operands[0]):
                 views.add(i)
         return views
@@ -119,7 +119,7 @@ class Grouping:
         if member in self.inlined:
             return found
         node = self.nodes[member]
-        aligned = node.op.elementwise or node.op.reduction or node.op.name in ("reshape", *_CHOICES)
+        aligned = _reads_in_place(node)
         reads_memory = _kind(node) != "loop"
         stack = [(v, aligned) for v in node.operands]
         while stack:
@@ -250,6 +250,11 @@ class Grouping:
         if (a.choice or b.choice) and len(outputs) > 1:
             return False
         return len(inputs) + len(outputs) <= buffers
+
+
+def _reads_in_place(node: Node) -> bool:
+    """Whether a loop node reads its operands at the element it computes."""
+    return node.op.elementwise or node.op.reduction or node.op.name in ("reshape", *_CHOICES)
 
 
 def _is_post(group: Group, member: int, post: Group | None) -> bool:

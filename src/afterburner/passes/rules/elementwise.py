@@ -348,10 +348,31 @@ def _before_reshape(r: Rewriter, n: Node) -> Value | None:
     if n.results[0].type.size == 1 and len(origin) > len(shape):
         return None  # a scalar is best a scalar
     operands = [onto_shape(r, v, origin) for v in n.operands]
-    if any(v is None for v in operands):
+    strangers = [v for v, moved in zip(n.operands, operands, strict=True) if moved is None]
+    if strangers and (any(_rides(v) for v in strangers) or not _rides(reshaped.operands[0])):
         return None
+    operands = [v or r.emit(Reshape(origin), w) for v, w in zip(operands, n.operands, strict=True)]
     return r.emit(Reshape(shape), r.emit(n.op, *(v for v in operands if v is not None)))
 
+
+def _rides(x: Value) -> bool:
+    """Whether a value is elementwise work on the result of a contraction of its shape, near enough to
+    become its epilogue: then what is added to it had better take its shape, at the price of a view."""
+    pending, seen = [x], 0
+    while pending and seen < _NEAR:
+        value = pending.pop()
+        seen += 1
+        if value.node is None or value.shape != x.shape:
+            continue
+        if value.node.op.name in _CONTRACTIONS:
+            return True
+        if value.node.op.elementwise:
+            pending.extend(value.node.operands)
+    return False
+
+
+_CONTRACTIONS = ("matmul", "conv2d", "conv2d_input_grad")
+_NEAR = 12  # nodes looked at
 
 _LOWEST_UNIT = _bounds(_lowest, _highest)
 _HIGHEST_UNIT = _bounds(_highest, _lowest)

@@ -11,6 +11,7 @@ from ...ir import Node, Value
 from ...ir.ops.reduce import ReduceAnd, ReduceMax, ReduceMin, ReduceOr, ReduceSum
 from ...ir.ops.shape import Broadcast, Reshape
 from ..rewriter import Rewriter, Rule, made_by
+from .reshaping import common_groups
 from .shape import empty
 
 _IDEMPOTENT = (ReduceMax, ReduceMin, ReduceAnd, ReduceOr)
@@ -74,16 +75,21 @@ def _of_reduction(r: Rewriter, n: Node) -> Value | None:
     return r.emit(replace(_attributes(n), axes=axes), inner.operands[0])
 
 
-def _whole(r: Rewriter, n: Node) -> Value | None:
-    """Of all elements in whatever shape: max, min, and, or; integer sums and products."""
+def _before_reshape(r: Rewriter, n: Node) -> Value | None:
+    """Of a reshape that does not cut across reduced axes: reshape the result instead. The elements of
+    each sum and their order stay."""
     reshape = made_by(n.operands[0], Reshape)
-    exact = isinstance(n.op, _IDEMPOTENT) or not n.results[0].type.dtype.is_float
-    if reshape is None or not exact or n.results[0].shape != ():
+    if reshape is None or 1 in reshape.operands[0].shape:  # _axes would squeeze those again
         return None
-    x = reshape.operands[0]
-    if 1 in x.shape:  # _axes would squeeze it again
-        return None
-    return r.emit(replace(_attributes(n), axes=tuple(range(x.type.rank))), x)
+    x, shape, reduced = reshape.operands[0], n.operands[0].shape, _attributes(n).axes
+    axes: list[int] = []
+    for outer, inner in common_groups(shape, x.shape):
+        among = [a in reduced for a in outer]
+        if any(among) and not all(among):
+            return None
+        axes += inner if any(among) else []
+    result = r.emit(replace(_attributes(n), axes=tuple(axes)), x)
+    return r.emit(Reshape(n.results[0].shape), result)
 
 
 def _single_choice(r: Rewriter, n: Node) -> Value | None:
@@ -91,7 +97,7 @@ def _single_choice(r: Rewriter, n: Node) -> Value | None:
     return r.full(n.results[0].type, 0) if n.operands[0].shape[_attributes(n).axis] == 1 else None
 
 
-_REDUCTION: tuple[Rule, ...] = (empty, _axes, _repeated, _of_reduction, _whole)
+_REDUCTION: tuple[Rule, ...] = (empty, _axes, _repeated, _of_reduction, _before_reshape)
 
 RULES: dict[str, tuple[Rule, ...]] = {
     **{name: _REDUCTION for name in ("reduce_sum", "reduce_prod", "reduce_max", "reduce_min",

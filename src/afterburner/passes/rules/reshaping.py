@@ -29,7 +29,7 @@ def common_groups(shape: Shape, other: Shape) -> list[tuple[list[int], list[int]
 
 
 def _onto(r: Rewriter, broadcast: Node, shape: Shape) -> Value | None:
-    """A broadcast made in another shape: its axes in whole groups, the source reshaped if need be."""
+    """A broadcast made in another shape: its axes in whole groups, those of the source merged if need be."""
     source, axes = broadcast.operands[0], broadcast.op.axes  # type: ignore[attr-defined]
     target = broadcast.results[0].shape
     if any(size != target[a] for size, a in zip(source.shape, axes, strict=True)) or 0 in shape:
@@ -41,6 +41,8 @@ def _onto(r: Rewriter, broadcast: Node, shape: Shape) -> Value | None:
             return None
         placed += [a for a in right if given and shape[a] != 1]
     sizes = tuple(shape[a] for a in placed)
+    if len(sizes) > source.type.rank:
+        return None  # shapes tend to fewer axes: the broadcast rule would merge these again
     small = source if sizes == source.shape else r.emit(Reshape(sizes), source)
     return r.emit(Broadcast(shape, tuple(placed)), small)
 

@@ -10,7 +10,7 @@ import numpy as np
 from ...ir import Node, Shape, TensorType, Value
 from ...ir.ops.shape import Broadcast, Concat, Pad, Reshape, Reverse, Slice, Transpose
 from ..rewriter import Rewriter, Rule, made_by, uniform
-from .reshaping import onto_shape
+from .reshaping import common_groups, onto_shape
 
 
 def _attributes(node: Node) -> Any:
@@ -58,7 +58,29 @@ def _broadcast(r: Rewriter, n: Node) -> Value | None:
     inner = made_by(x, Broadcast)
     if inner is not None:
         return r.emit(Broadcast(shape, tuple(axes[a] for a in _attributes(inner).axes)), inner.operands[0])
-    return None
+    return _broadcast_of_split(r, x, shape, axes)
+
+
+def _broadcast_of_split(r: Rewriter, x: Value, shape: Shape, axes: Shape) -> Value | None:
+    """broadcast(reshape(x)) where the reshape cuts axes of x and these stay together: cut the result."""
+    reshape = made_by(x, Reshape)
+    if reshape is None or reshape.operands[0].type.rank >= x.type.rank or any(
+            s != shape[a] for s, a in zip(x.shape, axes, strict=True)):
+        return None
+    source = reshape.operands[0]
+    target: list[int] = []
+    placed: list[int] = []
+    following = 0  # the axis of ``shape`` that comes next
+    for cut, whole in common_groups(x.shape, source.shape):
+        run = [axes[a] for a in cut]
+        if len(whole) != 1 or run != list(range(run[0], run[0] + len(run))):
+            return None
+        target += shape[following: run[0]]
+        placed.append(len(target))
+        target.append(source.shape[whole[0]])
+        following = run[-1] + 1
+    target += shape[following:]
+    return r.emit(Reshape(shape), r.emit(Broadcast(tuple(target), tuple(placed)), source))
 
 
 def _transpose(r: Rewriter, n: Node) -> Value | None:
