@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from ..errors import NotTaken
 from ..ir import Graph, IRError, TensorType, Value, verify
+from ..options import options
 from .flatten import FlatOp, FlatTensor, branch_graph, flatten
 from .importer import Importer, Refused, has_ir_dtype
 from .rules import IGNORED_INPUTS, NESTED, REFUSALS, RULES
@@ -93,6 +94,8 @@ def _import_op(context: Importer, op: FlatOp) -> None:
     reason = supported(op)
     if reason is not None:
         raise Refused(op, reason)
+    if options().fault == "rule":
+        raise RuntimeError(f"planted failure of the rule for {op.type}")
     context.op = op
     context.builder.loc = op.location
     operands = [_operand(context, op, t) for t in read_inputs(op) if has_ir_dtype(t.dtype)]
