@@ -151,25 +151,32 @@ class _Arithmetic:
         integer = self.b.sub(self.bits(shifted), self.bits(self.c(self.format.magic)))
         return self.b.fsub(shifted, self.c(self.format.magic)), integer
 
-    def power_of_two(self, n: ll.Value) -> ll.Value:
-        """2^n for exponents of normal numbers."""
-        biased = self.b.add(n, self.n(self.format.bias))
+    def scaled(self, x: ll.Value, k: ll.Value) -> ll.Value:
+        """x * 2^n for an exponent as ``exp_parts`` gives it, in two steps, so that results may be
+        denormal or inf: the shifts leave the biased halves of n in the exponent's place."""
+        b, shift = self.b, self.n(self.format.mantissa)
+        half = b.lshr(k, self.n(1))
+        low, high = b.shl(half, shift), b.shl(b.sub(k, half), shift)
+        return b.fmul(b.fmul(x, self.real(low)), self.real(high))
+
+    def half_power(self, k: ll.Value) -> ll.Value:
+        """2^(n - 1) for an exponent as ``exp_parts`` gives it."""
+        biased = self.b.sub(k, self.n(self.format.bias + 1))
         return self.real(self.b.shl(biased, self.n(self.format.mantissa)))
 
-    def scaled(self, x: ll.Value, n: ll.Value) -> ll.Value:
-        """x * 2^n in two steps, so that results may be denormal or inf."""
-        half = self.b.ashr(n, self.n(1))
-        rest = self.b.sub(n, half)
-        return self.b.fmul(self.b.fmul(x, self.power_of_two(half)), self.power_of_two(rest))
+    def exp_parts(self, x: ll.Value, low: ll.Value | None = None) -> tuple[ll.Value, ...]:
+        """(r, r^2, p, k) with exp(x + low) = 2^n * (1 + r + r^2 p); ``low`` is tiny beside x.
 
-    def exp_parts(self, x: ll.Value, low: ll.Value | None = None) -> tuple[ll.Value, ll.Value, ll.Value]:
-        """(r, q, n) with exp(x + low) = 2^n * (1 + r + q); ``low`` is tiny beside x."""
-        nearest, n = self.nearest(self.b.fmul(x, self.c(1.0 / math.log(2.0))))
+        The low bits of the integer k are n + 2 * bias, the high ones vanish in a shift to the
+        exponent's place.
+        """
+        magic = self.c(self.format.magic + 2 * self.format.bias)
+        shifted = self.fma(x, self.c(1.0 / math.log(2.0)), magic)
+        nearest = self.b.fsub(shifted, magic)
         r = self.fma(nearest, self.c(-self.format.ln2_high), x)
         r = self.fma(nearest, self.c(-self.format.ln2_low), r)
         r = self.b.fadd(r, low) if low is not None else r
-        q = self.b.fmul(self.b.fmul(r, r), self.polynomial(r, self.format.exp))
-        return r, q, n
+        return r, self.b.fmul(r, r), self.polynomial(r, self.format.exp), self.bits(shifted)
 
     def split(self, x: ll.Value) -> tuple[ll.Value, ll.Value]:
         """(f, n) with x = 2^n * (1 + f), sqrt(1/2) <= 1 + f < sqrt(2), for positive finite x."""
@@ -207,16 +214,16 @@ def _is_single(x: ll.Value) -> bool:
 def exp(e: Emitter, x: ll.Value) -> ll.Value:
     """e to the power x."""
     m = _Arithmetic(e, x)
-    r, q, n = m.exp_parts(m.clamp(x, *m.format.exp_range))
-    return m.scaled(e.b.fadd(m.c(1.0), e.b.fadd(r, q)), n)
+    r, square, p, k = m.exp_parts(m.clamp(x, *m.format.exp_range))
+    return m.scaled(e.b.fadd(m.c(1.0), m.fma(square, p, r)), k)
 
 
 def expm1(e: Emitter, x: ll.Value) -> ll.Value:
     """exp(x) - 1, as 2^n (exp(r) - 1) + (2^n - 1), halved so that 2^n does not overflow."""
     m, b = _Arithmetic(e, x), e.b
     lowest = -(m.format.mantissa + 2) * math.log(2.0) - 2.0
-    r, q, n = m.exp_parts(m.clamp(x, lowest, m.format.exp_range[1]))
-    half = m.power_of_two(b.sub(n, m.n(1)))
+    r, square, p, k = m.exp_parts(m.clamp(x, lowest, m.format.exp_range[1]))
+    half, q = m.half_power(k), b.fmul(square, p)
     rest = b.fsub(half, m.c(0.5))
     total = b.fadd(m.fma(half, r, rest), b.fmul(half, q)) if e.isa.fma else \
         b.fadd(b.fmul(half, b.fadd(r, q)), rest)
@@ -392,8 +399,8 @@ def _power_double(m: _Arithmetic, x: ll.Value, y: ll.Value) -> ll.Value:
     lost = m.fma(low, y, lost)
     clamped = m.clamp(product, *m.format.exp_range)
     lost = b.select(b.fcmp_ordered("==", clamped, product), lost, m.c(0.0))
-    r, q, n = m.exp_parts(clamped, lost)
-    result = m.scaled(b.fadd(m.c(1.0), b.fadd(r, q)), n)
+    r, square, p, k = m.exp_parts(clamped, lost)
+    result = m.scaled(b.fadd(m.c(1.0), m.fma(square, p, r)), k)
     simple = m.log_limits(x, high)  # 0, inf and NaN need no second part
     ordinary = b.and_(b.fcmp_ordered(">", x, m.c(0.0)), b.fcmp_ordered("<", x, m.c(_INF)))
     finite = b.fcmp_ordered("<", m.abs(y), m.c(_INF))
