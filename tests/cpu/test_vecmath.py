@@ -43,12 +43,14 @@ RANGES = {
 
 def errors(got: np.ndarray, want: np.ndarray) -> np.ndarray:
     """Distance of each element from the long-double value, in units of its last place."""
-    rounded = np.abs(want.astype(got.dtype))
+    with np.errstate(all="ignore"):
+        narrowed = want.astype(got.dtype)
+    rounded = np.abs(narrowed)
     unit = np.spacing(np.where(np.isinf(rounded), np.finfo(got.dtype).max, rounded)).astype(LONG)
     same = got.astype(LONG) == want
     same |= np.isnan(got) & np.isnan(want)
-    same |= np.isinf(got) & (got == want.astype(got.dtype))
-    with np.errstate(invalid="ignore"):
+    same |= np.isinf(got) & (got == narrowed)
+    with np.errstate(all="ignore"):
         return np.where(same, 0, np.abs(got.astype(LONG) - want) / unit).astype(np.float64)
 
 

@@ -11,14 +11,16 @@ from ..index import Index, Range, refine, strides
 from ..isa import Isa
 from ..kernel import Kernel, Phase, Unsupported
 from .loops.body import REDUCTIONS, Space, body_of, key_of, reduction_axes, space_of
-from .loops.expr import Elements, Expr, Literal, Load, Position, Reduced, topological
+from .loops.expr import Apply, Elements, Expr, Literal, Load, Position, Reduced, topological
 from .loops.maps import MapNest, Stored, emit_maps, plan_map
+from .loops.nest import code_size
 from .loops.reducers import Reducer, reducer_of
 from .loops.reductions import ReduceEmitter, Reduction, partial_value, plan_reduction, temp_bytes
 from .loops.scan import lower_cumsum
 from .loops.values import LoopValues
 
 _MOST_BOXES = 64
+_MOST_CODE = 500  # operations in the boxes of a kernel together; what is not cut into boxes is chosen
 
 
 def lower_loop(node: Node, isa: Isa) -> Kernel:
@@ -110,12 +112,13 @@ def _whole(sizes: tuple[int, ...]) -> tuple[Range, ...]:
 
 def _boxes(body: Graph, space: Space) -> list[tuple[Range, ...]]:
     probe = Elements(body, _whole(space.sizes))
-    _stored(probe, body, space)
+    exprs = topological(s.expr for s in _stored(probe, body, space))
+    most = min(_MOST_BOXES, max(2, _MOST_CODE // max(1, code_size(x for x in exprs if isinstance(x, Apply)))))
     boxes = [_whole(space.sizes)]
     for axis in sorted(probe.cuts, reverse=True):
         edges = [0, *sorted(probe.cuts[axis]), space.sizes[axis]]
         parts = list(zip(edges, edges[1:], strict=False))
-        if len(boxes) * len(parts) > _MOST_BOXES:
+        if len(boxes) * len(parts) > most:
             continue
         boxes = [(*b[:axis], part, *b[axis + 1:]) for b in boxes for part in parts]
     return boxes
