@@ -9,9 +9,9 @@ overlap, and never across the threads' barriers; here it is a question about a g
 from __future__ import annotations
 
 from ..ir import Graph, Value
-from .fuse_epilogues import TRANSCENDENTALS, fuse_epilogues
+from .fuse_epilogues import TRANSCENDENTALS, can_recompute, fuse_epilogues
 from .fusion_bodies import build_fused
-from .fusion_groups import Group, Grouping
+from .fusion_groups import CONTRACTIONS, Group, Grouping
 
 MIN_SHARED = 0.25  # siblings join if at least this share of the smaller one's traffic is read by both
 MAX_RECOMPUTED = 10  # cost of what a kernel computes again rather than read: 1 a node, 3 a division
@@ -101,7 +101,8 @@ def _recompute_cheap(grouping: Grouping) -> dict[int, set[int]]:
             if not cone:
                 continue
             readers = {clusters.find(u) for u in grouping.users[grouping.index[value]]} - {name}
-            if value in grouping.returned or not all(grouping.groups[r].kind == "loop" for r in readers):
+            if value in grouping.returned or not all(
+                    _can_recompute(grouping, grouping.groups[r], cone) for r in readers):
                 continue
             if _worth(grouping, [grouping.groups[r] for r in readers], cone, value):
                 for reader in readers:
@@ -129,12 +130,18 @@ def _cheap_cone(grouping: Grouping, group: Group, copied: set[int], value: Value
     return cone
 
 
+def _can_recompute(grouping: Grouping, reader: Group, cone: set[int]) -> bool:
+    if reader.kind in CONTRACTIONS:
+        return can_recompute(grouping, reader, cone)
+    return reader.kind == "loop" and not reader.choice
+
+
 def _worth(grouping: Grouping, readers: list[Group], cone: set[int], value: Value) -> bool:
     """Whether clearly fewer bytes move when the readers compute ``value`` from the inputs of ``cone``
     than when it is written once and read by each."""
     inputs = {v for m in cone for s, _, v in grouping.sources[m] if s not in cone}
     added = sum(v.type.bytes for reader in readers for v in inputs - reader.inputs)
-    return added <= MAX_REREAD * (1 + len(readers)) * value.type.bytes and not any(r.choice for r in readers)
+    return added <= MAX_REREAD * (1 + len(readers)) * value.type.bytes
 
 
 def fuse(graph: Graph, epilogues: bool = True) -> Graph:

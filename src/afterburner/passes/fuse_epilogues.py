@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..ir import Value
-from .fusion_groups import CONTRACTIONS, Grouping
+from .fusion_groups import CONTRACTIONS, Group, Grouping
 
 MAX_EPILOGUE_NODES = 32
 MAX_LOOKAHEAD = 96  # nodes considered, so as not to cut where it costs most
@@ -63,7 +63,7 @@ def _feeders(grouping: Grouping, root: int, chain: list[int]) -> list[int]:
             if alone and node.op.elementwise and node.results[0].shape == shape \
                     and node.op.name not in TRANSCENDENTALS and node.results[0] not in grouping.returned \
                     and len(grouping.group(source).members) == 1 \
-                    and all(_fits_tile(grouping, v) for v in node.operands):
+                    and all(fits_tile(grouping, v) for v in node.operands):
                 found.append(source)
                 pending.append(source)
     return found
@@ -74,7 +74,7 @@ def _can_follow(grouping: Grouping, root: int, inside: set[int], member: int) ->
     shape = grouping.nodes[root].results[0].shape
     if not node.op.elementwise or node.results[0].shape != shape or len(group.members) > 1:
         return False
-    if not all(_fits_tile(grouping, v) for v in node.operands):
+    if not all(fits_tile(grouping, v) for v in node.operands):
         return False
     for source, aligned, _ in grouping.sources[member]:
         if source in inside:
@@ -86,7 +86,7 @@ def _can_follow(grouping: Grouping, root: int, inside: set[int], member: int) ->
     return True
 
 
-def _fits_tile(grouping: Grouping, value: Value) -> bool:
+def fits_tile(grouping: Grouping, value: Value) -> bool:
     """A full tensor, a repeated scalar, or a row repeated over all other axes."""
     if not grouping.is_free(value) or value.node is None or value.node.op.name == "constant":
         return True
@@ -97,6 +97,17 @@ def _fits_tile(grouping: Grouping, value: Value) -> bool:
         return False
     row = value.node.op.axes == (value.type.rank - 1,)  # type: ignore[attr-defined]
     return source.type.size == 1 or (row and source.type.rank == 1)
+
+
+def can_recompute(grouping: Grouping, group: Group, cone: set[int]) -> bool:
+    """Whether the kernel of a contraction can compute the nodes of ``cone`` again for its epilogue; the
+    last of them is what it would read otherwise."""
+    (root,) = (m for m in group.members if grouping.nodes[m].op.name in CONTRACTIONS)
+    shape = grouping.nodes[root].results[0].shape
+    if len(group.members) + len(cone) > MAX_EPILOGUE_NODES:
+        return False
+    return all(grouping.nodes[m].results[0].shape == shape and root not in grouping.users[m]
+               and all(fits_tile(grouping, v) for v in grouping.nodes[m].operands) for m in cone)
 
 
 def _affordable(grouping: Grouping, root: int, candidates: list[int]) -> list[int]:
