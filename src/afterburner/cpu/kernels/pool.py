@@ -78,16 +78,21 @@ def lower_max_pool_grad(node: Node, isa: Isa) -> Kernel:
 
 
 def lower_avg_pool_grad(node: Node, isa: Isa) -> Kernel:
-    """Kernel of ``avg_pool_grad``: a chunk is a range of lines of the gradient."""
+    """Kernel of ``avg_pool_grad``: dy gathered, then divided; where padding makes the windows' counts
+    differ, a phase before divides each dy by its own."""
     op, g = _pool(node, None)
     assert isinstance(op, AvgPoolGrad)
-    padded = g.rows.padded or g.columns.padded
-
-    def finish(e: Emitter, total: ll.Value) -> ll.Value:
-        return total if padded else _divided(e, total, g.taps)
-
-    phase = _gather_phase(g, lambda e, *place: _share(e, g, padded, *place), finish)
-    return Kernel(node, (phase,), key_of(node, isa), label="average pool gradient")
+    dy = node.operands[0].type
+    if not (g.rows.padded or g.columns.padded):
+        phase = _gather_phase(g, lambda e, total, offset, *_: e.b.fadd(total, load_at(e, e.operand(0), offset, g)),
+                              lambda e, total: _divided(e, total, g.taps))
+        return Kernel(node, (phase,), key_of(node, isa), label="average pool gradient")
+    chunks = chunks_of(g.images * g.rows.count, dy.size)
+    share = Phase(chunks, lambda e: _emit_shares(e, g, chunks))
+    gather = _gather_phase(g, lambda e, total, offset, *_: e.b.fadd(total, _share(e, g, offset)),
+                           lambda e, total: total)
+    return Kernel(node, (share, gather), key_of(node, isa), temps=(dy.size * max(4, dy.dtype.bytes),),
+                  label="average pool gradient")
 
 
 LOWERINGS = {
@@ -224,7 +229,7 @@ def _emit_winners(e: Emitter, g: Geometry, stored: ll.Type, chunks: int) -> None
 
 
 def _won(e: Emitter, g: Geometry, stored: ll.Type, total: ll.Value, offset: ll.Value, row: ll.Value | int,
-         column: ll.Value | int, position: tuple[ll.Value, ll.Value]) -> ll.Value:
+         column: ll.Value | int) -> ll.Value:
     """``total`` with dy where the window's winner is this tap."""
     width = g.width(e.isa)
     index = e.load(e.at(e.temp(0), offset, stored), e.vector(stored, width), stored.width // 8)
@@ -283,8 +288,8 @@ Term = Callable[..., ll.Value]
 
 
 def _gather_phase(g: Geometry, term: Term, finish: Callable[[Emitter, ll.Value], ll.Value]) -> Phase:
-    """A phase over lines of the input. ``term(e, total, offset in y, row tap, column tap, (window
-    row, window column))`` adds what one window gives; ``finish(e, total)`` comes last."""
+    """A phase over lines of the input. ``term(e, total, offset in y, row tap, column tap)`` adds what
+    one window gives; ``finish(e, total)`` comes last."""
     held = -(-g.rows.window // g.rows.stride) * -(-g.columns.window // g.columns.stride)
     elements = g.images * g.rows.size * g.columns.size * g.channels
     chunks = chunks_of(g.images * g.rows.size, elements * (held + 1))
@@ -309,7 +314,7 @@ def _emit_gathered_line(e: Emitter, g: Geometry, image: ll.Value, row: ll.Value,
 
                 def add(window: ll.Value, tap: ll.Value | int, now: list[ll.Value]) -> list[ll.Value]:
                     offset = b.add(source, b.mul(window, i64(g.channels)))
-                    return [term(e, now[0], offset, row_tap, tap, (window_row, window))]
+                    return [term(e, now[0], offset, row_tap, tap)]
 
                 return windows(add, now)
 
@@ -345,11 +350,29 @@ def _tap_of(e: Emitter, axis: Axis, element: ll.Value, window: ll.Value) -> ll.V
     return e.b.sub(e.b.add(element, i64(axis.before)), e.b.mul(window, i64(axis.stride)))
 
 
-def _share(e: Emitter, g: Geometry, padded: bool, total: ll.Value, offset: ll.Value, row: ll.Value | int,
-           column: ll.Value | int, position: tuple[ll.Value, ll.Value]) -> ll.Value:
-    """``total`` with dy over its window's count; where all counts are equal the division comes last."""
-    dy = load_at(e, e.operand(0), offset, g)
-    if not padded:
-        return e.b.fadd(total, dy)
-    sizes = [_length(e, axis.clipped(e, at)) for axis, at in zip((g.rows, g.columns), position, strict=True)]
-    return e.b.fadd(total, _divided(e, dy, e.b.mul(sizes[0], sizes[1])))
+def _emit_shares(e: Emitter, g: Geometry, chunks: int) -> None:
+    """Every dy over the count of its window, in the compute type."""
+    with lines(e, g.images, g.rows.count, chunks) as (image, row):
+        rows = g.row_taps(e, row)
+
+        def position(column: ll.Value, columns: Bounds) -> None:
+            source = g.y_offset(e, image, row, column)
+            with channel_blocks(e, g) as channel:
+                offset = e.b.add(source, channel)
+                share = _mean(e, load_at(e, e.operand(0), offset, g), rows, columns)
+                e.store(share, _share_address(e, g, offset), _element_bytes(g))
+
+        over_windows(e, g, position)
+
+
+def _share(e: Emitter, g: Geometry, offset: ll.Value) -> ll.Value:
+    return e.load(_share_address(e, g, offset), _vector(e, g), _element_bytes(g))
+
+
+def _share_address(e: Emitter, g: Geometry, offset: ll.Value) -> ll.Value:
+    return e.at(e.temp(0), offset, halves.compute_type(g.dtype))
+
+
+def _element_bytes(g: Geometry) -> int:
+    """Bytes of an element in the compute type."""
+    return max(4, g.dtype.bytes)
