@@ -225,9 +225,6 @@ class LoopValues:
         x = b.select(b.icmp_signed("<", x, zero), zero, x)
         return b.select(b.icmp_signed(">", x, last), last, x)
 
-    def _varies(self, index: Index) -> bool:
-        return bool(self.vector & index.axes)
-
     def _index(self, index: Index, lanes: int) -> ll.Value:
         """An i64, or a vector of them along the vector axis."""
         b = self.e.b
