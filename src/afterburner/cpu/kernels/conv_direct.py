@@ -22,7 +22,7 @@ from .packing import widen_phase
 _CHUNK_CYCLES = 60_000  # about 20 us: less does not pay for meeting at a barrier
 _MOST_CHUNKS = 32
 _IMAGE_BYTES = 128 << 10  # input rows of a block: a quarter of a 512 KB second-level cache
-_FILTER_BYTES = 256 << 10  # a packed filter that stays in the second-level cache
+_FILTER_BYTES = 192 << 10  # of packed filter that a chunk reads again and again from the second-level cache
 
 
 def plan_of(c: Correlation, num: Numeric, isa: Isa, parts: tuple[int, int] | None = None) -> Plan:
@@ -33,15 +33,13 @@ def plan_of(c: Correlation, num: Numeric, isa: Isa, parts: tuple[int, int] | Non
     cycles = c.images * c.rows.outputs * c.columns.outputs * c.width * c.groups * max(c.steps, 4) / num.lanes / 2
     wanted = int(max(1, min(_MOST_CHUNKS, cycles // _CHUNK_CYCLES)))
     most_rows = max(1, min(c.rows.outputs, _IMAGE_BYTES // row_bytes))
-    panels_outer = c.steps * c.width * c.groups * num.bytes > _FILTER_BYTES
-    blocks_wanted = -(-wanted // (min(wanted, panels.parts * c.groups) if panels_outer else 1))
-    per_image = max(-(-c.rows.outputs // most_rows), min(c.rows.outputs, -(-blocks_wanted // c.images)))
+    filter_bytes = c.steps * c.width * c.groups * num.bytes
+    across = max(1, min(panels.parts * c.groups, -(-filter_bytes // _FILTER_BYTES)))
+    down = -(-wanted // across)
+    per_image = max(-(-c.rows.outputs // most_rows), min(c.rows.outputs, -(-down // c.images)))
     block = -(-c.rows.outputs // per_image)
     blocks = c.images * -(-c.rows.outputs // block)
-    if panels_outer:
-        across = min(wanted, panels.parts * c.groups)
-        return Plan(tiles, panels, block, parts or (min(blocks, -(-wanted // across)), across), True)
-    return Plan(tiles, panels, block, parts or (min(blocks, wanted), 1), False)
+    return Plan(tiles, panels, block, parts or (min(blocks, down), min(wanted, across)))
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ from .gemm import (
     zeros,
 )
 from .matmul import combine_phase, zero_kernel
-from .packing import copy_columns, copy_rows
+from .packing import copy_columns, copy_rows, copy_run
 
 _CHUNK_CYCLES = 60_000  # about 20 us: less does not pay for meeting at a barrier
 _MOST_CHUNKS = 32
@@ -87,18 +87,33 @@ class FilterGrad:
         return -(-self.x[0] // self.unit[0]) * self.row_blocks
 
     @property
+    def sparse(self) -> bool:
+        """Only the pixels that a strided 1x1 filter meets are copied."""
+        plain = self.op.filter_shape[:2] == (1, 1) and self.op.padding == ((0, 0), (0, 0))
+        return plain and not self.merged
+
+    @property
+    def strides(self) -> tuple[int, int]:
+        """Strides over the copied input."""
+        return (1, 1) if self.sparse else self.op.strides
+
+    @property
     def unit_pixels(self) -> int:
         return self.unit[0] * self.unit[1] * self.dy[2]
 
     @property
     def input_rows(self) -> int:
         """Input rows that a unit reads of one image, at most."""
+        if self.sparse:
+            return self.unit[1]
         span = (self.unit[1] - 1) * self.op.strides[0] + (self.op.filter_shape[0] - 1) * self.op.dilation[0] + 1
         return min(span, self.x[1])
 
     @property
     def input_columns(self) -> int:
         """Columns of the copied input."""
+        if self.sparse:
+            return self.dy[2]
         return self.x[2] + (sum(self.op.padding[1]) if self.bordered else 0)
 
     @property
@@ -122,8 +137,8 @@ def plan_of(op: Conv2dFilterGrad, x: tuple[int, ...], dy: tuple[int, ...], num: 
     wanted = int(max(1, min(_MOST_CHUNKS, cycles // _CHUNK_CYCLES)))
     size = prod(op.filter_shape) * num.bytes
     copies = int(max(1, min(wanted, _COPIES // size, cycles / size / 4)))
-    across = min(-(-wanted // copies), max(1, panels.parts * op.groups // 2))
-    down = min(-(-wanted // (copies * across)), tiles.parts)
+    down = min(-(-wanted // copies), max(1, tiles.parts // 4))  # copying the input costs more than copying dy
+    across = min(-(-wanted // (copies * down)), panels.parts * op.groups)
     pixels = _UNIT if size // (across * down) <= _SMALL_SUMS else _LONG_UNIT
     image = dy[1] * dy[2]
     if image <= pixels:
@@ -203,6 +218,8 @@ class FilterGradient:
         reach = (op.filter_shape[0] - 1) * op.dilation[0] + 1 - op.padding[0][0]
         bottom = e.b.add(e.b.mul(e.b.sub(self.end_row, i64(1)), i64(op.strides[0])), i64(reach))
         self.bottom = smaller(e, i64(f.x[1]), bottom)
+        if f.sparse:
+            self.top, self.bottom = self.first_row, self.end_row
         self._pack_outputs(e, image, group)
         if f.merged:
             self._pack_input(e, image, group, None)
@@ -242,7 +259,8 @@ class FilterGradient:
         with e.loop(0, self.images, name="image") as i, e.loop(self.top, self.bottom, name="line") as y:
             at = e.b.add(e.b.mul(i, i64(f.input_rows)), e.b.sub(y, self.top))
             pixel = e.b.mul(at, i64(f.input_columns))
-            row = e.b.add(e.b.mul(e.b.add(image, i), i64(height)), y)
+            step = f.op.strides if f.sparse else (1, 1)
+            row = e.b.add(e.b.mul(e.b.add(image, i), i64(height)), e.b.mul(y, i64(step[0])))
             inside = e.b.add(e.b.mul(row, i64(width * channels)), e.b.mul(group, i64(self.depth)))
             source = e.at(e.operand(0), inside, self.stored)
             if tiles is None:
@@ -255,11 +273,11 @@ class FilterGradient:
             for first, last in ((0, left), (left + width, left + width + right)):
                 for size, target, _ in self._inputs(e, pixel, tiles) if first < last else ():
                     self._clear(e, e.at(target, first * size, self.num.element), (last - first) * size)
-            with e.loop(0, width, name="pixel") as x:
+            with e.loop(0, f.dy[2] if f.sparse else width, name="pixel") as x:
                 at = e.b.add(pixel, e.b.add(x, i64(left)))
-                line = e.at(source, e.b.mul(x, i64(channels)), self.stored)
+                line = e.at(source, e.b.mul(x, i64(step[1] * channels)), self.stored)
                 for size, target, channel in self._inputs(e, at, tiles):
-                    self._copy_pixel(e, e.at(line, channel, self.stored), target, size)
+                    copy_run(e, self.num, e.at(line, channel, self.stored), target, size, self.stored)
 
     def _inputs(self, e: Emitter, pixel: ll.Value,
                 tiles: tuple[ll.Value, ll.Value]) -> Iterator[tuple[int, ll.Value, ll.Value]]:
@@ -274,12 +292,6 @@ class FilterGradient:
     def _clear(self, e: Emitter, target: ll.Value, count: int) -> None:
         with e.loop(0, count, name="border") as i:
             e.store(const(self.num.element, 0.0), e.at(target, i, self.num.element), self.num.bytes)
-
-    def _copy_pixel(self, e: Emitter, source: ll.Value, target: ll.Value, channels: int) -> None:
-        for at in range(0, channels, self.num.lanes):
-            lanes = min(self.num.lanes, channels - at)
-            value = load_lanes(e, e.at(source, at, self.stored), self.num, lanes, self.stored)
-            store_lanes(e, value, e.at(target, at, self.num.element), self.num, lanes)
 
     def _input(self, e: Emitter) -> ll.Value:
         return e.at(e.scratch, self.input_at, self.num.element)
@@ -328,7 +340,7 @@ class FilterGradient:
         left = e.b.mul(j, i64(op.dilation[1]))
         if not f.bordered:
             left = e.b.sub(left, i64(op.padding[1][0]))
-        left = e.b.add(left, e.b.mul(across[0], i64(op.strides[1])))
+        left = e.b.add(left, e.b.mul(across[0], i64(f.strides[1])))
         column = e.b.mul(left, i64(channels))
         if f.merged:
             column = e.b.add(column, row)
@@ -341,11 +353,11 @@ class FilterGradient:
             x_image = e.at(source, e.b.add(e.b.mul(image, i64(f.input_rows * line)), column), num.element)
             pixels = e.b.mul(image, i64(f.unit[1] * f.dy[2]))
             with e.loop_carried(rows[0], rows[1], 1, outer, "y") as (y, now, after):
-                x_row = e.b.add(e.b.mul(y, i64(op.strides[0])), shift)
+                x_row = e.b.add(e.b.mul(y, i64(f.strides[0])), shift)
                 a = e.at(x_image, e.b.mul(x_row, i64(line)), num.element)
                 pixel = e.b.add(e.b.mul(e.b.sub(y, self.first_row), i64(f.dy[2])), e.b.add(pixels, across[0]))
                 b = e.at(packed, e.b.mul(pixel, i64(run)), num.element)
-                tile = accumulate(e, num, shaped(now, width), Rows(a, range(height), op.strides[1] * channels),
+                tile = accumulate(e, num, shaped(now, width), Rows(a, range(height), f.strides[1] * channels),
                                   Columns(b, offsets, run, num.lanes, num.lanes * num.bytes), count,
                                   unroll=4)
                 after[:] = [v for line_ in tile for v in line_]

@@ -116,14 +116,12 @@ class Plan:
         panels: cut of a group's output channels, in registers.
         block: output rows that are computed for one panel before the next.
         parts: chunks along (blocks, panels).
-        panels_outer: a panel of the filter meets all blocks of the chunk before the next panel.
     """
 
     tiles: Cut
     panels: Cut
     block: int
     parts: tuple[int, int]
-    panels_outer: bool
 
 
 def tap_range(e: Emitter, axis: Axis, position: ll.Value) -> tuple[ll.Value | int, ll.Value | int]:
@@ -236,12 +234,6 @@ class Correlator:
         part = e.b.urem(e.chunk, i64(plan.parts[1]))
         first_block, end_block = range_of_part(e, index, blocks, plan.parts[0])
         first_panel, end_panel = range_of_part(e, part, plan.panels.parts * c.groups, plan.parts[1])
-        if plan.panels_outer:
-            for group, low, high in self._groups(e, first_panel, end_panel):
-                for width, panel, channel, last in self.panels(e, low, high):
-                    with e.loop(first_block, end_block, name="block") as block:
-                        self._block(e, image, finish, block, group, width, panel, channel, last)
-            return
         with e.loop(first_block, end_block, name="block") as block:
             for group, low, high in self._groups(e, first_panel, end_panel):
                 for width, panel, channel, last in self.panels(e, low, high):

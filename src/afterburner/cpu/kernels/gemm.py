@@ -264,21 +264,34 @@ def _merged(tile: Tile, rows: Sequence[int], flat: Sequence[ll.Value]) -> Tile:
 
 def _step(e: Emitter, num: Numeric, flat: Sequence[ll.Value], a_at: ll.Value, b_at: ll.Value, a: Rows, b: Columns,
           rows: Sequence[int], k: int) -> list[ll.Value]:
-    vectors = []
-    for v, offset in enumerate(b.offsets):
-        address = e.at(b_at, offset + k * b.step, num.element)
-        last = v == len(b.offsets) - 1
-        if last and b.lanes < num.lanes:
-            vectors.append(load_lanes(e, address, num, b.lanes))
-        else:
-            vectors.append(e.load(address, num.vector, b.align))
-    following = []
-    for i, r in enumerate(rows):
-        scalar = e.load(e.at(a_at, a.offsets[r] + k * a.step, num.element), num.element, num.bytes)
-        spread = e.splat(scalar, num.lanes)
-        following += [num.multiply_add(e, spread, vector, flat[i * len(vectors) + v])
-                      for v, vector in enumerate(vectors)]
+    """One step: the shorter side of the tile is held in registers, the other passes by."""
+    width = len(b.offsets)
+    if width <= len(rows):
+        vectors = [_vector(e, num, b_at, b, v, k) for v in range(width)]
+        following = []
+        for i, r in enumerate(rows):
+            spread = _broadcast(e, num, a_at, a, r, k)
+            following += [num.multiply_add(e, spread, vector, flat[i * width + v]) for v, vector in enumerate(vectors)]
+        return following
+    spreads = [_broadcast(e, num, a_at, a, r, k) for r in rows]
+    following = list(flat)
+    for v in range(width):
+        vector = _vector(e, num, b_at, b, v, k)
+        for i, spread in enumerate(spreads):
+            following[i * width + v] = num.multiply_add(e, spread, vector, flat[i * width + v])
     return following
+
+
+def _vector(e: Emitter, num: Numeric, at: ll.Value, b: Columns, v: int, k: int) -> ll.Value:
+    address = e.at(at, b.offsets[v] + k * b.step, num.element)
+    if v == len(b.offsets) - 1 and b.lanes < num.lanes:
+        return load_lanes(e, address, num, b.lanes)
+    return e.load(address, num.vector, b.align)
+
+
+def _broadcast(e: Emitter, num: Numeric, at: ll.Value, a: Rows, r: int, k: int) -> ll.Value:
+    scalar = e.load(e.at(at, a.offsets[r] + k * a.step, num.element), num.element, num.bytes)
+    return e.splat(scalar, num.lanes)
 
 
 def step_cycles(rows: int, vectors: int, isa: Isa) -> float:
@@ -287,7 +300,7 @@ def step_cycles(rows: int, vectors: int, isa: Isa) -> float:
     Two multiply-adds and two loads start in a cycle; a multiply-add takes about four, and a chain of them
     loses a little more than that.
     """
-    if rows * vectors + vectors + 1 > isa.registers:
+    if rows * vectors + min(rows, vectors) + 1 > isa.registers:
         return float("inf")
     return max(rows * vectors / 2, 4.6, (rows + vectors) / 2) + 0.1
 

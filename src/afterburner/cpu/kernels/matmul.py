@@ -32,12 +32,12 @@ from .gemm import (
     store_lanes,
     zeros,
 )
-from .packing import copy_rows, pack_columns, pack_columns_transposed
+from .packing import copy_rows, copy_run, pack_columns, pack_columns_transposed
 
 _CHUNK_CYCLES = 60_000  # about 20 us: less does not pay for meeting at a barrier
 _MOST_CHUNKS = 32
-_BLOCK_BYTES = 192 << 10  # of packed B: leaves room for A and C in a 512 KB second-level cache
-_A_BYTES = 16 << 10  # of packed A: half of a first-level cache
+_BLOCK_BYTES = 256 << 10  # of packed B: leaves room for A and C in a 512 KB second-level cache
+_A_BYTES = 48 << 10  # of packed A: rows that long are read well from strided memory
 
 
 @dataclass(frozen=True)
@@ -126,8 +126,10 @@ def _parts(p: Product, num: Numeric, rows: Cut, columns: Cut) -> tuple[int, int,
     if p.batch >= wanted:
         return (wanted, 1, 1, 1)
     wanted = -(-wanted // p.batch)
-    n = max(1, min(wanted, columns.parts, p.n // (64 if p.m >= 8 else 256)))
+    n = max(1, min(wanted, columns.parts, p.n // 256))
     m = max(1, min(-(-wanted // n), rows.parts, p.m // 96))
+    if p.m >= 8:
+        n = max(n, min(-(-wanted // m), columns.parts, p.n // 64))
     k = max(1, min(-(-wanted // (n * m)), p.k // 256))
     return (p.batch, m, n, k)
 
@@ -150,8 +152,8 @@ class Gemm:
         self.slot = blocking.depth * blocking.columns.widest * num.lanes
         self.panels_per_part = -(-blocking.columns.parts // blocking.parts[2])
         self.b_bytes = self.slot * self.panels_per_part * num.bytes if blocking.pack_b else 0
-        self.a_rows = blocking.a_tiles * blocking.rows.widest
-        self.a_bytes = self.a_rows * blocking.depth * num.bytes if blocking.pack_a else 0
+        a_rows = blocking.a_tiles * blocking.rows.widest
+        self.a_bytes = a_rows * blocking.depth * num.bytes if blocking.pack_a else 0
 
     @property
     def scratch(self) -> int:
@@ -213,10 +215,8 @@ class Gemm:
             return
         with e.loop(self.first_tile, self.end_tile, self.by.a_tiles, "block") as tile:
             end = smaller(e, self.end_tile, e.b.add(tile, i64(self.by.a_tiles)))
-            rows = self.by.rows
-            first_row = rows.start(e, tile)
-            self._pack_a(e, first_row, e.b.sub(rows.start(e, end), first_row), start, count)
-            self._tiles(e, tile, end, start, count, again, first_row)
+            self._pack_a(e, tile, end, start, count)
+            self._tiles(e, tile, end, start, count, again, tile)
 
     def _pack_b(self, e: Emitter, start: ll.Value, count: ll.Value) -> None:
         by_k, by_n = self.p.b_strides
@@ -228,34 +228,41 @@ class Gemm:
     def _slot(self, e: Emitter, panel: ll.Value) -> ll.Value:
         return e.at(e.scratch, e.b.mul(e.b.sub(panel, self.first_panel), i64(self.slot)), self.num.element)
 
-    def _pack_a(self, e: Emitter, row: ll.Value, rows: ll.Value, start: ll.Value, count: ll.Value) -> None:
+    def _pack_a(self, e: Emitter, first: ll.Value, end: ll.Value, start: ll.Value, count: ll.Value) -> None:
+        """Copy the rows of some register tiles, tile after tile in the order in which they are read."""
         by_m, by_k = self.p.a_strides
-        source = e.at(self.a, e.b.add(e.b.mul(row, i64(by_m)), e.b.mul(start, i64(by_k))), self.stored)
-        lines = (count, rows) if self.p.transpose_a else (rows, count)
-        stride = self.a_rows if self.p.transpose_a else self.by.depth
-        copy_rows(e, self.num, source, max(by_m, by_k), self._packed_a(e), stride, *lines, self.stored)
+        origin = e.at(self.a, e.b.mul(start, i64(by_k)), self.stored)
+        if not self.p.transpose_a:
+            for height, tile, row in self.by.rows.walk(e, first, end):
+                source = e.at(origin, e.b.mul(row, i64(by_m)), self.stored)
+                copy_rows(e, self.num, source, by_m, self._packed_a(e, tile, first), self.by.depth, height, count,
+                          self.stored)
+            return
+        with e.loop(0, count, name="k") as k:
+            line = e.at(origin, e.b.mul(k, i64(by_k)), self.stored)
+            for height, tile, row in self.by.rows.walk(e, first, end):
+                target = e.at(self._packed_a(e, tile, first), e.b.mul(k, i64(height)), self.num.element)
+                copy_run(e, self.num, e.at(line, row, self.stored), target, height, self.stored)
 
-    def _packed_a(self, e: Emitter) -> ll.Value:
-        return e.at(e.scratch, self.b_bytes // self.num.bytes, self.num.element)
+    def _packed_a(self, e: Emitter, tile: ll.Value, first: ll.Value) -> ll.Value:
+        slot = e.b.mul(e.b.sub(tile, first), i64(self.by.rows.widest * self.by.depth))
+        return e.at(e.scratch, e.b.add(slot, i64(self.b_bytes // self.num.bytes)), self.num.element)
 
     def _tiles(self, e: Emitter, first: ll.Value, end: ll.Value, start: ll.Value, count: ll.Value,
-               again: ll.Value | None, packed_row: ll.Value | None) -> None:
-        for height, _, row in self.by.rows.walk(e, first, end):
-            a = self._rows(e, height, row, start, packed_row)
+               again: ll.Value | None, packed_from: ll.Value | None) -> None:
+        for height, tile_number, row in self.by.rows.walk(e, first, end):
+            if packed_from is None:
+                by_m, by_k = self.p.a_strides
+                base = e.at(self.a, e.b.add(e.b.mul(row, i64(by_m)), e.b.mul(start, i64(by_k))), self.num.element)
+            else:
+                by_m, by_k = (1, height) if self.p.transpose_a else (self.by.depth, 1)
+                base = self._packed_a(e, tile_number, packed_from)
+            a = Rows(base, [r * by_m for r in range(height)], by_k)
             for width, panel, column, last in self._panels(e):
                 b = self._columns(e, width, panel, column, start, last)
                 tile = accumulate(e, self.num, zeros(self.num, height, width), a, b, count)
                 offset = e.b.add(self.origin, e.b.add(e.b.mul(row, i64(self.p.n)), column))
                 self._finish(e, tile, offset, column, last, again)
-
-    def _rows(self, e: Emitter, height: int, row: ll.Value, start: ll.Value, packed_row: ll.Value | None) -> Rows:
-        by_m, by_k = self.p.a_strides
-        if packed_row is None:
-            base = e.at(self.a, e.b.add(e.b.mul(row, i64(by_m)), e.b.mul(start, i64(by_k))), self.num.element)
-        else:
-            by_m, by_k = (1, self.a_rows) if self.p.transpose_a else (self.by.depth, 1)
-            base = e.at(self._packed_a(e), e.b.mul(e.b.sub(row, packed_row), i64(by_m)), self.num.element)
-        return Rows(base, [r * by_m for r in range(height)], by_k)
 
     def _columns(self, e: Emitter, width: int, panel: ll.Value, column: ll.Value, start: ll.Value,
                  last: int) -> Columns:

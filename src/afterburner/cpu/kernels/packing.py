@@ -57,6 +57,14 @@ def pack_columns_transposed(e: Emitter, num: Numeric, source: ll.Value, stride: 
                 e.store(value, e.at(at, j, num.element), num.bytes)
 
 
+def copy_run(e: Emitter, num: Numeric, source: ll.Value, target: ll.Value, count: int, stored: ll.Type) -> None:
+    """Copy a few adjacent elements, widening ``stored``."""
+    for at in range(0, count, num.lanes):
+        lanes = min(num.lanes, count - at)
+        value = load_lanes(e, e.at(source, at, stored), num, lanes, stored)
+        store_lanes(e, value, e.at(target, at, num.element), num, lanes)
+
+
 def load_scalar(e: Emitter, num: Numeric, address: ll.Value, stored: ll.Type) -> ll.Value:
     """One element, widened to the type in which products are accumulated."""
     if stored == num.element:
