@@ -290,3 +290,33 @@ def test_dense_layer_in_training() -> None:
         "loop: div iota equal cast sub reduce_sum sub",
         "matmul: matmul sub",
     ]
+
+
+def test_long_epilogues_are_cut_where_least_is_written() -> None:
+    # 60 steps that all read the first result, of which only the last is needed: were the epilogue cut
+    # in the middle, two tensors would be written.
+    steps = "\n".join(f"%{i + 2}: f32[8,4] = {'mul' if i % 2 else 'add'}(%{i + 1}, %0)" for i in range(60))
+    graph = fused(f"""
+        graph g(%x: f32[8,3], %w: f32[3,4]) {{
+          %0: f32[8,4] = matmul(%x, %w) {{transpose_a=False, transpose_b=False}}
+          %1: f32[8,4] = sqrt(%0)
+          {steps}
+          return %61
+        }}""")
+    assert [len(n.results) for n in graph.nodes] == [1, 1]
+
+
+def test_epilogue_computes_cheap_operands_again() -> None:
+    graph = fused("""
+        graph g(%x: f32[8,4], %w: f32[4,4], %v: f32[4,4], %s: f32[4]) {
+          %0: f32[8,4] = broadcast(%s) {shape=(8,4), axes=(1,)}
+          %1: f32[8,4] = mul(%x, %0)
+          %2: f32[8,4] = maximum(%1, %0)
+          %3: f32[8] = reduce_sum(%2) {axes=(1,)}
+          %4: f32[8,4] = broadcast(%3) {shape=(8,4), axes=(0,)}
+          %5: f32[8,4] = exp(%4)
+          %6: f32[8,4] = matmul(%5, %w) {transpose_a=False, transpose_b=False}
+          %7: f32[8,4] = mul(%6, %1)
+          return %7
+        }""")
+    assert kernels(graph) == ["loop: mul maximum reduce_sum", "loop: exp", "matmul: matmul mul mul"]

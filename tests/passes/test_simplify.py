@@ -279,3 +279,58 @@ def test_gather_at_a_known_index_is_a_slice() -> None:
           shapes(x, "%0: i32[] = constant() {value=7}\n%1: f32[2] = gather(%x, %0) {axis=0}\nreturn %1"),
           shapes(x, "%0: f32[1,2] = slice(%x) {starts=(2,0), limits=(3,2), strides=(1,1)}\n"
                     "%1: f32[2] = reshape(%0) {shape=(2,)}\nreturn %1"))
+
+
+def test_bias_of_split_axes_takes_the_shape_of_the_product() -> None:
+    # A dense layer with two output axes: the bias is read as a row, so the addition can be an epilogue.
+    x = "%x: f32[6,5], %w: f32[5,8], %b: f32[2,4]"
+    check(simplify,
+          shapes(x, "%0: f32[6,8] = matmul(%x, %w) {transpose_a=False, transpose_b=False}\n"
+                    "%1: f32[3,2,2,4] = reshape(%0) {shape=(3,2,2,4)}\n"
+                    "%2: f32[3,2,2,4] = broadcast(%b) {shape=(3,2,2,4), axes=(2,3)}\n"
+                    "%3: f32[3,2,2,4] = add(%1, %2)\nreturn %3"),
+          shapes(x, "%0: f32[6,8] = matmul(%x, %w) {transpose_a=False, transpose_b=False}\n"
+                    "%1: f32[8] = reshape(%b) {shape=(8,)}\n"
+                    "%2: f32[6,8] = broadcast(%1) {shape=(6,8), axes=(1,)}\n"
+                    "%3: f32[6,8] = add(%0, %2)\n"
+                    "%4: f32[3,2,2,4] = reshape(%3) {shape=(3,2,2,4)}\nreturn %4"))
+
+
+def test_residual_takes_the_shape_of_the_product() -> None:
+    x = "%x: f32[6,5], %w: f32[5,8], %r: f32[2,3,8]"
+    check(simplify,
+          shapes(x, "%0: f32[6,8] = matmul(%x, %w) {transpose_a=False, transpose_b=False}\n"
+                    "%1: f32[2,3,8] = reshape(%0) {shape=(2,3,8)}\n"
+                    "%2: f32[2,3,8] = add(%1, %r)\nreturn %2"),
+          shapes(x, "%0: f32[6,8] = matmul(%x, %w) {transpose_a=False, transpose_b=False}\n"
+                    "%1: f32[6,8] = reshape(%r) {shape=(6,8)}\n%2: f32[6,8] = add(%0, %1)\n"
+                    "%3: f32[2,3,8] = reshape(%2) {shape=(2,3,8)}\nreturn %3"))
+    check_unchanged(simplify, shapes("%x: f32[6,8], %r: f32[2,3,8]",
+                                     "%0: f32[2,3,8] = reshape(%x) {shape=(2,3,8)}\n"
+                                     "%1: f32[2,3,8] = add(%0, %r)\nreturn %1"))
+
+
+def test_statistics_of_split_rows_are_statistics_of_rows() -> None:
+    x = "%x: f32[6,8]"
+    check(simplify,
+          shapes(x, "%0: f32[2,3,8] = reshape(%x) {shape=(2,3,8)}\n"
+                    "%1: f32[2,3] = reduce_max(%0) {axes=(2,)}\n"
+                    "%2: f32[2,3,8] = broadcast(%1) {shape=(2,3,8), axes=(0,1)}\n"
+                    "%3: f32[2,3,8] = sub(%0, %2)\nreturn %3"),
+          shapes(x, "%0: f32[6] = reduce_max(%x) {axes=(1,)}\n"
+                    "%1: f32[6,8] = broadcast(%0) {shape=(6,8), axes=(0,)}\n%2: f32[6,8] = sub(%x, %1)\n"
+                    "%3: f32[2,3,8] = reshape(%2) {shape=(2,3,8)}\nreturn %3"))
+    check_unchanged(simplify, shapes(x, "%0: f32[2,3,8] = reshape(%x) {shape=(2,3,8)}\n"
+                                        "%1: f32[3,8] = reduce_max(%0) {axes=(0,)}\nreturn %1"))
+
+
+def test_transposed_operands_keep_whole_rows() -> None:
+    # Attention reads keys as rows and as columns: both read one tensor.
+    x = "%q: f32[2,3,4], %k: f32[2,3,4]"
+    check(simplify,
+          shapes(x, "%0: f32[3,4,2] = transpose(%k) {perm=(1,2,0)}\n"
+                    "%1: f32[3,2,4] = transpose(%q) {perm=(1,0,2)}\n"
+                    "%2: f32[3,2,2] = matmul(%1, %0) {transpose_a=False, transpose_b=False}\nreturn %2"),
+          shapes(x, "%0: f32[3,2,4] = transpose(%q) {perm=(1,0,2)}\n"
+                    "%1: f32[3,2,4] = transpose(%k) {perm=(1,0,2)}\n"
+                    "%2: f32[3,2,2] = matmul(%0, %1) {transpose_a=False, transpose_b=True}\nreturn %2"))

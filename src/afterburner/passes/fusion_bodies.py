@@ -135,7 +135,7 @@ class _Emitter:
                 contracts = node.op.name in CONTRACTIONS
                 results = body.add(node.op, *(place(v, contracts) for v in node.operands), loc=node.loc)
                 local.update(zip(node.results, results, strict=True))
-            elif (origin := self._origin(value)) in origins:
+            elif (origin := self._origin(value)) in origins and kind == "loop":
                 local[value] = body.emit(Reshape(value.shape), origins[origin])
             else:
                 operands.append(value)
