@@ -61,7 +61,10 @@ def _records() -> list[Record]:
     ]
 
 
+RECORDS = _records()
+
+
 @pytest.mark.parametrize("runner", RUNNERS)
-@pytest.mark.parametrize("case", _records(), ids=str)
+@pytest.mark.parametrize("case", RECORDS, ids=str)
 def test_normalize(case: Record, runner: str) -> None:
     check(case, RUNNERS[runner])

@@ -73,8 +73,11 @@ def _algorithm(seed: tf.Tensor) -> tf.Tensor:
     return tf.raw_ops.StatelessRandomGetAlg()
 
 
+RECORDS = _records()
+
+
 @pytest.mark.parametrize("runner", RUNNERS)
-@pytest.mark.parametrize("case", _records(), ids=str)
+@pytest.mark.parametrize("case", RECORDS, ids=str)
 def test_random(case: Record, runner: str) -> None:
     check(case, RUNNERS[runner])
 

@@ -38,7 +38,10 @@ def _records() -> list[Record]:
     return records
 
 
+RECORDS = _records()
+
+
 @pytest.mark.parametrize("runner", RUNNERS)
-@pytest.mark.parametrize("case", _records(), ids=str)
+@pytest.mark.parametrize("case", RECORDS, ids=str)
 def test_against_tensorflow(case: Record, runner: str) -> None:
     check(case, RUNNERS[runner])
