@@ -52,6 +52,11 @@ def test_imports_only_what_lies_below(file: Path) -> None:
     assert ours <= ALLOWED[room] | BASE | {room}
 
 
+def test_runtime_knows_only_the_types_of_the_language() -> None:
+    names = {name for file in FILES if room_of(file) == "runtime" for name in imports(file)}
+    assert {n for n in names if n.startswith("afterburner.ir") and not n.startswith("afterburner.ir.types")} == set()
+
+
 @pytest.mark.parametrize("library", ONLY_IN)
 def test_library_is_imported_only_where_it_belongs(library: str) -> None:
     using = [file for file in FILES if any(name.split(".")[0] == library for name in imports(file))]
