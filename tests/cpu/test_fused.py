@@ -421,7 +421,7 @@ def test_a_large_sum_is_more_accurate_than_a_naive_one(width: str) -> None:
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("shape", [(64, 10), (128, 3), (7, 1), (1000, 17), (3, 100000), (2, 3, 4, 5)])
+@pytest.mark.parametrize("shape", [(40, 201), (4000, 77), (64, 10), (128, 3), (7, 1), (1000, 17), (3, 100000), (2, 3, 4, 5)])
 def test_hoisted_rows_columns_and_scalars(shape: tuple[int, ...], width: str) -> None:
     whole, last = ",".join(map(str, shape)), len(shape) - 1
     graph = parse_graph(f"""
@@ -439,6 +439,27 @@ graph f(%x: f32[{whole}], %row: f32[{shape[-1]}], %column: f32[{shape[0]}], %s: 
     rng = np.random.default_rng(0)
     arguments = [rng.random(i.value.shape).astype(np.float32) for i in graph.inputs]
     agree(graph, arguments, width, ulps=3)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_rows_computed_once(width: str) -> None:
+    graph = parse_graph("""
+graph f(%x: f32[64,150], %a: f32[150], %h: bf16[150], %y: bf16[64,150]) {
+  %0: f32[150] = sqrt(%a)
+  %1: bool[150] = greater(%a, %0)
+  %2: bool[64,150] = broadcast(%1) {shape=(64,150), axes=(1,)}
+  %3: f32[64,150] = broadcast(%0) {shape=(64,150), axes=(1,)}
+  %4: f32[64,150] = mul(%x, %3)
+  %5: f32[64,150] = select(%2, %4, %x)
+  %6: bf16[150] = add(%h, %h)
+  %7: bf16[64,150] = broadcast(%6) {shape=(64,150), axes=(1,)}
+  %8: bf16[64,150] = mul(%7, %y)
+  return %5, %8, %7
+}""")
+    isa = instruction_sets.host(width)
+    assert lower_loop(fusion_of(graph), isa).scratch > 0
+    rng = np.random.default_rng(0)
+    agree(graph, [(rng.random(i.value.shape) * 3).astype(i.value.type.dtype.numpy) for i in graph.inputs], width)
 
 
 def test_in_place_candidates() -> None:

@@ -15,7 +15,7 @@ from .loops.expr import Apply, Elements, Expr, Literal, Load, Position, Reduced,
 from .loops.maps import MapNest, Stored, emit_maps, plan_map
 from .loops.nest import code_size
 from .loops.reducers import Reducer, reducer_of
-from .loops.reductions import ReduceEmitter, Reduction, partial_value, plan_reduction, temp_bytes
+from .loops.reductions import ReduceEmitter, ReduceNest, Reduction, partial_value, plan_reduction, temp_bytes
 from .loops.scan import lower_cumsum
 from .loops.values import LoopValues
 
@@ -31,8 +31,8 @@ def lower_loop(node: Node, isa: Isa) -> Kernel:
     """
     body = body_of(node)
     space = space_of(body)
-    phases, temps = _phases(body, space, isa)
-    return Kernel(node, phases, key_of(body, isa), temps=temps, label=_label(node))
+    phases, temps, scratch = _phases(body, space, isa)
+    return Kernel(node, phases, key_of(body, isa), temps=temps, scratch=scratch, label=_label(node))
 
 
 def in_place_candidates(node: Node) -> list[tuple[int, int]]:
@@ -65,19 +65,26 @@ def _label(node: Node) -> str:
     return "loop: " + " ".join(names[:6]) + (" …" if len(names) > 6 else "")
 
 
-def _phases(body: Graph, space: Space, isa: Isa) -> tuple[tuple[Phase, ...], tuple[int, ...]]:
-    if not space.reductions:
-        return (_map_phase(map_nests(body, space, isa)),), ()
-    if prod(space.sizes) == 0:
-        return (_map_phase(_empty_nests(body, space, isa)),), ()
+def _phases(body: Graph, space: Space, isa: Isa) -> tuple[tuple[Phase, ...], tuple[int, ...], int]:
+    """Phases, sizes of temporaries, bytes of private memory."""
+    empty = prod(space.sizes) == 0
+    if not space.reductions or empty:
+        nests = _empty_nests(body, space, isa) if space.reductions else map_nests(body, space, isa)
+        return (_map_phase(nests),), (), max((n.scratch for n in nests), default=0)
     work = reduction_of(body, space)
     nest = plan_reduction(work, isa)
     first = Phase(nest.chunks, lambda e: ReduceEmitter(e, work, nest).emit())
     if not nest.split:
-        return (first,), ()
-    order = [a for a in range(len(space.sizes)) if a not in space.reduced]
-    box = tuple((0, size) for size in space.sizes)
-    combine = plan_map(work.results, order, box, space.sizes, isa, 4 * nest.chunks * len(work.reducers))
+        return (first,), (), 0
+    second, scratch = _second_phase(work, nest, isa)
+    return (first, second), temp_bytes(work, nest), scratch
+
+
+def _second_phase(work: Reduction, nest: ReduceNest, isa: Isa) -> tuple[Phase, int]:
+    """Combines the chunks' states and computes the results."""
+    order = [a for a in range(len(work.sizes)) if a not in work.reduced]
+    box = _whole(work.sizes)
+    combine = plan_map(work.results, order, box, work.sizes, isa, 4 * nest.chunks * len(work.reducers))
 
     def emit(e: Emitter) -> None:
         def prepare(values: LoopValues) -> None:
@@ -85,7 +92,7 @@ def _phases(body: Graph, space: Space, isa: Isa) -> tuple[tuple[Phase, ...], tup
 
         emit_maps(e, [combine], prepare)
 
-    return (first, Phase(combine.chunks, emit)), temp_bytes(work, nest)
+    return Phase(combine.chunks, emit), combine.scratch
 
 
 def _map_phase(nests: list[MapNest]) -> Phase:

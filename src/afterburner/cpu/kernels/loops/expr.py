@@ -6,7 +6,7 @@ loads, so shape operations vanish into index arithmetic. One (value, index) is o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -369,8 +369,8 @@ class Elements:
         return Index(0, (0,) * len(self.box), ((term, 1),))
 
 
-def topological(roots: Iterable[Expr]) -> list[Expr]:
-    """Every expression below ``roots``, operands first."""
+def topological(roots: Iterable[Expr], leaves: Container[Expr] = ()) -> list[Expr]:
+    """Every expression below ``roots``, operands first; nothing below ``leaves``."""
     order: dict[Expr, None] = {}
     stack: list[tuple[Expr, bool]] = [(r, False) for r in reversed(list(roots))]
     while stack:
@@ -381,5 +381,6 @@ def topological(roots: Iterable[Expr]) -> list[Expr]:
             order[expr] = None
             continue
         stack.append((expr, True))
-        stack.extend((c, False) for c in expr.children() if c not in order)
+        if expr not in leaves:
+            stack.extend((c, False) for c in expr.children() if c not in order)
     return list(order)

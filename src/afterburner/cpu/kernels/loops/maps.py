@@ -9,7 +9,9 @@ from math import gcd, prod
 
 from llvmlite import ir as ll
 
-from ...emitter import Emitter, i64
+from ....ir import DTYPES, DType
+from ... import halves, scalar
+from ...emitter import I8, Emitter, i64
 from ...index import Index, Range
 from ...isa import Isa
 from .expr import Apply, Expr, Load, topological
@@ -31,6 +33,7 @@ from .values import LoopValues, Piece, Place
 Prepare = Callable[[LoopValues], None]
 _LEAST_ROWS = 8
 _MOST_VECTORS = 96  # vector values in the unrolled code of a row
+_TABLE_BYTES = 32768  # scratch memory for rows computed once: in the first-level cache
 _TILE = 1024  # elements; tiles of a cut inner loop are a multiple of this
 
 
@@ -52,6 +55,8 @@ class MapNest:
             contiguous along it.
         spans: (offset, lanes) of the vectors of a short inner loop that goes outside the others, so
             that what varies along it alone stays in registers.
+        tables: what varies along a long inner loop alone, and the offset in scratch memory where
+            it is put before the first row.
     """
 
     stored: tuple[Stored, ...]
@@ -64,6 +69,12 @@ class MapNest:
     across: Loop | None = None
     turned: tuple[Load, ...] = ()
     spans: tuple[tuple[int, int], ...] = ()
+    tables: tuple[tuple[Expr, int], ...] = ()
+
+    @property
+    def scratch(self) -> int:
+        """Bytes of private memory that the tables take."""
+        return max((at + self.inner.end * table_type(x).bytes for x, at in self.tables), default=0)
 
 
 def register_bytes(exprs: Sequence[Expr]) -> list[int]:
@@ -94,7 +105,32 @@ def plan_map(stored: Sequence[Stored], order: Sequence[int], box: Sequence[Range
     unroll = 1 if costly or len(exprs) > 12 else 2  # costly ones keep the units busy as they are
     chunks = min(wanted, max(flat.trips, 1))
     spans = () if flat.tiles > 1 else _spans(exprs, loops, lanes, isa)
-    return MapNest(tuple(stored), flat, tuple(middle), loops[-1], chunks, lanes, unroll, spans=spans)
+    tables = () if spans or flat.tiles > 1 else _tables(stored, exprs, loops, chunks)
+    return MapNest(tuple(stored), flat, tuple(middle), loops[-1], chunks, lanes, unroll,
+                   spans=spans, tables=tables)
+
+
+def table_type(expr: Expr) -> DType:
+    """How a table holds an expression: half floats as they are in registers."""
+    return DTYPES["f32"] if halves.is_half(expr.dtype) else expr.dtype
+
+
+def _tables(stored: Sequence[Stored], exprs: Sequence[Expr], loops: Sequence[Loop],
+            chunks: int) -> tuple[tuple[Expr, int], ...]:
+    """What every row would compute again: the largest expressions of the inner axis alone."""
+    inner = loops[-1]
+    if prod(loop.trips for loop in loops[:-1]) < _LEAST_ROWS * chunks:
+        return ()
+    axes = frozenset(inner.axes)
+    own = {x for x in exprs if isinstance(x, Apply) and x.axes and x.axes <= axes}
+    used = [a for x in exprs if not x.axes <= axes for a in x.args] + [s.expr for s in stored]
+    found, at = [], 0
+    for expr in dict.fromkeys(used):
+        size = -(-inner.end * table_type(expr).bytes // 64) * 64
+        if expr in own and at + size <= _TABLE_BYTES:
+            found.append((expr, at))
+            at += size
+    return tuple(found)
 
 
 def _spans(exprs: Sequence[Expr], loops: Sequence[Loop], lanes: int, isa: Isa) -> tuple[tuple[int, int], ...]:
@@ -127,7 +163,8 @@ def emit_maps(e: Emitter, nests: Sequence[MapNest], prepare: Prepare | None = No
 
 def emit_map(e: Emitter, nest: MapNest, prepare: Prepare | None = None) -> None:
     """Emit the chunk ``e.chunk`` of a nest."""
-    values = map_values(e, nest)
+    tables = _fill_tables(e, nest)
+    values = map_values(e, nest, tables)
     if prepare:
         prepare(values)
     if nest.spans:
@@ -158,13 +195,33 @@ def _store_all(values: LoopValues, nest: MapNest, lanes: int) -> None:
         values.store(place, value)
 
 
-def map_values(e: Emitter, nest: MapNest) -> LoopValues:
+def _fill_tables(e: Emitter, nest: MapNest) -> dict[Expr, Place]:
+    """Compute the tables; where each is."""
+    if not nest.tables:
+        return {}
+    rank = len(nest.stored[0].index.coefs)
+    position = Index(0, tuple(int(axis == nest.inner.lead) for axis in range(rank)))
+    places = {x: Place(e.at(e.scratch, at, I8), position, table_type(x)) for x, at in nest.tables}
+    values = LoopValues(e, places, places.values(), [[nest.inner.axes]], nest.inner.axes, nest.lanes)
+
+    def step(at: ll.Value, lanes: int, number: int) -> None:
+        values.piece = Piece(number, lanes, at)
+        with values.enter([values.piece]):
+            for expr, place in places.items():
+                values.store(place, scalar.to_memory(e, values.value(expr, lanes), place.dtype))
+
+    with values.enter():
+        sweep(e, nest.inner.first, nest.inner.end, 1, nest.lanes, 1, step)
+    return places
+
+
+def map_values(e: Emitter, nest: MapNest, tables: dict[Expr, Place]) -> LoopValues:
     outer = [loop.axes for loop in nest.flat.loops]
     middle = (nest.across,) if nest.across else nest.middle
     levels = [outer, *([loop.axes] for loop in middle)]
     levels.insert(0 if nest.spans else len(levels), [nest.inner.axes])
     places = [Place(e.result(s.number), s.index, s.expr.dtype) for s in nest.stored]
-    return LoopValues(e, [s.expr for s in nest.stored], places, levels, nest.inner.axes, nest.lanes)
+    return LoopValues(e, [s.expr for s in nest.stored], places, levels, nest.inner.axes, nest.lanes, tables)
 
 
 class counted:

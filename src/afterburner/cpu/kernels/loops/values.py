@@ -6,7 +6,7 @@ be the vector axis: what varies along it is a vector for each *piece*, a run of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -71,10 +71,12 @@ class LoopValues:
             merged into it.
         vector: the axes of the vector loop; empty if all is scalar.
         lanes: the usual lane count, for which scalars are spread ahead of the inner loop.
+        tables: expressions that were computed before, and where they are.
     """
 
     def __init__(self, e: Emitter, roots: Iterable[Expr], places: Iterable[Place],
-                 levels: Sequence[Sequence[tuple[int, ...]]], vector: tuple[int, ...], lanes: int) -> None:
+                 levels: Sequence[Sequence[tuple[int, ...]]], vector: tuple[int, ...], lanes: int,
+                 tables: Mapping[Expr, Place] | None = None) -> None:
         self.e = e
         self.lanes = lanes
         self.vector = frozenset(vector)
@@ -85,7 +87,8 @@ class LoopValues:
         self._level_of_axis = {a: n for n, loops in enumerate(levels) for axes in loops for a in axes}
         self._leads = [{axes[-1] for axes in loops if axes} for loops in levels]
         wanted = list(roots)
-        self._order = topological(wanted)
+        self._tables = dict(tables or {})
+        self._order = topological(wanted, self._tables)
         self.places = list(places)
         self._parts_of: dict[Load | Place, list[tuple[int, list[int], list[Any]]]] = {}
         self._vector_level = next((n for n, leads in enumerate(self._leads) if self.vector_axis in leads), -1)
@@ -134,7 +137,7 @@ class LoopValues:
         if now + 1 >= len(self._leads):
             return
         moved: list[Load | Place] = [x for x in self._order if isinstance(x, Load)]
-        for place in (*moved, *self.places):
+        for place in (*moved, *self._tables.values(), *self.places):
             if self.level(place.index.axes) <= now:
                 continue
             for item in pieces or (None,):
@@ -167,7 +170,7 @@ class LoopValues:
 
     def stored(self, expr: Expr, lanes: int) -> ll.Value:
         """The value of ``expr`` in the form that memory holds; what is only moved is not converted."""
-        if not halves.is_half(expr.dtype):
+        if not halves.is_half(expr.dtype) or expr in self._tables:
             return scalar.to_memory(self.e, self.value(expr, lanes), expr.dtype)
         if isinstance(expr, Load) and (lanes == 1 or self.vector & expr.axes):
             return self._load(expr, lanes)
@@ -196,6 +199,11 @@ class LoopValues:
         return value
 
     def _emit(self, expr: Expr, lanes: int) -> ll.Value:
+        if expr in self._tables:
+            place = self._tables[expr]
+            type_ = self.e.vector(scalar.memory_type(place.dtype), lanes)
+            raw = self.e.load(self._pointer(place, self.depth - 1), type_, place.dtype.bytes)
+            return scalar.from_memory(self.e, raw, place.dtype)
         match expr:
             case Apply():
                 args = [self.value(a, lanes) for a in expr.args]
