@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import operator
 import threading
@@ -23,7 +22,7 @@ from ..runtime.executable import Executable
 from . import failures
 from .dtypes import ir_dtype
 from .flatten import FlatGraph, FlatOp, FlatTensor, branch_graph, flatten
-from .import_graph import Imported, import_ops, read_inputs
+from .import_graph import Imported, import_ops, read_inputs, variable_dtypes
 from .importer import Refused
 from .partition import Kind, Partition, Stage
 from .stock import Runner, is_plain_operation, runner
@@ -238,8 +237,9 @@ class NativeStage:
 
     def _variable_types(self, values: list[Any]) -> dict[FlatTensor, TensorType]:
         types = {}
+        dtypes = variable_dtypes(self.stage.ops)
         for tensor, slot in zip(self.stage.resources, self.resource_slots, strict=True):
-            dtype = _variable_dtype(tensor, self.stage.ops)
+            dtype = dtypes.get(tensor)
             if dtype is None:
                 continue
             if not tf.raw_ops.VarIsInitializedOp(resource=values[slot]):
@@ -255,16 +255,6 @@ class NativeStage:
         if options().strict:
             raise StrictError(what) from error
         self.engine.recorder.failed(self.entry, what)
-
-
-def _variable_dtype(resource: FlatTensor, ops: Sequence[FlatOp]) -> tf.DType | None:
-    """Element type of a variable, from any operation that reads or writes it."""
-    for op in ops:
-        if resource in op.inputs:
-            for name in ("dtype", "T"):
-                with contextlib.suppress(ValueError):
-                    return tf.dtypes.as_dtype(op.attr(name))
-    return None
 
 
 class StockStage:

@@ -60,6 +60,30 @@ def read_inputs(op: FlatOp) -> tuple[FlatTensor, ...]:
     return op.inputs[:limit]
 
 
+def variable_dtypes(ops: Sequence[FlatOp]) -> dict[FlatTensor, tf.DType]:
+    """Element types of the variables that operations, or those in their branches, read or write."""
+    found: dict[FlatTensor, tf.DType] = {}
+    for op in ops:
+        handles = [(i, t) for i, t in enumerate(op.inputs) if t.dtype == tf.resource]
+        if handles and op.type in NESTED:
+            for name in NESTED[op.type]:
+                flat = flatten(branch_graph(op, name), op.name)
+                inside = variable_dtypes(flat.ops)
+                # The first input is the condition.
+                found.update({t: inside[flat.arguments[i - 1]] for i, t in handles
+                              if flat.arguments[i - 1] in inside})
+        elif handles and op.type not in ("Identity", "IdentityN"):
+            dtype = _element_type(op)
+            found.update({t: dtype for _, t in handles if dtype is not None})
+    return found
+
+
+def _element_type(op: FlatOp) -> tf.DType | None:
+    names = {attribute.name for attribute in op.source.op_def.attr}
+    name = next((n for n in ("dtype", "T") if n in names), None)
+    return tf.as_dtype(op.attr(name)) if name else None
+
+
 def import_ops(
     ops: Sequence[FlatOp], inputs: Sequence[FlatTensor], input_types: Sequence[TensorType],
     outputs: Sequence[FlatTensor], variable_types: Mapping[FlatTensor, TensorType],

@@ -302,8 +302,13 @@ class Importer:
                 self.alias(inner, outer)
             elif outer in self.values:
                 self.values[inner] = self.values[outer]
-        for op in flat.ops:
-            self._import_op(self, op)
+        try:
+            for op in flat.ops:
+                self._import_op(self, op)
+        except Refused as error:
+            if caller is None:
+                raise
+            raise Refused(caller, str(error)) from error
         self.op = caller
         if any(t not in self.values for t in flat.outputs):
             raise self.refuse("a branch returns something that is no tensor of numbers")

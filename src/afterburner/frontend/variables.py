@@ -216,7 +216,7 @@ def watch() -> None:
     for module in _WATCHED:
         if module not in _originals:
             _originals[module] = module.pywrap_tfe
-            module.pywrap_tfe = _Watch(module.pywrap_tfe)
+            module.pywrap_tfe = _Watch(module.pywrap_tfe)  # type: ignore[attr-defined]
     for holder, name in _slice_writers():
         if (holder, name) not in _functions:
             _functions[holder, name] = getattr(holder, name)
