@@ -216,7 +216,7 @@ def watch() -> None:
     for module in _WATCHED:
         if module not in _originals:
             _originals[module] = module.pywrap_tfe
-            module.pywrap_tfe = _Watch(module.pywrap_tfe)  # type: ignore[attr-defined]
+            vars(module)["pywrap_tfe"] = _Watch(_originals[module])
     for holder, name in _slice_writers():
         if (holder, name) not in _functions:
             _functions[holder, name] = getattr(holder, name)
@@ -227,7 +227,7 @@ def watch() -> None:
 def unwatch() -> None:
     """Leave TensorFlow's modules as they were."""
     for module, real in _originals.items():
-        module.pywrap_tfe = real
+        vars(module)["pywrap_tfe"] = real
     _originals.clear()
     for (holder, name), function in _functions.items():
         setattr(holder, name, function)
