@@ -63,6 +63,24 @@ def test_no_in_place_where_the_operand_is_read_later_or_in_the_same_wave() -> No
     assert plan(graph, {}, everything).homes[first] != plan(graph, {}, everything).homes[second]
 
 
+def test_two_results_do_not_overwrite_one_operand() -> None:
+    graph = graph_of("""
+        graph g(%x: u64[1], %y: u64[2]) {
+          %0: u32[64] = random_bits(%x, %y) {shape=(64,)}
+          %1: u32[64], %2: u32[64] = fusion(%0) {kind='loop'} with
+          graph loop(%p0: u32[64]) {
+            %0: u32[64] = neg(%p0)
+            %1: u32[64] = bitwise_not(%p0)
+            return %0, %1
+          }
+          %3: u32[64] = neg(%2)
+          return %3
+        }""")
+    planned = plan(graph, {}, lambda node: [(0, i) for i in range(len(node.results))])
+    first, second = graph.nodes[1].results
+    assert planned.homes[first] != planned.homes[second]
+
+
 def test_inputs_and_outputs_are_never_overwritten() -> None:
     graph = graph_of("""
         graph g(%x: f32[256]) {

@@ -153,18 +153,22 @@ class _Planner:
         for node, step in zip(self.graph.nodes, self.steps, strict=True):
             if node.op.view or node.op.name == "constant":
                 continue
+            taken: set[_Buffer] = set()
             for operand, result in in_place(node):
-                self._overwrite(node, node.operands[operand], node.results[result], step)
+                buffer = self.buffer[node.operands[operand]]
+                if buffer not in taken and self._overwrite(
+                        node, node.operands[operand], node.results[result], step):
+                    taken.add(buffer)
 
-    def _overwrite(self, node: Node, operand: Value, result: Value, step: int) -> None:
+    def _overwrite(self, node: Node, operand: Value, result: Value, step: int) -> bool:
         old, new = self.buffer[operand], self.buffer[result]
         if old is new or old.home is not None or new.home is not None or new.bytes != old.bytes:
-            return
+            return False
         reads = sum(1 for v in node.operands if self.buffer[v] is old)
         if new.first != step or old.last != step or self.readers[old].count(step) != reads:
-            return
+            return False
         if reads != 1:
-            return
+            return False
         self.overwritten[result] = operand
         for value in new.values:
             self.buffer[value] = old
@@ -172,6 +176,7 @@ class _Planner:
         old.last = new.last
         self.readers[old] += self.readers.pop(new)
         del self.buffers[new]
+        return True
 
 
 def _rounded(size: int) -> int:
