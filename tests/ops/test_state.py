@@ -10,6 +10,9 @@ import pytest
 import tensorflow as tf
 
 from afterburner.errors import NotTaken
+from afterburner.frontend.flatten import flatten
+from afterburner.frontend.import_graph import variable_dtypes
+from afterburner.frontend.importer import Refused
 
 from .steps import assert_close, import_concrete, run_both
 from .table import RUNNERS, floats, ints
@@ -174,3 +177,27 @@ def test_a_variable_keeps_its_shape() -> None:
     concrete = function.get_concrete_function(tf.TensorSpec([4], tf.float32))
     with pytest.raises((NotTaken, AssertionError)):
         import_concrete(concrete, [np.zeros(4, np.float32)])
+
+
+def test_types_of_variables_that_only_a_branch_uses() -> None:
+    counter, other = tf.Variable(np.int64(3)), tf.Variable(1.0)
+
+    def step(x: tf.Tensor) -> tf.Tensor:
+        tf.cond(x > 0, lambda: counter.assign_add(1).op and tf.no_op(), tf.no_op)
+        return x + other
+
+    flat = flatten(tf.function(step).get_concrete_function(tf.TensorSpec([])).graph, "step")
+    handles = [a for a in flat.arguments if a.dtype == tf.resource]
+    types = variable_dtypes(flat.ops)
+    assert sorted(types[h].name for h in handles) == ["float32", "int64"]
+
+
+def test_a_refusal_inside_a_branch_names_the_conditional() -> None:
+    def step(x: tf.Tensor, n: tf.Tensor) -> tf.Tensor:
+        return tf.cond(x[0] > 0, lambda: tf.reshape(x, n), lambda: tf.reshape(x, [2, 3]))
+
+    specs = tf.TensorSpec([6]), tf.TensorSpec([2], tf.int32)
+    concrete = tf.function(step).get_concrete_function(*specs)
+    with pytest.raises(Refused, match="If.*Reshape.*computed from data") as caught:
+        import_concrete(concrete, [floats(6), np.array([2, 3], np.int32)])
+    assert caught.value.op.type == "StatelessIf"
