@@ -36,7 +36,7 @@ from .reducers import Reducer, Slots, State
 from .values import LoopValues, Piece, Place
 
 _RUN = 256  # turns after which a float accumulator is emptied into the next, so that errors stay small
-_LEAST_ROWS = 16
+_LEAST_ROWS = 32
 _HEAVY = 24  # code size; a larger body is copied into few vectors and rows
 _LEAST_BLOCK_BYTES = 128  # of each row in a block of columns: two cache lines
 
@@ -110,8 +110,9 @@ def plan_reduction(work: Reduction, isa: Isa) -> ReduceNest:
     columns = bool(work.sizes) and len(work.sizes) - 1 not in work.reduced
     heavy = code_size(exprs) > _HEAVY
     if columns:
-        block = max(1, _LEAST_BLOCK_BYTES // isa.vector_bytes) if heavy else 8
-        return _plan_columns(kept, reduced, wanted, lanes, min(most, block), 1 if heavy else 4)
+        least = max(1, _LEAST_BLOCK_BYTES // isa.vector_bytes)
+        block = max(least, min(most, 4 if heavy else 8))
+        return _plan_columns(kept, reduced, wanted, lanes, block, 1 if heavy else 4)
     return _plan_rows(kept, reduced, wanted, lanes, 2 if heavy else min(most, 4))
 
 
@@ -121,7 +122,7 @@ def _plan_columns(kept: list[Loop], reduced: list[Loop], wanted: int, lanes: int
     lanes = min(lanes, 1 << (inner.trips.bit_length() - 1))
     units = prod(loop.trips for loop in outer) * -(-inner.trips // (lanes * block))
     pieces = min(wanted, reduced[0].trips, prod(loop.trips for loop in reduced) // _LEAST_ROWS)
-    if units < 4 * wanted and pieces > units:
+    if pieces > 1 and 2 * pieces >= min(wanted, units):  # whole rows are read in order
         return ReduceNest(True, Flat(tuple(outer)), inner, tuple(reduced), pieces, True, lanes, block, rows)
     flat, middle = flatten(outer, inner, wanted, lanes * block)
     flat = Flat((*flat.loops, *middle), flat.tiles, flat.tile)
