@@ -15,6 +15,7 @@ from ..isa import Isa
 Tile = list[list[ll.Value]]  # accumulators by row and vector
 
 _UNROLLED = 72  # multiply-adds written out instead of a loop
+_TALLEST, _WIDEST = 14, 12  # rows and registers of a tile
 
 
 @dataclass(frozen=True)
@@ -298,18 +299,19 @@ def step_cycles(rows: int, vectors: int, isa: Isa) -> float:
     """Estimated cycles of one step of a register tile, infinite where it does not fit the registers.
 
     Two multiply-adds and two loads start in a cycle; a multiply-add takes about four, and a chain of them
-    loses a little more than that.
+    loses a little more than that. Wider panels than two registers were slower with 32 registers.
     """
     if rows * vectors + min(rows, vectors) + 1 > isa.registers:
         return float("inf")
-    return max(rows * vectors / 2, 4.6, (rows + vectors) / 2) + 0.1
+    cycles = max(rows * vectors / 2, 4.6, (rows + vectors) / 2) + 0.1
+    return cycles * 1.05 if vectors > 2 else cycles
 
 
 def choose_tile(rows: int, vectors: int, steps: int, isa: Isa) -> tuple[Cut, Cut]:
     """Cuts of a result of ``rows`` by ``vectors`` registers that cost the fewest estimated cycles."""
     best: tuple[float, int, Cut, Cut] | None = None
-    for high in range(1, min(rows, 14) + 1):
-        for wide in range(1, min(vectors, 12) + 1):
+    for high in range(1, min(rows, _TALLEST) + 1):
+        for wide in range(1, min(vectors, _WIDEST) + 1):
             down, across = cut(rows, high), cut(vectors, wide)
             spans = [(r, v) for r in down.spans() for v in across.spans()]
             cost = sum((steps * step_cycles(r[0], v[0], isa) + 10 + r[0] * v[0]) * (r[2] - r[1]) * (v[2] - v[1])

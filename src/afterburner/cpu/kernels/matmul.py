@@ -37,6 +37,7 @@ from .packing import copy_rows, copy_run, pack_columns, pack_columns_transposed
 _CHUNK_CYCLES = 60_000  # about 20 us: less does not pay for meeting at a barrier
 _MOST_CHUNKS = 32
 _BLOCK_BYTES = 256 << 10  # of packed B: leaves room for A and C in a 512 KB second-level cache
+_LINE = 64  # bytes of a cache line
 _A_BYTES = 48 << 10  # of packed A: rows that long are read well from strided memory
 
 
@@ -113,10 +114,17 @@ def block(p: Product, num: Numeric, isa: Isa, half: bool, fused: bool) -> Blocki
     depth = _even(part_k, max(128, _BLOCK_BYTES // (width * num.bytes)))
     contiguous = columns.parts == 1 and p.n % num.lanes == 0
     pack_b = p.transpose_b or half or (part_m > 12 and not contiguous)
-    pack_a = half or (p.transpose_a and p.k > 16 and p.m * num.bytes >= 1024 and columns.parts > 1)
+    strided = p.transpose_a and p.k > 16 and p.m * num.bytes >= 1024 and columns.parts > 1
+    pack_a = half or strided or _aliased(p, num, rows, columns)
     a_tiles = max(1, min(rows.parts, _A_BYTES // (depth * rows.widest * num.bytes)))
     return Blocking(rows, columns, parts, depth, pack_a, pack_b, a_tiles,
                     parts[3] > 1 or ((half or fused) and depth < part_k))
+
+
+def _aliased(p: Product, num: Numeric, rows: Cut, columns: Cut) -> bool:
+    """More rows of A than a cache set has ways would fall into the same sets of a first-level cache."""
+    crowded = not p.transpose_a and rows.widest > 6 and p.k * num.bytes % 2048 == 0
+    return crowded and columns.parts > 2 and p.m > 32
 
 
 def _parts(p: Product, num: Numeric, rows: Cut, columns: Cut) -> tuple[int, int, int, int]:
@@ -130,7 +138,7 @@ def _parts(p: Product, num: Numeric, rows: Cut, columns: Cut) -> tuple[int, int,
     m = max(1, min(-(-wanted // n), rows.parts, p.m // 96))
     if p.m >= 8:
         n = max(n, min(-(-wanted // m), columns.parts, p.n // 64))
-    k = max(1, min(-(-wanted // (n * m)), p.k // 256))
+    k = max(1, min(wanted // (n * m), p.k // 256))
     return (p.batch, m, n, k)
 
 
@@ -152,8 +160,9 @@ class Gemm:
         self.slot = blocking.depth * blocking.columns.widest * num.lanes
         self.panels_per_part = -(-blocking.columns.parts // blocking.parts[2])
         self.b_bytes = self.slot * self.panels_per_part * num.bytes if blocking.pack_b else 0
+        self.a_line = blocking.depth + _LINE // num.bytes  # packed rows start in different cache sets
         a_rows = blocking.a_tiles * blocking.rows.widest
-        self.a_bytes = a_rows * blocking.depth * num.bytes if blocking.pack_a else 0
+        self.a_bytes = a_rows * self.a_line * num.bytes if blocking.pack_a else 0
 
     @property
     def scratch(self) -> int:
@@ -235,7 +244,7 @@ class Gemm:
         if not self.p.transpose_a:
             for height, tile, row in self.by.rows.walk(e, first, end):
                 source = e.at(origin, e.b.mul(row, i64(by_m)), self.stored)
-                copy_rows(e, self.num, source, by_m, self._packed_a(e, tile, first), self.by.depth, height, count,
+                copy_rows(e, self.num, source, by_m, self._packed_a(e, tile, first), self.a_line, height, count,
                           self.stored)
             return
         with e.loop(0, count, name="k") as k:
@@ -245,7 +254,7 @@ class Gemm:
                 copy_run(e, self.num, e.at(line, row, self.stored), target, height, self.stored)
 
     def _packed_a(self, e: Emitter, tile: ll.Value, first: ll.Value) -> ll.Value:
-        slot = e.b.mul(e.b.sub(tile, first), i64(self.by.rows.widest * self.by.depth))
+        slot = e.b.mul(e.b.sub(tile, first), i64(self.by.rows.widest * self.a_line))
         return e.at(e.scratch, e.b.add(slot, i64(self.b_bytes // self.num.bytes)), self.num.element)
 
     def _tiles(self, e: Emitter, first: ll.Value, end: ll.Value, start: ll.Value, count: ll.Value,
@@ -255,7 +264,7 @@ class Gemm:
                 by_m, by_k = self.p.a_strides
                 base = e.at(self.a, e.b.add(e.b.mul(row, i64(by_m)), e.b.mul(start, i64(by_k))), self.num.element)
             else:
-                by_m, by_k = (1, height) if self.p.transpose_a else (self.by.depth, 1)
+                by_m, by_k = (1, height) if self.p.transpose_a else (self.a_line, 1)
                 base = self._packed_a(e, tile_number, packed_from)
             a = Rows(base, [r * by_m for r in range(height)], by_k)
             for width, panel, column, last in self._panels(e):
