@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from guarded import run_guarded
 
 from afterburner.cpu import isa as isas
 from afterburner.cpu.kernels import lower
@@ -11,7 +12,6 @@ from afterburner.ir.ops.conv import Conv2d, Conv2dInputGrad
 from afterburner.ir.ops.elementwise import Add, Cast, Greater, Maximum, Mul, Select, Tanh
 from afterburner.ir.ops.matmul import Matmul
 from afterburner.ir.ops.shape import Broadcast, Constant
-from guarded import run_guarded
 
 ONE = dict(strides=(1, 1), padding=((1, 1), (1, 1)), dilation=(1, 1), groups=1)
 ROOTS = {

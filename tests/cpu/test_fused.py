@@ -421,7 +421,8 @@ def test_a_large_sum_is_more_accurate_than_a_naive_one(width: str) -> None:
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("shape", [(40, 201), (4000, 77), (64, 10), (128, 3), (7, 1), (1000, 17), (3, 100000), (2, 3, 4, 5)])
+@pytest.mark.parametrize("shape", [(40, 201), (4000, 77), (64, 10), (128, 3), (7, 1), (1000, 17), (3, 100000),
+                                   (2, 3, 4, 5)])
 def test_hoisted_rows_columns_and_scalars(shape: tuple[int, ...], width: str) -> None:
     whole, last = ",".join(map(str, shape)), len(shape) - 1
     graph = parse_graph(f"""

@@ -6,7 +6,7 @@ row of taps. The filter gradient keeps the taps of a filter row for some registe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import prod
 
@@ -241,13 +241,16 @@ def lower_depthwise_filter_grad(c: Contraction, isa: Isa, label: str) -> Kernel:
 
     def emit(e: Emitter) -> None:
         target = e.temp(0) if partial else e.result(0)
-        operands = [e.temp(1 + i) if half else c.operand(e, i) for i in (0, 1)]
-        gradient.emit(e, *operands, target)
+        image, slope = (e.temp(1 + i) if half else c.operand(e, i) for i in (0, 1))
+        gradient.emit(e, image, slope, target)
+
+    def operand(i: int) -> Callable[[Emitter], ll.Value]:
+        return lambda e: c.operand(e, i)
 
     phases = [Phase(prod(gradient.plan.parts), emit)]
     temps: tuple[int, ...] = (copies * gradient.size * num.bytes,) if partial else ()
     if half:
-        phases = [*(widen_phase(num, stored, lambda e, i=i: c.operand(e, i), prod(shape), 1 + i)
+        phases = [*(widen_phase(num, stored, operand(i), prod(shape), 1 + i)
                     for i, shape in enumerate((x, dy))), *phases]
         temps = (*temps, prod(x) * 4, prod(dy) * 4)
     if partial:
