@@ -63,9 +63,9 @@ def _dumper(graph: Graph, settings: Options):  # type: ignore[no-untyped-def]
 @lru_cache(maxsize=1)
 def engine() -> Engine:
     """The one engine of the process."""
-    from .cpu.deleter import flag_deleter
+    from .cpu.handover import handover_code
     from .frontend.function import Engine
     from .frontend.stock import intra_op_threads
     from .runtime.buffers import BufferPool
 
-    return Engine(lambda graph: compile_graph(graph, intra_op_threads()), BufferPool(flag_deleter()), recorder)
+    return Engine(lambda graph: compile_graph(graph, intra_op_threads()), BufferPool(handover_code()), recorder)

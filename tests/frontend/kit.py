@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from afterburner.compile import compile_graph
-from afterburner.cpu.deleter import flag_deleter
+from afterburner.cpu.handover import handover_code
 from afterburner.frontend import capture
 from afterburner.frontend.function import Engine
 from afterburner.ir import Graph
@@ -19,7 +19,7 @@ from afterburner.report import FunctionReport, Recorder
 from afterburner.runtime.buffers import BufferPool
 from tests.interpreter_target import InterpretedExecutable
 
-POOL = BufferPool(flag_deleter())
+POOL = BufferPool(handover_code())
 
 
 TARGET = "interpreter"  # or "cpu"; tests/frontend/conftest.py runs every test with both

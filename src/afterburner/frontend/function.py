@@ -62,18 +62,20 @@ class Variant:
     def __init__(self, stage: NativeStage, imported: Imported, executable: Executable) -> None:
         self.graph = graph = imported.graph
         self.executable = executable
-        shelf = stage.engine.pool.shelf
+        self._pool = stage.engine.pool
+        shelf = self._pool.shelf
         self.resources = [stage.resource_slots[stage.stage.resources.index(v)] for v in imported.variables]
         states = [i.value.type for i in graph.inputs if i.state]
         first_state = len(graph.inputs) - len(states)
         types = graph.output_types
         roles = list(enumerate(graph.outputs))
-        self._results = [shelf(types[i]) for i, o in roles if o.updates is None and o.check is None]
+        results = [shelf(types[i]) for i, o in roles if o.updates is None and o.check is None]
         updates = [(shelf(types[i]), o.updates - first_state) for i, o in roles if o.updates is not None]
-        self._updates = [s for s, _ in updates]
+        self._shelves = [*results, *(s for s, _ in updates)]
+        self._result_count = len(results)
         self._updated = [position for _, position in updates]
         self._messages = [o.check for _, o in roles if o.check is not None]
-        self._check_buffers = [shelf(_CHECK).take() for _ in self._messages]
+        self._check_buffers = self._pool.take([shelf(_CHECK)] * len(self._messages))
         self._check_addresses = [b.address for b in self._check_buffers]
         self._checked = [ctypes.c_bool.from_address(where) for where in self._check_addresses]
         stored = [tf.dtypes.as_dtype(t.dtype.numpy) for t in states]
@@ -95,22 +97,21 @@ class Variant:
         held = [r.value for r in records]  # keeps the values alive while they are read
         inputs = [address(t) for t in arguments]
         inputs += [value[1] for value in held]
-        shelves = self._results + self._updates
-        buffers = [shelf.take() for shelf in shelves]
+        pool, shelves = self._pool, self._shelves
+        buffers = pool.take(shelves)
         try:
             self.executable.run(inputs, [b.address for b in buffers] + self._check_addresses)
             self._check()
-        except BaseException:
-            for shelf, buffer in zip(shelves, buffers, strict=True):
-                shelf.give_back(buffer)
-            raise
+            tensors = hand_over(pool, buffers)
+        finally:
+            pool.put(shelves, buffers)
         del held
-        tensors = [hand_over(shelf, buffer) for shelf, buffer in zip(shelves, buffers, strict=True)]
-        results = len(self._results)
+        results = self._result_count
         if self._write is not None:
-            self._write([handles[p] for p in self._updated] + tensors[results:])
-            for position, tensor, buffer in zip(self._updated, tensors[results:], buffers[results:], strict=True):
-                records[position].learn(tensor, buffer.address, moment)
+            values = tensors[results:]
+            self._write([handles[p] for p in self._updated] + values)
+            for position, tensor, buffer in zip(self._updated, values, buffers[results:], strict=True):
+                records[position].value = (tensor, buffer.address, moment)
         return tensors[:results]
 
     def _bound(self, handles: list[Any]) -> list[Any]:

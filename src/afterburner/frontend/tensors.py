@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,7 @@ import tensorflow as tf
 from tensorflow.python import pywrap_tfe
 from tensorflow.python.eager import context
 
-from ..runtime.buffers import Buffer, Shelf
-
-_new_capsule = ctypes.pythonapi.PyCapsule_New
-_new_capsule.restype = ctypes.py_object
-_new_capsule.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
-_DLTENSOR = ctypes.c_char_p(b"dltensor")  # PyCapsule keeps the pointer: it must stay alive
-
+from ..runtime.buffers import Buffer, BufferPool
 
 _capsule_pointer = ctypes.pythonapi.PyCapsule_GetPointer
 _capsule_pointer.restype = ctypes.c_void_p
@@ -35,16 +30,9 @@ def address(tensor: Any) -> int:
     return _pointer_at(_capsule_pointer(capsule, b"dltensor")).value or 0
 
 
-def hand_over(shelf: Shelf, buffer: Buffer) -> tf.Tensor:
-    """An eager tensor over a buffer's memory; the buffer comes back to its shelf when TensorFlow
-    drops the last reference."""
-    buffer.hand_out()
-    try:
-        capsule = _new_capsule(buffer.managed, _DLTENSOR, None)
-        tensor = pywrap_tfe.TFE_FromDlpackCapsule(capsule, context.context()._handle)  # noqa: SLF001
-    except BaseException:
-        buffer.take_back()
-        shelf.give_back(buffer)
-        raise
-    shelf.retire(buffer)
-    return tensor
+def hand_over(pool: BufferPool, buffers: Sequence[Buffer]) -> list[tf.Tensor]:
+    """Eager tensors over the buffers' memory; a buffer is free again when TensorFlow drops the last
+    reference to its tensor."""
+    context_handle = context.context()._handle  # noqa: SLF001
+    take_capsule = pywrap_tfe.TFE_FromDlpackCapsule
+    return [take_capsule(capsule, context_handle) for capsule in pool.capsules(buffers)]

@@ -10,6 +10,9 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +25,19 @@ _TRIM_EVERY = 512  # allocations of one type between two trims
 
 _DLPACK_CODES = {"int": 0, "uint": 1, "float": 2, "bool": 6}
 _BFLOAT = 4
+
+
+@dataclass(frozen=True)
+class HandoverCode:
+    """Addresses of native functions.
+
+    Attributes:
+        release: ``void(DLManagedTensor*)``, the deleter: stores 1 through ``flag``.
+        capsules: ``PyObject*(DLManagedTensor**, count)``: a list of DLPack capsules, flags cleared.
+    """
+
+    release: int
+    capsules: int
 
 
 class _DLDevice(ctypes.Structure):
@@ -49,100 +65,77 @@ class Buffer:
     Attributes:
         address: of the first element.
         managed: address of the DLManagedTensor that describes it.
+        flag: 1 while nobody outside holds the memory; cleared with the capsule, set by the deleter.
     """
 
-    __slots__ = ("address", "managed", "_free", "_memory", "_description", "_extents")
+    __slots__ = ("address", "managed", "flag", "_memory", "_description", "_extents")
 
     def __init__(self, type_: TensorType, deleter: int) -> None:
         self._memory = np.empty(max(type_.bytes, 1) + ALIGNMENT, np.uint8)
         raw = self._memory.ctypes.data
         self.address = raw + (-raw % ALIGNMENT)
-        self._free = ctypes.c_int64(1)
+        self.flag = ctypes.c_int64(1)
         self._extents = (ctypes.c_int64 * max(type_.rank, 1))(*type_.shape)
         code = _BFLOAT if type_.dtype.name == "bf16" else _DLPACK_CODES[type_.dtype.kind]
         tensor = _DLTensor(
             self.address, _DLDevice(1, 0), type_.rank, _DLDataType(code, type_.dtype.bits, 1),
             ctypes.addressof(self._extents), None, 0)
-        self._description = _DLManagedTensor(tensor, ctypes.addressof(self._free), deleter)
+        self._description = _DLManagedTensor(tensor, ctypes.addressof(self.flag), deleter)
         self.managed = ctypes.addressof(self._description)
-
-    @property
-    def free(self) -> bool:
-        """Whether nobody outside holds the memory."""
-        return self._free.value != 0
-
-    def hand_out(self) -> None:
-        """Mark as held by TensorFlow until the deleter runs."""
-        self._free.value = 0
-
-    def take_back(self) -> None:
-        """Undo ``hand_out`` for a buffer that was never given away."""
-        self._free.value = 1
 
 
 class Shelf:
-    """All buffers of one type; those that were handed out wait in the order they went. Thread-safe."""
+    """All buffers of one type; those that were handed out wait in the order they went. Used by a pool
+    under its lock."""
 
     def __init__(self, type_: TensorType, deleter: int) -> None:
         self.type = type_
         self._deleter = deleter
         self._waiting: deque[Buffer] = deque()
-        self._spare: list[Buffer] = []
         self._taken = 0
-        self._lock = threading.Lock()
 
     def take(self) -> Buffer:
-        """A buffer to write to; ``retire`` it once it is given away, ``give_back`` it if it is not.
+        """A buffer nobody holds.
 
         Raises:
             MemoryError: the machine has no memory left.
         """
-        with self._lock:
-            self._taken += 1
-            if self._taken % _TRIM_EVERY == 0:
-                self._trim()
-            if self._spare:
-                return self._spare.pop()
-            for _ in range(min(_LOOK, len(self._waiting))):
-                buffer = self._waiting.popleft()
-                if buffer.free:
-                    return buffer
-                self._waiting.append(buffer)
+        self._taken += 1
+        if self._taken % _TRIM_EVERY == 0:
+            self._trim()
+        waiting = self._waiting
+        for _ in range(min(_LOOK, len(waiting))):
+            buffer = waiting.popleft()
+            if buffer.flag.value:
+                return buffer
+            waiting.append(buffer)
         return Buffer(self.type, self._deleter)
 
-    def retire(self, buffer: Buffer) -> None:
-        """Remember a buffer that was handed out, to use it again when it comes back."""
-        with self._lock:
-            self._waiting.append(buffer)
-
-    def give_back(self, buffer: Buffer) -> None:
-        """Return a buffer that was not handed out."""
-        with self._lock:
-            self._spare.append(buffer)
+    def put(self, buffer: Buffer) -> None:
+        """Remember a buffer, to use it again when nobody holds it."""
+        self._waiting.append(buffer)
 
     def held_bytes(self) -> int:
         """Bytes of all buffers on the shelf, free or handed out."""
-        with self._lock:
-            return self.type.bytes * (len(self._waiting) + len(self._spare))
+        return self.type.bytes * len(self._waiting)
 
     def _trim(self) -> None:
         """Keep a few free buffers; memory of the others goes back to the system."""
-        free = [b for b in self._waiting if b.free]
-        held = [b for b in self._waiting if not b.free]
+        free = [b for b in self._waiting if b.flag.value]
+        held = [b for b in self._waiting if not b.flag.value]
         self._waiting = deque((*free[:_SPARE], *held))
-        del self._spare[_SPARE:]
 
 
 class BufferPool:
     """Shelves by tensor type. Thread-safe.
 
     Args:
-        deleter: address of a native ``void(DLManagedTensor*)`` that stores 1 through ``flag`` and
-            stays loaded for the life of the process.
+        code: native functions that stay loaded for the life of the process.
     """
 
-    def __init__(self, deleter: int) -> None:
-        self._deleter = deleter
+    def __init__(self, code: HandoverCode) -> None:
+        self._deleter = code.release
+        self._capsules = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_int64)(code.capsules)
         self._shelves: dict[TensorType, Shelf] = {}
         self._lock = threading.Lock()
 
@@ -153,8 +146,28 @@ class BufferPool:
                 self._shelves[type_] = Shelf(type_, self._deleter)
             return self._shelves[type_]
 
+    def take(self, shelves: Sequence[Shelf]) -> list[Buffer]:
+        """A buffer of each shelf, to write to. All go back by ``put``, handed out or not.
+
+        Raises:
+            MemoryError: the machine has no memory left.
+        """
+        with self._lock:
+            return [shelf.take() for shelf in shelves]
+
+    def put(self, shelves: Sequence[Shelf], buffers: Sequence[Buffer]) -> None:
+        """Put buffers back on their shelves; those handed out are used again when they are let go."""
+        with self._lock:
+            for shelf, buffer in zip(shelves, buffers, strict=True):
+                shelf.put(buffer)
+
+    def capsules(self, buffers: Sequence[Buffer]) -> list[Any]:
+        """A DLPack capsule over each buffer, which counts as handed out from now on."""
+        count = len(buffers)
+        managed = (ctypes.c_void_p * count)(*[b.managed for b in buffers])
+        return list(self._capsules(managed, count))
+
     def held_bytes(self) -> int:
         """Bytes of all buffers the pool knows, free or handed out."""
         with self._lock:
-            shelves = list(self._shelves.values())
-        return sum(s.held_bytes() for s in shelves)
+            return sum(s.held_bytes() for s in self._shelves.values())
