@@ -52,7 +52,8 @@ def narrow_to(e: Emitter, value: ll.Value, element: ll.Type) -> ll.Value:
     """f32, scalar or vector, to LLVM's half or bfloat, to nearest even."""
     target = _like(value, element)
     if element is F16 and _converts(e):
-        return e.b.fptrunc(value, target)
+        # Without the fence LLVM makes one conversion of f64 -> f32 -> f16, by a library call.
+        return e.b.fptrunc(e.intrinsic("llvm.arithmetic.fence", value.type, value), target)
     round_ = _f32_to_bf16_bits if element is BF16 else _f32_to_f16_bits
     return e.b.bitcast(e.b.trunc(round_(e, value), _like(value, I16)), target)
 
