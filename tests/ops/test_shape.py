@@ -34,6 +34,9 @@ def _slices() -> list[Record]:
     records = [record("StridedSlice", f, floats(6, 5, 4), exact=True, note=n) for n, f in functions.items()]
     for name, function in functions.items():
         records.append(record("StridedSliceGrad", _slice_grad(function), floats(6, 5, 4), note=name))
+    begin, end, strides = [1, 3], [4, 0], [2, -1]
+    update = raw("TensorStridedSliceUpdate", "input", "value", begin=begin, end=end, strides=strides)
+    records.append(record("TensorStridedSliceUpdate", update, floats(5, 4), floats(2, 3, seed=1), exact=True))
     records += [
         record("StridedSlice", lambda x: x[1:], v, exact=True)
         for v in (bools(4), ints(4, dtype=np.int64), floats(4, dtype=BF16))
@@ -59,17 +62,13 @@ def _pads() -> list[Record]:
     records = [
         record("Pad", raw("Pad", "input", paddings=widths), x, exact=True),
         record("Pad", raw("Pad", "input", paddings=np.zeros((3, 2), np.int64)), x, exact=True, note="none"),
-        record(
-            "PadV2", raw("PadV2", "input", "constant_values", paddings=widths), x, np.float32(-7), exact=True
-        ),
+        record("PadV2", raw("PadV2", "input", "constant_values", paddings=widths), x, np.float32(-7), exact=True),
         record("Pad", raw("Pad", "input", paddings=widths), ints(3, 4, 5), exact=True),
     ]
     mirror = np.array([[1, 2], [0, 0], [3, 1]])
     for mode in ("REFLECT", "SYMMETRIC"):
         records.append(
-            record(
-                "MirrorPad", raw("MirrorPad", "input", paddings=mirror, mode=mode), x, exact=True, note=mode
-            )
+            record("MirrorPad", raw("MirrorPad", "input", paddings=mirror, mode=mode), x, exact=True, note=mode)
         )
         records.append(
             record(
@@ -89,8 +88,7 @@ def _joins() -> list[Record]:
         for a in (0, 1, 2, -1)
     ]
     records += [
-        record("ConcatV2", lambda *v, a=a: tf.concat(v, a), *three, exact=True, note=str(a))
-        for a in (0, 1, -1)
+        record("ConcatV2", lambda *v, a=a: tf.concat(v, a), *three, exact=True, note=str(a)) for a in (0, 1, -1)
     ]
     return [
         *records,
@@ -102,9 +100,7 @@ def _joins() -> list[Record]:
         record(
             "ConcatOffset",
             lambda x: tuple(
-                _ops.ConcatOffset(
-                    concat_dim=1, shape=[np.array([2, 3], np.int32), np.array([2, 4], np.int32)]
-                )
+                _ops.ConcatOffset(concat_dim=1, shape=[np.array([2, 3], np.int32), np.array([2, 4], np.int32)])
             ),
             floats(1),
         ),
@@ -117,9 +113,7 @@ def _moves() -> list[Record]:
         record("Transpose", lambda x, p=p: tf.transpose(x, p), x, exact=True, note=str(p))
         for p in ([0, 1, 2], [2, 1, 0], [1, 0, 2], [0, 2, 1])
     ]
-    records += [
-        record("Transpose", lambda x: tf.transpose(x), floats(3, 5, dtype=d), exact=True) for d in FLOATS
-    ]
+    records += [record("Transpose", lambda x: tf.transpose(x), floats(3, 5, dtype=d), exact=True) for d in FLOATS]
     return [
         *records,
         record("ConjugateTranspose", raw("ConjugateTranspose", "x", perm=[1, 0]), floats(2, 3), exact=True),

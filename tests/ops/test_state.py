@@ -152,6 +152,18 @@ def test_rows_are_gathered_and_scattered(runner: str) -> None:
 
 
 @pytest.mark.parametrize("runner", RUNNERS)
+def test_slices_are_assigned(runner: str) -> None:
+    (variable,) = _variables(1)
+
+    def step(x: tf.Tensor) -> tf.Tensor:
+        variable[1:3, ::-2].assign(x)
+        variable[-1].assign(x[0, 0] * tf.ones([7]))
+        return tf.raw_ops.ResourceGatherNd(resource=variable.handle, indices=[[1, 2], [4, 0]], dtype=tf.float32)
+
+    _run(step, floats(2, 4), runner=runner)
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
 def test_branches_select_results_and_assignments(runner: str) -> None:
     variables = _variables(2)
 

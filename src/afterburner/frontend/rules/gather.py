@@ -78,7 +78,7 @@ def _linear(ctx: Importer, indices: Value, shape: Shape) -> Value:
 
 
 def _gather_nd(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
-    x, indices = inputs
+    x, indices = inputs if op.type == "GatherNd" else (ctx.read(op.inputs[0]), inputs[0])
     depth = indices.shape[-1]
     if depth > x.type.rank:
         raise ctx.refuse(f"coordinates of {depth} axes into {x.type}")
@@ -161,6 +161,7 @@ RULES: dict[str, Rule] = {
     "InTopKV2": _in_top_k,
     "OneHot": _one_hot,
     "ResourceGather": _resource_gather,
+    "ResourceGatherNd": _gather_nd,
     "ResourceScatterAdd": _resource_scatter,
     "ResourceScatterSub": _resource_scatter,
     "ScatterNd": _scatter_nd,

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...ir import Shape, Value
+from ...ir import Shape, TensorType, Value
+from ...ir.ops.elementwise import Select
 from ...ir.ops.shape import Pad, Reverse, Slice
+from ...ir.types import BOOL
 from ..flatten import FlatOp
 from ..importer import Importer, Rule
 
@@ -91,20 +93,45 @@ def _strided_slice_grad(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Seque
     """dy put back where it was taken from, zeros elsewhere."""
     shape = ctx.ints(inputs[0], "the input's shape")
     spec = _spec(ctx, shape, *inputs[1:4])
-    dy = ctx.reshape(inputs[4], spec.taken)
-    if not dy.type.size:
-        return (ctx.broadcast_to(ctx.constant(0, dy.type.dtype), shape),)
+    return (_put_back(ctx, spec, shape, ctx.reshape(inputs[4], spec.taken)),)
+
+
+def _put_back(ctx: Importer, spec: _Spec, shape: Shape, part: Value) -> Value:
+    """``part`` where the slice takes it from, in zeros of ``shape``."""
+    zero = ctx.constant(0, part.type.dtype)
+    if not part.type.size:
+        return ctx.broadcast_to(zero, shape)
     if spec.reversed_axes:
-        dy = ctx.emit(Reverse(spec.reversed_axes), dy)
+        part = ctx.emit(Reverse(spec.reversed_axes), part)
     if spec.taken == shape:
-        return (dy,)
+        return part
     spans = [_ascending(r) for r in spec.ranges]
     pad = Pad(tuple(r[0] for r in spans), tuple(n - 1 - r[-1] for n, r in zip(shape, spans, strict=True)),
               tuple(r.step - 1 for r in spans))
-    return (ctx.emit(pad, dy, ctx.constant(0, dy.type.dtype)),)
+    return ctx.emit(pad, part, zero)
+
+
+def _with_slice(ctx: Importer, x: Value, bounds: list[Value], part: Value) -> Value:
+    """``x`` with the slice replaced by ``part``, which may have fewer or size-1 axes."""
+    spec = _spec(ctx, x.shape, *bounds)
+    part = ctx.reshape(ctx.broadcast_to(part, spec.shape), spec.taken)
+    inside = _put_back(ctx, spec, x.shape, ctx.full(TensorType(BOOL, spec.taken), True))
+    return ctx.emit(Select(), inside, _put_back(ctx, spec, x.shape, part), x)
+
+
+def _strided_slice_update(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
+    return (_with_slice(ctx, inputs[0], inputs[1:4], inputs[4]),)
+
+
+def _strided_slice_assign(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
+    variable = op.inputs[0]
+    ctx.assign(variable, _with_slice(ctx, ctx.read(variable), inputs[:3], inputs[3]))
+    return ()
 
 
 STRIDED_RULES: dict[str, Rule] = {
+    "ResourceStridedSliceAssign": _strided_slice_assign,
     "StridedSlice": _strided_slice,
     "StridedSliceGrad": _strided_slice_grad,
+    "TensorStridedSliceUpdate": _strided_slice_update,
 }
