@@ -37,6 +37,8 @@ from .gemm import (
     shaped,
     smaller,
     store_lanes,
+    walk_groups,
+    walk_panels,
     zeros,
 )
 from .matmul import combine_phase, zero_kernel
@@ -163,7 +165,6 @@ class FilterGradient:
         per_part = min(-(-f.panels.parts * groups // f.parts[1]), f.panels.parts)
         self.input_at = self.slot * per_part
         self.scratch = (self.input_at + f.tile_input * (1 if f.merged else f.together)) * num.bytes
-        self.tail = self.width - (-(-self.width // lanes) - 1) * lanes
 
     def emit(self, e: Emitter) -> None:
         """The code of one chunk."""
@@ -178,34 +179,16 @@ class FilterGradient:
             self.target = e.at(e.temp(0), e.b.mul(unit_part, i64(f.sums)), self.num.element)
         with e.loop(first, end, name="unit") as unit:
             again = e.b.icmp_signed(">", unit, first)
-            for group, low, high in self._groups(e, *panel_range):
+            for group, low, high in walk_groups(e, f.op.groups, f.panels.parts, *panel_range):
                 self.first_panel, self.end_panel = low, high
                 self._unit(e, unit, group, again)
 
-    def _groups(self, e: Emitter, first: ll.Value, end: ll.Value) -> Iterator[tuple[ll.Value, ll.Value, ll.Value]]:
-        parts = self.f.panels.parts
-        if self.f.op.groups == 1:
-            yield i64(0), first, end
-            return
-        stop = e.b.udiv(e.b.add(end, i64(parts - 1)), i64(parts))
-        with e.loop(e.b.udiv(first, i64(parts)), stop, name="group") as group:
-            start = e.b.mul(group, i64(parts))
-            yield (group, larger(e, e.b.sub(first, start), i64(0)),
-                   smaller(e, e.b.sub(end, start), i64(parts)))
-
     def _panels(self, e: Emitter) -> Iterator[tuple[int, ll.Value, ll.Value, int]]:
         """Loops over this chunk's panels: (registers, packed panel, first channel, lanes of the last register)."""
-        cut, lanes = self.f.panels, self.num.lanes
-        for width, low, high in cut.spans():
-            odd = int(self.tail < lanes and high == cut.parts)
-            for start, stop, last in ((low, high - odd, lanes), (high - odd, high, self.tail)):
-                if start == stop:
-                    continue
-                with e.loop(larger(e, self.first_panel, i64(start)), smaller(e, self.end_panel, i64(stop)),
-                            name="panel") as panel:
-                    slot = e.b.mul(e.b.sub(panel, self.first_panel), i64(self.slot))
-                    yield (width, e.at(e.scratch, slot, self.num.element),
-                           e.b.mul(cut.start(e, panel), i64(lanes)), last)
+        walk = walk_panels(e, self.f.panels, self.num.lanes, self.width, self.first_panel, self.end_panel)
+        for width, panel, channel, last in walk:
+            slot = e.b.mul(e.b.sub(panel, self.first_panel), i64(self.slot))
+            yield width, e.at(e.scratch, slot, self.num.element), channel, last
 
     def _unit(self, e: Emitter, unit: ll.Value, group: ll.Value, again: ll.Value) -> None:
         f, op = self.f, self.f.op

@@ -26,6 +26,8 @@ from .gemm import (
     range_of_part,
     shaped,
     smaller,
+    walk_groups,
+    walk_panels,
     zeros,
 )
 from .packing import pack_columns, pack_columns_transposed
@@ -164,29 +166,25 @@ class Correlator:
         self.filter_columns = filter_columns
         self.slot = c.steps * plan.panels.widest * num.lanes
         self.blocks_per_image = -(-c.rows.outputs // plan.block) if plan.block else 0
-        self.tail = c.width - (-(-c.width // num.lanes) - 1) * num.lanes
 
     @property
     def packed_elements(self) -> int:
         return self.slot * self.plan.panels.parts * self.c.groups
 
-    def panels(self, e: Emitter, first: ll.Value, end: ll.Value) -> Iterator[tuple[int, ll.Value, ll.Value, int]]:
+    def _panels(self, e: Emitter, first: ll.Value, end: ll.Value) -> Iterator[tuple[int, ll.Value, ll.Value, int]]:
         """Loops over panels of one group: (registers, panel, first channel, lanes of the last register)."""
-        cut, lanes = self.plan.panels, self.num.lanes
-        for width, low, high in cut.spans():
-            odd = int(self.tail < lanes and high == cut.parts)
-            for start, stop, last in ((low, high - odd, lanes), (high - odd, high, self.tail)):
-                if start == stop:
-                    continue
-                with e.loop(larger(e, first, i64(start)), smaller(e, end, i64(stop)), name="panel") as panel:
-                    yield width, panel, e.b.mul(cut.start(e, panel), i64(lanes)), last
+        return walk_panels(e, self.plan.panels, self.num.lanes, self.c.width, first, end)
+
+    def _groups(self, e: Emitter, first: ll.Value, end: ll.Value) -> Iterator[tuple[ll.Value, ll.Value, ll.Value]]:
+        """Loops over the groups that own panels [first, end): (group, its first panel, its end)."""
+        return walk_groups(e, self.c.groups, self.plan.panels.parts, first, end)
 
     def pack(self, e: Emitter, filter_: ll.Value, chunks: int) -> None:
         """Copy this chunk's share of the filter to [group][panel][tap row][tap column][depth][registers]."""
         c, rows, columns = self.c, self.c.rows.taps, self.c.columns.taps
         first, end = range_of_part(e, e.chunk, self.plan.panels.parts * c.groups, chunks)
         for group, low, high in self._groups(e, first, end):
-            for width, panel, channel, last in self.panels(e, low, high):
+            for width, panel, channel, last in self._panels(e, low, high):
                 target = self.panel_address(e, group, panel)
                 with e.loop(0, rows.count, name="i") as i, e.loop(0, columns.count, name="j") as j:
                     source = e.at(filter_, self._filter_offset(e, group, channel, i, j), self.stored)
@@ -208,18 +206,6 @@ class Correlator:
             inside = e.b.add(e.b.mul(group, i64(c.width)), channel)
         return e.b.add(matrix, inside)
 
-    def _groups(self, e: Emitter, first: ll.Value, end: ll.Value) -> Iterator[tuple[ll.Value, ll.Value, ll.Value]]:
-        """Loops over the groups that own panels [first, end): (group, its first panel, its end)."""
-        parts = self.plan.panels.parts
-        if self.c.groups == 1:
-            yield i64(0), first, end
-            return
-        stop = e.b.udiv(e.b.add(end, i64(parts - 1)), i64(parts))
-        with e.loop(e.b.udiv(first, i64(parts)), stop, name="group") as group:
-            start = e.b.mul(group, i64(parts))
-            low = larger(e, e.b.sub(first, start), i64(0))
-            yield group, low, smaller(e, e.b.sub(end, start), i64(parts))
-
     def panel_address(self, e: Emitter, group: ll.Value, panel: ll.Value) -> ll.Value:
         """The packed filter of a panel."""
         index = e.b.add(e.b.mul(group, i64(self.plan.panels.parts)), panel)
@@ -236,7 +222,7 @@ class Correlator:
         first_panel, end_panel = range_of_part(e, part, plan.panels.parts * c.groups, plan.parts[1])
         with e.loop(first_block, end_block, name="block") as block:
             for group, low, high in self._groups(e, first_panel, end_panel):
-                for width, panel, channel, last in self.panels(e, low, high):
+                for width, panel, channel, last in self._panels(e, low, high):
                     self._block(e, image, finish, block, group, width, panel, channel, last)
 
     def _block(self, e: Emitter, image: ll.Value, finish: Finish, block: ll.Value, group: ll.Value, width: int,

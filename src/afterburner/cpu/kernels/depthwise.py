@@ -6,7 +6,7 @@ row of taps. The filter gradient keeps the taps of a filter row for some registe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 
@@ -19,7 +19,7 @@ from ..isa import Isa
 from ..kernel import Kernel, Phase
 from .correlation import Axis, Correlation, Taps, kinds_of, tap_range
 from .epilogue import Contraction, Finish
-from .gemm import Cut, Numeric, cut, larger, load_lanes, numeric, range_of_part, smaller, store_lanes
+from .gemm import Cut, Numeric, cut, larger, load_lanes, numeric, range_of_part, smaller, store_lanes, walk_panels
 from .matmul import combine_phase
 from .packing import widen_phase
 
@@ -162,21 +162,10 @@ class DepthwiseFilterGradient:
             number, inside = e.b.udiv(unit, i64(per)), e.b.urem(unit, i64(per))
             low = e.b.mul(inside, i64(plan.block))
             high = smaller(e, i64(outputs), e.b.add(low, i64(plan.block)))
-            for width, channel, last in self._blocks(e, *blocks):
+            for width, _, channel, last in walk_panels(e, plan.channels, self.num.lanes, self.channels, *blocks):
                 with e.loop(0, self.op.filter_shape[0], name="i") as i:
                     sums = self._row(e, image, dy, number, i, (low, high), channel, width, last)
                     self._store(e, sums, target, i, channel, last, again)
-
-    def _blocks(self, e: Emitter, first: ll.Value, end: ll.Value) -> Iterator[tuple[int, ll.Value, int]]:
-        """Loops over blocks of channels: (registers, first channel, lanes of the last register)."""
-        blocks, lanes = self.plan.channels, self.num.lanes
-        tail = (self.channels - 1) % lanes + 1
-        for width, low, high in blocks.spans():
-            odd = int(tail < lanes and high == blocks.parts)
-            for start, stop, last in ((low, high - odd, lanes), (high - odd, high, tail)):
-                if start < stop:
-                    with e.loop(larger(e, first, i64(start)), smaller(e, end, i64(stop)), name="block") as block:
-                        yield width, e.b.mul(blocks.start(e, block), i64(lanes)), last
 
     def _row(self, e: Emitter, image: ll.Value, dy: ll.Value, number: ll.Value, i: ll.Value,
              rows: tuple[ll.Value, ll.Value], channel: ll.Value, width: int, last: int) -> list[ll.Value]:

@@ -100,6 +100,32 @@ class Cut:
                 yield width, part, self.start(e, part)
 
 
+def walk_panels(e: Emitter, panels: Cut, lanes: int, columns: int, first: ll.Value,
+                end: ll.Value) -> Iterator[tuple[int, ll.Value, ll.Value, int]]:
+    """Loops over panels [first, end) of ``columns`` cut in registers of ``lanes``: yields (registers, panel, first
+    column, lanes used of the last register) once per kind of panel."""
+    tail = (columns - 1) % lanes + 1
+    for width, low, high in panels.spans():
+        odd = int(tail < lanes and high == panels.parts)
+        for start, stop, last in ((low, high - odd, lanes), (high - odd, high, tail)):
+            if start < stop:
+                with e.loop(larger(e, first, i64(start)), smaller(e, end, i64(stop)), name="panel") as panel:
+                    yield width, panel, e.b.mul(panels.start(e, panel), i64(lanes)), last
+
+
+def walk_groups(e: Emitter, groups: int, parts: int, first: ll.Value,
+                end: ll.Value) -> Iterator[tuple[ll.Value, ll.Value, ll.Value]]:
+    """Loops over the groups that own parts [first, end) where each has ``parts``: (group, its first, its end)."""
+    if groups == 1:
+        yield i64(0), first, end
+        return
+    stop = e.b.udiv(e.b.add(end, i64(parts - 1)), i64(parts))
+    with e.loop(e.b.udiv(first, i64(parts)), stop, name="group") as group:
+        start = e.b.mul(group, i64(parts))
+        low = larger(e, e.b.sub(first, start), i64(0))
+        yield group, low, smaller(e, e.b.sub(end, start), i64(parts))
+
+
 def cut(size: int, at_most: int) -> Cut:
     """The fewest near-equal parts none of which exceeds ``at_most``."""
     return Cut(size, -(-size // at_most))

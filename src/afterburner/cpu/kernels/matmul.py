@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import prod
 
@@ -30,6 +30,7 @@ from .gemm import (
     range_of_part,
     smaller,
     store_lanes,
+    walk_panels,
     zeros,
 )
 from .packing import copy_rows, copy_run, pack_columns, pack_columns_transposed
@@ -202,18 +203,9 @@ class Gemm:
             count = smaller(e, i64(self.by.depth), e.b.sub(end, start))
             self._pass(e, start, count, e.b.icmp_signed(">", start, first))
 
-    def _panels(self, e: Emitter):  # type: ignore[no-untyped-def]
+    def _panels(self, e: Emitter) -> Iterator[tuple[int, ll.Value, ll.Value, int]]:
         """Loops over the panels of this chunk: (registers, panel, first column, lanes of the last)."""
-        cut, lanes = self.by.columns, self.num.lanes
-        tail = self.p.n - (-(-self.p.n // lanes) - 1) * lanes
-        for width, low, high in cut.spans():
-            odd = tail < lanes and high == cut.parts
-            for first, end, last in ((low, high - odd, lanes), (high - odd, high, tail)):
-                if first == end:
-                    continue
-                with e.loop(larger(e, self.first_panel, i64(first)), smaller(e, self.end_panel, i64(end)),
-                            name="panel") as panel:
-                    yield width, panel, e.b.mul(cut.start(e, panel), i64(lanes)), last
+        return walk_panels(e, self.by.columns, self.num.lanes, self.p.n, self.first_panel, self.end_panel)
 
     def _pass(self, e: Emitter, start: ll.Value, count: ll.Value, again: ll.Value | None) -> None:
         """All of this chunk's C for ``count`` steps of k; ``again`` adds to what is there."""
