@@ -81,6 +81,13 @@ def test_an_assertion_reads_its_condition_only() -> None:
     [
         (lambda x: tf.unique(x).y, tf.int32, "no rule for Unique"),
         (lambda x: tf.raw_ops.RandomUniform(shape=[2], dtype=tf.float32), tf.int32, "no rule for RandomUniform"),
+        (
+            lambda x: tf.cond(
+                x[0] > 0, lambda: tf.matmul([x], [x], transpose_b=True), lambda: tf.reshape(x[0], [1, 1])
+            ),
+            tf.float32,
+            "a branch with MatMul",
+        ),
         (lambda x: x + x, tf.complex64, "complex numbers"),
         (lambda x: x + x, tf.string, "no rule for StringJoin|strings"),
     ],

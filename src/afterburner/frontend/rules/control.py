@@ -11,6 +11,7 @@ from ...ir.ops.elementwise import IsFinite
 from ...ir.types import BOOL
 from ..flatten import FlatOp, branch_graph, flatten
 from ..importer import Importer, Rule
+from . import conv, matmul
 
 
 def _const(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
@@ -61,6 +62,16 @@ def _if(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
                                   lambda: ctx.import_graph(other, op.inputs[1:])))
 
 
+def _refuse_expensive(op: FlatOp) -> str | None:
+    """Both branches are computed, so neither may cost much."""
+    heavy = matmul.RULES.keys() | conv.RULES.keys()
+    for name in NESTED[op.type]:
+        for inner in flatten(branch_graph(op, name), op.name).ops:
+            if inner.type in heavy:
+                return f"a branch with {inner.type}"
+    return None
+
+
 RULES: dict[str, Rule] = {
     "Assert": _assert,
     "CheckNumerics": _check_numerics,
@@ -79,5 +90,7 @@ RULES: dict[str, Rule] = {
 }
 
 NESTED = {name: ("then_branch", "else_branch") for name in ("If", "StatelessIf")}
+
+REFUSALS = {name: _refuse_expensive for name in NESTED}
 
 IGNORED_INPUTS = {"Assert": 1}
