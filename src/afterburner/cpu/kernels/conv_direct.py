@@ -15,12 +15,10 @@ from ..kernel import Kernel, Phase
 from .correlation import Axis, Correlation, Correlator, Plan, Taps
 from .depthwise import is_depthwise, lower_depthwise
 from .epilogue import Contraction, contraction_of
-from .gemm import Numeric, choose_tile, numeric
+from .gemm import CHUNK_CYCLES, MOST_CHUNKS, Numeric, choose_tile, numeric
 from .matmul import zero_kernel
 from .packing import widen_phase
 
-_CHUNK_CYCLES = 60_000  # about 20 us: less does not pay for meeting at a barrier
-_MOST_CHUNKS = 32
 _IMAGE_BYTES = 128 << 10  # input rows of a block: a quarter of a 512 KB second-level cache
 _FILTER_BYTES = 192 << 10  # of packed filter that a chunk reads again and again from the second-level cache
 
@@ -31,7 +29,7 @@ def plan_of(c: Correlation, num: Numeric, isa: Isa, parts: tuple[int, int] | Non
     tiles, panels = choose_tile(c.columns.outputs, vectors, c.steps, isa)
     row_bytes = c.columns.inputs * c.pixel * num.bytes * c.rows.taps.stride
     cycles = c.images * c.rows.outputs * c.columns.outputs * c.width * c.groups * max(c.steps, 4) / num.lanes / 2
-    wanted = int(max(1, min(_MOST_CHUNKS, cycles // _CHUNK_CYCLES)))
+    wanted = int(max(1, min(MOST_CHUNKS, cycles // CHUNK_CYCLES)))
     most_rows = max(1, min(c.rows.outputs, _IMAGE_BYTES // row_bytes))
     filter_bytes = c.steps * c.width * c.groups * num.bytes
     across = max(1, min(panels.parts * c.groups, -(-filter_bytes // _FILTER_BYTES)))
@@ -65,7 +63,7 @@ class Layer:
         packed = max(x.packed_at + x.packed_elements for x in self.correlators) * num.bytes
         image = c.root.operands[self.image].type
         half, finish = is_half(c.dtype), c.finish(isa)
-        pack_chunks = max(1, min(_MOST_CHUNKS, packed // (64 << 10),
+        pack_chunks = max(1, min(MOST_CHUNKS, packed // (64 << 10),
                                  max(x.plan.panels.parts * x.c.groups for x in self.correlators)))
 
         def pack(e: Emitter) -> None:

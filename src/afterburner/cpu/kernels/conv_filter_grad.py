@@ -23,6 +23,8 @@ from ..kernel import Kernel, Phase
 from .depthwise import lower_depthwise_filter_grad
 from .epilogue import contraction_of
 from .gemm import (
+    CHUNK_CYCLES,
+    MOST_CHUNKS,
     Columns,
     Cut,
     Numeric,
@@ -44,8 +46,6 @@ from .gemm import (
 from .matmul import combine_phase, zero_kernel
 from .packing import copy_columns, copy_rows, copy_run
 
-_CHUNK_CYCLES = 60_000  # about 20 us: less does not pay for meeting at a barrier
-_MOST_CHUNKS = 32
 _FEW_CHANNELS = 3  # so few that a tile takes neighbouring taps of a filter row as well
 _UNIT = 192  # output pixels whose packed panel stays in a first-level cache
 _LONG_UNIT = 800  # where the gradient is large, to read and write it less often
@@ -136,7 +136,7 @@ def plan_of(op: Conv2dFilterGrad, x: tuple[int, ...], dy: tuple[int, ...], num: 
     merged = depth <= _FEW_CHANNELS and op.groups == 1 and op.dilation[1] == 1
     tiles, panels = choose_tile(depth * kw if merged else depth, -(-width // num.lanes), _UNIT, isa)
     cycles = prod(dy) * kh * kw * depth / num.lanes / 2
-    wanted = int(max(1, min(_MOST_CHUNKS, cycles // _CHUNK_CYCLES)))
+    wanted = int(max(1, min(MOST_CHUNKS, cycles // CHUNK_CYCLES)))
     size = prod(op.filter_shape) * num.bytes
     copies = int(max(1, min(wanted, _COPIES // size, cycles / size / 4)))
     down = min(-(-wanted // copies), max(1, tiles.parts // 4))  # copying the input costs more than copying dy

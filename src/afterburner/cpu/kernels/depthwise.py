@@ -19,12 +19,23 @@ from ..isa import Isa
 from ..kernel import Kernel, Phase
 from .correlation import Axis, Correlation, Taps, kinds_of, tap_range
 from .epilogue import Contraction, Finish
-from .gemm import Cut, Numeric, cut, larger, load_lanes, numeric, range_of_part, smaller, store_lanes, walk_panels
+from .gemm import (
+    CHUNK_CYCLES,
+    MOST_CHUNKS,
+    Cut,
+    Numeric,
+    cut,
+    larger,
+    load_lanes,
+    numeric,
+    range_of_part,
+    smaller,
+    store_lanes,
+    walk_panels,
+)
 from .matmul import combine_phase
 from .packing import widen_phase
 
-_CHUNK_CYCLES = 60_000  # about 20 us: less does not pay for meeting at a barrier
-_MOST_CHUNKS = 32
 _CHAINS = 9  # sums in flight that hide the latency of a multiply-add
 
 
@@ -100,7 +111,7 @@ def lower_depthwise(c: Contraction, isa: Isa, parts: list[Correlation], order: t
     stored, half, finish = stored_type(c.dtype), is_half(c.dtype), c.finish(isa)
     emitters = [Depthwise(part, num, isa, stored, filter_columns) for part in parts]
     rows = max(part.images * part.rows.outputs for part in parts)
-    chunks = int(max(1, min(_MOST_CHUNKS, rows, sum(x.cycles for x in emitters) // _CHUNK_CYCLES)))
+    chunks = int(max(1, min(MOST_CHUNKS, rows, sum(x.cycles for x in emitters) // CHUNK_CYCLES)))
     image = c.root.operands[order[0]].type
 
     def compute(e: Emitter) -> None:
@@ -142,7 +153,7 @@ class DepthwiseFilterGradient:
         vectors = -(-self.channels // num.lanes)
         channels = cut(vectors, max(1, _CHAINS // kw))
         cycles = prod(dy) * kh * kw / num.lanes
-        wanted = int(max(1, min(_MOST_CHUNKS, cycles // _CHUNK_CYCLES)))
+        wanted = int(max(1, min(MOST_CHUNKS, cycles // CHUNK_CYCLES)))
         across = min(wanted, channels.parts)
         block = min(dy[1], 14)
         units = dy[0] * -(-dy[1] // block)

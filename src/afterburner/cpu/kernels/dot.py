@@ -10,21 +10,20 @@ from llvmlite import ir as ll
 from ..emitter import I32, Emitter, const, i64
 from ..kernel import Phase
 from .epilogue import Finish
-from .gemm import Numeric, cut, load_lanes, range_of_part, shuffle
+from .gemm import MOST_CHUNKS, Numeric, cut, load_lanes, range_of_part, shuffle
 
 if TYPE_CHECKING:
     from .matmul import Product
 
 _COLUMNS = 4  # with two rows: eight sums in flight cover the latency of a multiply-add
 _CHUNK_BYTES = 256 << 10
-_MOST_CHUNKS = 32
 
 
 def dot_phase(p: Product, num: Numeric, operands: Callable[[Emitter], tuple[ll.Value, ll.Value]],
               finish: Finish) -> Phase:
     """C[m,n] = sum over k of A[m,k] B[n,k], both contiguous in k."""
     columns = cut(p.n, _COLUMNS * 2 // p.m)
-    chunks = max(1, min(_MOST_CHUNKS, columns.parts * p.batch, p.batch * p.n * p.k * num.bytes // _CHUNK_BYTES))
+    chunks = max(1, min(MOST_CHUNKS, columns.parts * p.batch, p.batch * p.n * p.k * num.bytes // _CHUNK_BYTES))
 
     def emit(e: Emitter) -> None:
         a, b = operands(e)

@@ -14,6 +14,8 @@ from ..isa import Isa
 
 Tile = list[list[ll.Value]]  # accumulators by row and vector
 
+CHUNK_CYCLES = 60_000  # about 20 us: less does not pay for meeting at a barrier
+MOST_CHUNKS = 32
 _UNROLLED = 72  # multiply-adds written out instead of a loop
 _TALLEST, _WIDEST = 14, 12  # rows and registers of a tile
 

@@ -17,6 +17,8 @@ from ..kernel import Kernel, Phase
 from .dot import dot_phase
 from .epilogue import Contraction, Finish, contraction_of
 from .gemm import (
+    CHUNK_CYCLES,
+    MOST_CHUNKS,
     Columns,
     Cut,
     Numeric,
@@ -35,8 +37,6 @@ from .gemm import (
 )
 from .packing import copy_rows, copy_run, pack_columns, pack_columns_transposed
 
-_CHUNK_CYCLES = 60_000  # about 20 us: less does not pay for meeting at a barrier
-_MOST_CHUNKS = 32
 _BLOCK_BYTES = 256 << 10  # of packed B: leaves room for A and C in a 512 KB second-level cache
 _LINE = 64  # bytes of a cache line
 _A_BYTES = 48 << 10  # of packed A: rows that long are read well from strided memory
@@ -131,11 +131,12 @@ def _aliased(p: Product, num: Numeric, rows: Cut, columns: Cut) -> bool:
 def _parts(p: Product, num: Numeric, rows: Cut, columns: Cut) -> tuple[int, int, int, int]:
     touched = num.bytes * (p.m * p.k + p.k * p.n + p.m * p.n)
     cycles = p.batch * max(p.m * p.n * p.k / num.lanes / 2, touched / 8)
-    wanted = int(max(1, min(_MOST_CHUNKS, cycles // _CHUNK_CYCLES)))
+    wanted = int(max(1, min(MOST_CHUNKS, cycles // CHUNK_CYCLES)))
     if p.batch >= wanted:
         return (wanted, 1, 1, 1)
     wanted = -(-wanted // p.batch)
-    n = max(1, min(wanted, columns.parts, p.n // 256))
+    wide = 256 if p.transpose_a or p.m < 8 else 64  # packed rows of A should meet many panels
+    n = max(1, min(wanted, columns.parts, p.n // wide))
     m = max(1, min(-(-wanted // n), rows.parts, p.m // 96))
     if p.m >= 8:
         n = max(n, min(-(-wanted // m), columns.parts, p.n // 64))
@@ -310,7 +311,7 @@ def combine_phase(num: Numeric, rows: int, columns: int, copies: int, finish: Fi
     """Adds ``copies`` partial results of ``rows`` by ``columns`` elements in temp 0, in order; of none, zeros."""
     size = rows * columns
     across = -(-columns // num.lanes)
-    chunks = max(1, min(_MOST_CHUNKS, size * (copies + 1) * num.bytes // (256 << 10)))
+    chunks = max(1, min(MOST_CHUNKS, size * (copies + 1) * num.bytes // (256 << 10)))
 
     def emit(e: Emitter) -> None:
         first, end = range_of_part(e, e.chunk, rows * across, chunks)

@@ -9,9 +9,7 @@ from llvmlite import ir as ll
 from .. import halves
 from ..emitter import Emitter, i64
 from ..kernel import Phase
-from .gemm import Numeric, load_lanes, range_of_part, shuffle, store_lanes
-
-_MOST_CHUNKS = 32
+from .gemm import MOST_CHUNKS, Numeric, load_lanes, range_of_part, shuffle, store_lanes
 
 
 def copy_columns(e: Emitter, num: Numeric, source: ll.Value, target: ll.Value, vectors: int, last_lanes: int,
@@ -102,7 +100,7 @@ def copy_rows(e: Emitter, num: Numeric, source: ll.Value, source_stride: int, ta
 
 def widen_phase(num: Numeric, stored: ll.Type, source: Callable[[Emitter], ll.Value], size: int, temp: int) -> Phase:
     """Converts ``size`` 16-bit floats to f32 in a temporary."""
-    chunks = max(1, min(_MOST_CHUNKS, size // 65536))
+    chunks = max(1, min(MOST_CHUNKS, size // 65536))
 
     def emit(e: Emitter) -> None:
         first, end = range_of_part(e, e.chunk, size, chunks)
