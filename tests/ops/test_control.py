@@ -48,6 +48,7 @@ RECORDS = [
     record("PlaceholderWithDefault", raw("PlaceholderWithDefault", "input", shape=[3]), floats(3), exact=True),
     record("CheckNumerics", raw("CheckNumerics", "tensor", message="x"), floats(5), exact=True, checks=True),
     record("CheckNumerics", raw("CheckNumerics", "tensor", message="x"), _NAN, checks=False),
+    record("CheckNumericsV2", raw("CheckNumericsV2", "tensor", message="x"), floats(5), exact=True, checks=True),
     record("Assert", _asserting, np.abs(floats(4)) + 1, exact=True, checks=True),
     record("Assert", _asserting, -np.abs(floats(4)), checks=False),
     record("If", _asserting_guarded, np.abs(floats(4)) + 1, exact=True, checks=True),

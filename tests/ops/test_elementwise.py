@@ -35,6 +35,7 @@ _ROUNDED_UNARY = (
     "Tanh",
     "Sigmoid",
     "Erf",
+    "Erfc",
     "Sin",
     "Cos",
     "Reciprocal",
@@ -72,9 +73,7 @@ def _unary() -> list[Record]:
             values = np.concatenate([special(dtype), floats(41, dtype=dtype)])
             if (op, dtype.name) == ("Erf", "float64"):
                 values = values[np.abs(values) < 1e3]  # TensorFlow's erf of large f64 is NaN
-            records.append(
-                record(op, raw(op, _input_name(op)), values, exact=exact, zero_sign=op not in _MAXIMA)
-            )
+            records.append(record(op, raw(op, _input_name(op)), values, exact=exact, zero_sign=op not in _MAXIMA))
         records.append(record(op, raw(op, _input_name(op)), floats(3, 0, 2), exact=exact))
         records.append(record(op, raw(op, _input_name(op)), np.float32(0.3), exact=exact))
     for op in ("Abs", "Neg", "Sign", "Square"):
@@ -111,9 +110,7 @@ def _binary() -> list[Record]:
     for op in _EXACT_BINARY:
         for dtype in FLOATS:
             values = moderate(dtype) if op == "FloorDiv" else special(dtype)
-            records.append(
-                record(op, raw(op, "x", "y"), *pairs(values), exact=True, zero_sign=op not in _MAXIMA)
-            )
+            records.append(record(op, raw(op, "x", "y"), *pairs(values), exact=True, zero_sign=op not in _MAXIMA))
         records.append(record(op, raw(op, "x", "y"), floats(3, 1, 5), floats(4, 1, seed=1), exact=True))
         records.append(record(op, raw(op, "x", "y"), floats(0, 3), floats(3, seed=1), exact=True))
         records.append(record(op, raw(op, "x", "y"), floats(), floats(7, seed=1), exact=True))
@@ -251,9 +248,7 @@ def _others() -> list[Record]:
             exact=True,
         ),
         record("AddN", lambda *v: tf.raw_ops.AddN(inputs=v), *(floats(3, 4, seed=i) for i in range(11))),
-        record(
-            "AccumulateNV2", lambda *v: tf.raw_ops.AccumulateNV2(inputs=v, shape=[3]), floats(3), floats(3)
-        ),
+        record("AccumulateNV2", lambda *v: tf.raw_ops.AccumulateNV2(inputs=v, shape=[3]), floats(3), floats(3)),
         record("BiasAdd", raw("BiasAdd", "value", "bias"), floats(2, 3, 4, 5), floats(5), exact=True),
         record(
             "BiasAdd",
@@ -270,6 +265,7 @@ def _others() -> list[Record]:
             floats(5, dtype=BF16),
             exact=True,
         ),
+        record("BiasAddV1", raw("BiasAddV1", "value", "bias"), floats(3, 5), floats(5), exact=True),
         record("LeakyRelu", raw("LeakyRelu", "features", alpha=0.3), special(), exact=True),
         record("LeakyRelu", raw("LeakyRelu", "features", alpha=1.5), floats(9), exact=True),
         record(

@@ -58,6 +58,12 @@ def _records() -> list[Record]:
             records.append(record("StatelessRandomUniformIntV2", _range([5, 3], dtype, 0, 2**31 - 1), seed))
     old = raw("StatelessRandomUniform", "seed", shape=[5])
     records.append(record("StatelessRandomUniform", old, _SEEDS[0], exact=True))
+    integers = raw("StatelessRandomUniformInt", "seed", shape=[9], minval=3, maxval=40)
+    records.append(record("StatelessRandomUniformInt", integers, _SEEDS[0]))
+    counters = raw("StatelessRandomGetKeyCounterAlg", "seed")
+    records.append(record("StatelessRandomGetKeyCounterAlg", lambda s: tuple(counters(s)), _SEEDS[1]))
+    full = tf.random.stateless_uniform
+    records.append(record("StatelessRandomUniformFullIntV2", lambda s: full([7], s, None, None, tf.int32), _SEEDS[1]))
     mask = record(
         "StatelessRandomUniformV2",
         lambda x, s: tf.nn.experimental.stateless_dropout(x, 0.4, s),

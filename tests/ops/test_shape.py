@@ -158,6 +158,24 @@ def _moves() -> list[Record]:
     ]
 
 
+def _diagonals() -> list[Record]:
+    x, square, row = floats(2, 3, 4), floats(2, 3, 3), floats(2, 3, seed=1)
+    part, diagonal, put = (
+        raw("MatrixDiagPart", "input"),
+        raw("MatrixDiag", "diagonal"),
+        raw("MatrixSetDiag", "input", "diagonal"),
+    )
+    options = {"k": 0, "padding_value": 0.0}
+    return [
+        record("MatrixDiagPart", part, square, exact=True),
+        record("MatrixDiagPartV2", raw("MatrixDiagPartV2", "input", **options), x, exact=True),
+        record("MatrixDiag", diagonal, row, exact=True),
+        record("MatrixDiagV2", raw("MatrixDiagV2", "diagonal", num_rows=-1, num_cols=-1, **options), row, exact=True),
+        record("MatrixSetDiag", put, x, row, exact=True),
+        record("MatrixSetDiagV2", raw("MatrixSetDiagV2", "input", "diagonal", k=0), x, row, exact=True),
+    ]
+
+
 def _makers() -> list[Record]:
     x = floats(2, 3)
     return [
@@ -206,7 +224,7 @@ def _resizes() -> list[Record]:
     return records
 
 
-RECORDS = _slices() + _pads() + _joins() + _moves() + _makers() + _resizes()
+RECORDS = _slices() + _pads() + _joins() + _moves() + _diagonals() + _makers() + _resizes()
 
 
 @pytest.mark.parametrize("runner", RUNNERS)

@@ -183,6 +183,17 @@ def test_branches_select_results_and_assignments(runner: str) -> None:
     _run(step, floats(*_SHAPE, seed=9), runner=runner)
 
 
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_shape_and_state_of_a_variable(runner: str) -> None:
+    (variable,) = _variables(1)
+
+    def step(x: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        shape = tf.raw_ops.VariableShape(input=variable.handle)
+        return x + tf.cast(shape[1], tf.float32), tf.raw_ops.VarIsInitializedOp(resource=variable.handle)
+
+    _run(step, floats(3), runner=runner)
+
+
 def test_a_variable_keeps_its_shape() -> None:
     variable = tf.Variable(np.zeros(3, np.float32), shape=[None])
     function = tf.function(lambda x: variable.assign(x))
