@@ -60,7 +60,7 @@ def import_concrete(concrete: Any, data: Sequence[np.ndarray]) -> Step:
         else {}
     )
     for argument, symbol in zip(flat.arguments, concrete.graph.inputs, strict=True):
-        outer = eager.get(symbol.ref())
+        outer: Any = eager.get(symbol.ref())
         if argument.dtype == tf.resource:
             info = outer._handle_data.shape_and_type[0]
             shape = tuple(d.size for d in info.shape.dim)

@@ -24,9 +24,9 @@ Run = Callable[[Graph, Sequence[np.ndarray]], Sequence[np.ndarray]]
 RUNNERS: dict[str, Run] = {"interpreter": interpret}
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
-FLOATS = (np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.float16), BF16)
-INTS = tuple(np.dtype(t) for t in (np.int8, np.int16, np.int32, np.int64))
-UINTS = tuple(np.dtype(t) for t in (np.uint8, np.uint16, np.uint32, np.uint64))
+FLOATS: tuple[Any, ...] = (np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.float16), BF16)
+INTS: tuple[Any, ...] = tuple(np.dtype(t) for t in (np.int8, np.int16, np.int32, np.int64))
+UINTS: tuple[Any, ...] = tuple(np.dtype(t) for t in (np.uint8, np.uint16, np.uint32, np.uint64))
 _NARROW = (np.dtype(np.float32), np.dtype(np.float16), BF16)
 
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from .table import BF16, RUNNERS, Record, check, floats, ints, record
 
-_SETTINGS = (
+_SETTINGS: tuple[tuple[Any, ...], ...] = (
     ((2, 8, 6, 3), (2, 2), (2, 2), "VALID"),
     ((2, 7, 9, 3), (2, 2), (2, 2), "VALID"),
     ((1, 7, 7, 2), (3, 3), (2, 2), "SAME"),

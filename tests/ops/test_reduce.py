@@ -24,7 +24,7 @@ from .table import (
     special,
 )
 
-_AXES = ([0], [1], [2], [0, 2], [1, 2], [-1], [0, 1, 2], [])
+_AXES: tuple[list[int], ...] = ([0], [1], [2], [0, 2], [1, 2], [-1], [0, 1, 2], [])
 
 
 def _over(op: str, axes: list[int], keep: bool = False) -> Any:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -9,7 +12,7 @@ import tensorflow as tf
 from .table import FLOATS, INTS, RUNNERS, UINTS, Record, check, floats, ints, record
 
 
-def _top_k(k: int, **attributes: object):
+def _top_k(k: int, **attributes: object) -> Callable[[tf.Tensor], Any]:
     return lambda x: tf.raw_ops.TopKV2(input=x, k=k, **attributes)
 
 
@@ -27,7 +30,7 @@ def _records() -> list[Record]:
         records.append(record("TopKV2", _top_k(3, index_type=index), infinite, exact=True, note=index.name))
     records += [
         record("TopKV2", _top_k(2), nan, checks=False),
-        record("TopKV2", _top_k(1), np.float32([[np.nan], [2]]), exact=True, note="one column"),
+        record("TopKV2", _top_k(1), np.array([[np.nan], [2]], np.float32), exact=True, note="one column"),
         record("TopKV2", _top_k(3, sorted=False), floats(2, 3), exact=True, note="unsorted"),
         record("TopKV2", _top_k(2), floats(3, 0, 4), exact=True),
         record("TopKV2", lambda x: tf.sort(x, direction="DESCENDING"), floats(3, 17), exact=True),
