@@ -18,7 +18,7 @@ CASES = {  # command line: what the one line must say
     "explain": "which program?",
     "explain nowhere.py": "can't open script 'nowhere.py'",
     "explain --json /nowhere/report.json program.py": "can't write '/nowhere/report.json'",
-    "bench nothing": "unknown workload 'nothing'; there are custom_loop, lenet, mlp, predict, serve",
+    "bench nothing": "unknown workload 'nothing'; there are ",
     "bench --rounds 0": "--rounds",
     "bench --device tpu": "unknown device 'tpu'",
     "bench --chart /nowhere/chart.png": "no folder '/nowhere' for the chart; make it first",
