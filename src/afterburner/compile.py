@@ -16,6 +16,7 @@ from .runtime.executable import Executable
 
 if TYPE_CHECKING:
     from .frontend.function import Engine
+    from .runtime.buffers import HandoverCode
 
 recorder = Recorder()
 
@@ -60,12 +61,17 @@ def _dumper(graph: Graph, settings: Options):  # type: ignore[no-untyped-def]
     return dump
 
 
+def _handover_code() -> HandoverCode:
+    from .cpu.handover import handover_code
+
+    return handover_code()
+
+
 @lru_cache(maxsize=1)
 def engine() -> Engine:
     """The one engine of the process."""
-    from .cpu.handover import handover_code
     from .frontend.function import Engine
     from .frontend.stock import intra_op_threads
     from .runtime.buffers import BufferPool
 
-    return Engine(lambda graph: compile_graph(graph, intra_op_threads()), BufferPool(handover_code()), recorder)
+    return Engine(lambda graph: compile_graph(graph, intra_op_threads()), BufferPool(_handover_code), recorder)

@@ -19,7 +19,7 @@ from afterburner.report import FunctionReport, Recorder
 from afterburner.runtime.buffers import BufferPool
 from tests.interpreter_target import InterpretedExecutable
 
-POOL = BufferPool(handover_code())
+POOL = BufferPool(handover_code)
 
 
 TARGET = "interpreter"  # or "cpu"; tests/frontend/conftest.py runs every test with both

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,12 +130,13 @@ class BufferPool:
     """Shelves by tensor type. Thread-safe.
 
     Args:
-        code: native functions that stay loaded for the life of the process.
+        load: gives native functions that stay loaded for the life of the process; called with the
+            first shelf, since it loads LLVM, which takes 60 MB.
     """
 
-    def __init__(self, code: HandoverCode) -> None:
-        self._deleter = code.release
-        self._capsules = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_int64)(code.capsules)
+    def __init__(self, load: Callable[[], HandoverCode]) -> None:
+        self._load = load
+        self._capsules: Callable[..., Any] | None = None
         self._shelves: dict[TensorType, Shelf] = {}
         self._lock = threading.Lock()
 
@@ -143,7 +144,7 @@ class BufferPool:
         """The shelf of a type."""
         with self._lock:
             if type_ not in self._shelves:
-                self._shelves[type_] = Shelf(type_, self._deleter)
+                self._shelves[type_] = Shelf(type_, self._load().release)
             return self._shelves[type_]
 
     def take(self, shelves: Sequence[Shelf]) -> list[Buffer]:
@@ -163,6 +164,9 @@ class BufferPool:
 
     def capsules(self, buffers: Sequence[Buffer]) -> list[Any]:
         """A DLPack capsule over each buffer, which counts as handed out from now on."""
+        if self._capsules is None:
+            make = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_int64)
+            self._capsules = make(self._load().capsules)
         count = len(buffers)
         managed = (ctypes.c_void_p * count)(*[b.managed for b in buffers])
         return list(self._capsules(managed, count))
