@@ -194,6 +194,21 @@ def test_loops_with_small_bodies_stay_on_tensorflow():
     assert any(op.type.endswith("While") for op in taken.functions()["f"].left)
 
 
+def test_a_recurrent_network_trains_around_its_loop():
+    def train():
+        keras.utils.set_random_seed(2)
+        model = keras.Sequential([keras.layers.Input((7, 3)), keras.layers.LSTM(5), keras.layers.Dense(2)])
+        model.compile("sgd", "mse")
+        x, y = _data(24, 7, 3).numpy(), _data(24, 2).numpy()
+        return model.fit(x, y, batch_size=8, epochs=2, verbose=0).history["loss"], model.get_weights()
+
+    expected = train()
+    with captured() as taken:
+        close(train(), expected)
+    step = taken.functions()["multi_step_on_iterator"]
+    assert step.status == "left" or {op.type for op in step.left} & {"While", "StatelessWhile"}
+
+
 def test_vectorized_map():
     @tf.function
     def f(x):

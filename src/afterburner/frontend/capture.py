@@ -7,7 +7,7 @@ from Python, from Keras, from tapes and from loaded models, with flat eager tens
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -29,7 +29,9 @@ _ATTRIBUTE = "_afterburner"
 _MAX_STAGES = 9
 _MIN_SHARE = 0.5  # of the operations; below, TensorFlow keeps the whole function
 _MIN_OPS = 3
-_MIN_LOOP_OPS = 20  # a loop with less inside turns faster in TensorFlow
+_MAX_REFUSALS = 16  # operations found out one by one; each costs an import
+_MIN_STEP_OPS = 20  # a loop over an iterator with less inside turns faster in TensorFlow,
+_MIN_LOOP_OPS = 150  # and so does any other loop
 
 
 class FunctionState:
@@ -101,10 +103,12 @@ class FunctionState:
         return partition(flat, reason, lambda op: is_control(op) and self._worthwhile(op, reason))
 
     def _worthwhile(self, op: FlatOp, reason: Callable[[FlatOp], str | None]) -> bool:
-        """Whether there is enough inside a loop or conditional to run it ourselves."""
-        inside = [o for name in branch_names(op) for o in flatten(branch_graph(op, name), op.name).ops]
+        """Whether a loop or conditional runs faster on the host: where each turn is a whole step, as
+        behind an iterator, not a cell of a recurrent network."""
+        inside = list(_everything_inside(op))
         ours = sum(o.type != "Const" and reason(o) is None for o in inside)
-        return ours >= _MIN_LOOP_OPS or any(is_control(o) and self._worthwhile(o, reason) for o in inside)
+        steps = any(o.type.startswith(("IteratorGetNext", "Optional")) for o in inside)
+        return ours >= (_MIN_STEP_OPS if steps else _MIN_LOOP_OPS)
 
     def _reason(self, op: FlatOp, xla: bool) -> str | None:
         if op in self._refused:
@@ -122,9 +126,21 @@ class FunctionState:
             return
         for refusal in refusals:
             self._refused[refusal.op] = str(refusal)
+        if len(self._refused) > _MAX_REFUSALS:
+            self._leave(f"more than {_MAX_REFUSALS} operations turned out not to be compilable, the last: {refusal}")
+            return
         with self._lock:
             self.taken = None
         self._prepare(function)
+
+
+def _everything_inside(op: FlatOp) -> Iterator[FlatOp]:
+    """Operations of the functions inside a control operation, those inside them too."""
+    for name in branch_names(op):
+        for inner in flatten(branch_graph(op, name), op.name).ops:
+            yield inner
+            if is_control(inner):
+                yield from _everything_inside(inner)
 
 
 def _refuse_accelerators() -> None:

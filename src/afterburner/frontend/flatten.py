@@ -114,7 +114,7 @@ def _inline(
     if depth > _MAX_DEPTH:
         raise ValueError(f"{flat.name}: calls are nested more than {_MAX_DEPTH} deep")
     arguments = {t.op.name for t in graph.inputs}
-    for op in graph.get_operations():
+    for op in _program_order(graph):
         if op.name in arguments:
             continue
         control = tuple(dict.fromkeys((*before, *(f for c in op.control_inputs for f in done.get(c.name, ())))))
@@ -131,6 +131,25 @@ def _inline(
         known.update({t.ref(): f for t, f in zip(op.outputs, flat_op.outputs, strict=True)})
         done[op.name] = (flat_op,)
         flat.ops.append(flat_op)
+
+
+def _program_order(graph: Any) -> Iterator[tf.Operation]:
+    """Operations as they were made, but each behind those it needs: the gradient of a loop rewrites
+    the loop after later operations were made."""
+    seen: set[str] = set()
+    for first in graph.get_operations():
+        stack = [first]
+        while stack:
+            op = stack[-1]
+            if op.name in seen:
+                stack.pop()
+                continue
+            missing = [n for n in (*(t.op for t in op.inputs), *op.control_inputs) if n.name not in seen]
+            if missing:
+                stack += missing
+                continue
+            seen.add(op.name)
+            yield stack.pop()
 
 
 def _is_alias(op: tf.Operation) -> bool:

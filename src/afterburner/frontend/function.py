@@ -203,8 +203,7 @@ class NativeStage:
             except NotYet:
                 return None
             except Refused as error:
-                self.refused = error
-                self._give_up("import", error)
+                self.refused, self._failed = error, True  # the function is cut anew without the operation
                 return None
             except Exception as error:  # noqa: BLE001 - whatever went wrong, training goes on
                 self._give_up("compile", error)
