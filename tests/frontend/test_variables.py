@@ -106,6 +106,21 @@ def test_writes_between_steps_are_noticed(write):
         np.testing.assert_array_equal(v.numpy(), expected)
 
 
+def test_a_variable_that_changes_its_shape():
+    v = tf.Variable(tf.ones((4,)), shape=tf.TensorShape(None))
+
+    @tf.function
+    def f(x):
+        return tf.reduce_sum(v * 2 + x)
+
+    with captured(strict=False, verbosity="silent"):
+        assert f(tf.constant(1.0)).numpy() == 12
+        v.assign(tf.ones((3, 2)))
+        assert f(tf.constant(1.0)).numpy() == 18
+        v.assign(tf.ones((1,)))
+        assert f(tf.constant(1.0)).numpy() == 3
+
+
 def test_two_functions_share_a_variable():
     v, step, reference = _counter()
 

@@ -66,6 +66,7 @@ class Variant:
         shelf = self._pool.shelf
         self.resources = [stage.resource_slots[stage.stage.resources.index(v)] for v in imported.variables]
         states = [i.value.type for i in graph.inputs if i.state]
+        self._shapes = [t.shape for t in states]
         first_state = len(graph.inputs) - len(states)
         types = graph.output_types
         roles = list(enumerate(graph.outputs))
@@ -93,7 +94,7 @@ class Variant:
         records = self._bound(handles)
         moment = clock.now
         if self._read is not None and (clock.unsafe or any([r.value[2] != moment for r in records])):
-            refresh(records, handles, self._read, moment)
+            refresh(records, handles, self._shapes, self._read, moment)
         held = [r.value for r in records]  # keeps the values alive while they are read
         inputs = [address(t) for t in arguments]
         inputs += [value[1] for value in held]

@@ -149,15 +149,24 @@ def writer(dtypes: Sequence[tf.DType]) -> Runner:
     return call_inline(function_of(graph), 0)
 
 
-def refresh(records: Sequence[Known], handles: Sequence[Any], read_all: Runner, moment: int) -> None:
+def refresh(
+    records: Sequence[Known], handles: Sequence[Any], shapes: Sequence[tuple[int, ...]], read_all: Runner, moment: int,
+) -> None:
     """Read every variable again where one is stale; one call is cheaper than several.
 
     Raises:
+        ShapeChanged: a variable was given a value of another shape.
         tf.errors.OpError: a variable is not initialised or was deleted.
     """
     values = read_all(list(handles))
-    for record, value in zip(records, values, strict=True):
+    for record, value, shape in zip(records, values, shapes, strict=True):
+        if value._shape_tuple() != shape:  # noqa: SLF001
+            raise ShapeChanged(f"a variable of shape {shape} was given a value of shape {value._shape_tuple()}")  # noqa: SLF001
         record.learn(value, address(value), moment)
+
+
+class ShapeChanged(Exception):
+    """A variable's value no longer has the shape that code was generated for."""
 
 
 class _Watch(ModuleType):
