@@ -54,6 +54,22 @@ def test_optimizing_twice_is_optimizing_once() -> None:
     assert text_of(optimize(once)) == text_of(once)
 
 
+def test_leaves_no_view_behind_that_moved_into_a_fusion() -> None:
+    graph = optimize(graph_of("""
+        graph g(%x: f32[2,4,4,2], %zero: f32[]) {
+          %0: f32[1,5,6,2] = pad(%x, %zero) {low=(0,1,1,0), high=(-1,0,1,0), interior=(0,0,0,0)}
+          %1: f32[20,1,3] = reshape(%0) {shape=(20,1,3)}
+          %2: f32[] = reduce_sum(%1) {axes=(0,1,2)}
+          %3: f32[20,1,3] = broadcast(%2) {shape=(20,1,3), axes=()}
+          %4: f32[20,1,3] = sub(%1, %3)
+          %5: f32[2,1,3] = slice(%4) {starts=(0,0,0), limits=(6,1,3), strides=(3,2,1)}
+          %6: f32[1,6] = reduce_max(%0) {axes=(1,3)}
+          return %5, %6
+        }"""))
+    read = {v for node in graph.nodes for v in node.operands} | {o.value for o in graph.outputs}
+    assert all(any(r in read for r in node.results) for node in graph.nodes)
+
+
 def test_time_grows_with_the_graph_and_not_with_its_square() -> None:
     def layers(count: int) -> Graph:
         lines, last = [], "%x"

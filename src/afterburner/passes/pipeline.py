@@ -57,6 +57,7 @@ def optimize(graph: Graph, skip: Collection[str] = (), dump: Dump | None = None,
     lowering: tuple[tuple[str, Pass], ...] = (
         ("eliminate_dead_code", eliminate_dead_code),
         ("fuse", partial(fuse, epilogues=epilogues)),
+        ("eliminate_dead_code", eliminate_dead_code),  # views that only a fusion read, now inside it
         ("order", order),
     )
     names = {name for name, _ in (*CLEANUP, *lowering)}
