@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
@@ -17,7 +18,6 @@ from .flatten import FlatOp, FlatTensor, is_stateful
 
 Runner = Callable[[list[Any]], Sequence[Any]]
 
-_SINGLE_THREADED = "SINGLE_THREADED_EXECUTOR"
 _serial = itertools.count()
 
 
@@ -71,17 +71,28 @@ def call_by_name(function: atomic_function.AtomicFunction, count: int) -> Runner
 
 
 def call_inline(function: atomic_function.AtomicFunction, count: int) -> Runner:
-    """``call_by_name`` for a few tiny operations: they run in the calling thread, one after another,
-    so that a small step does not wait for TensorFlow's pool to wake."""
-    call_name = function.name.decode() if isinstance(function.name, bytes) else function.name
-    options = context.FunctionCallOptions(executor_type=_SINGLE_THREADED)
-    attributes = ("executor_type", _SINGLE_THREADED, "config_proto", options.config_proto_serialized)
+    """``call_by_name`` for a few tiny operations that never wait: they run in the calling thread.
+
+    TensorFlow hands a function to its pool and sleeps until it is done. An eager operation that calls the
+    function is run at once, however, when everything in it can be: a third of the time for 20 variables.
+    """
+    kinds = {"Tin": function.function_type.flat_inputs, "Tout": function.function_type.flat_outputs}
+    types = {key: tuple(s.dtype.base_dtype.as_datatype_enum for s in specs) for key, specs in kinds.items()}
+    attributes = ("Tin", types["Tin"], "Tout", types["Tout"], "f", _FunctionName(function.name),
+                  "config", "", "config_proto", "", "executor_type", "")
 
     def run(arguments: list[Any]) -> Sequence[Any]:
-        return quick_execute(call_name, count, arguments, attributes, context.context()) or ()
+        return quick_execute("StatefulPartitionedCall", count, arguments, attributes, context.context()) or ()
 
     run.function = function  # type: ignore[attr-defined]
     return run
+
+
+@dataclass(frozen=True)
+class _FunctionName:
+    """A function as the eager runtime wants it named in an attribute."""
+
+    name: bytes
 
 
 def function_of(graph: Any) -> atomic_function.AtomicFunction:
