@@ -59,6 +59,24 @@ def test_parked_workers_wake(team):
         launch(team, lambda *_: both.wait(), 2)
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux's affinity calls")
+def test_the_caller_keeps_parked_workers_off_its_processor(team):
+    mine = os.sched_getaffinity(0)
+    if len(mine) < 2:
+        pytest.skip("one processor")
+    team.grow(2)
+    worker, = (t.native_id for t in threading.enumerate() if t.name == "afterburner-1" and t in team._threads)
+    try:
+        for cpu in sorted(mine)[:2] * 2:
+            os.sched_setaffinity(0, {cpu})
+            both = threading.Barrier(2, timeout=30)
+            launch(team, lambda *_, both=both: both.wait(), 2)
+            assert os.sched_getaffinity(worker) == mine - {cpu}
+            time.sleep(0.01)  # long enough to park
+    finally:
+        os.sched_setaffinity(0, mine)
+
+
 def test_parked_workers_use_no_processor_time(team):
     team.grow(3)
     launch(team, lambda *_: None, 3)

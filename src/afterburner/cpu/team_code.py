@@ -7,8 +7,9 @@ sequentially consistent order, so one of them always sees the other. A job never
 that has not entered: whoever is late, asleep or without a core finds the job closed.
 
 A worker without a job spins for 100 us and then parks on a condition variable. Inside a job a wait
-spins, then yields its core, then sleeps in short naps: a busy machine is not starved. A worker that
-finds itself on the caller's processor leaves it; the caller's own affinity is never touched.
+spins, then yields its core, then sleeps in short naps: a busy machine is not starved. The caller keeps
+workers off its processor, and a worker that finds itself there leaves it; the caller's own affinity is
+never touched.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import sys
 from string import Template
 
 _LINE = 16  # 64-bit words between fields written by different threads: 128 bytes, two cache lines
-GENERATION, INSIDE, PARKED, JOB, STOP, MUTEX, CONDITION = (_LINE * i for i in range(7))
+GENERATION, INSIDE, PARKED, JOB, STOP, MUTEX, CONDITION, AVOIDED, CPUS, TIDS = (_LINE * i for i in range(10))
+KNOWN_WORKERS = 256  # whose thread ids the caller knows, in words from TIDS
 TEAM_BYTES = 4096
 
 IDLE_SPIN_NS = 100_000  # between jobs, before parking
@@ -27,7 +29,9 @@ WAIT_YIELD_NS = 2_000_000  # inside a job, before napping
 NAP_NS = 50_000
 
 _CLOCK_MONOTONIC = 6 if sys.platform == "darwin" else 1
-_PAUSE = "isb" if platform.machine().lower() in ("arm64", "aarch64") else "pause"
+_ARM = platform.machine().lower() in ("arm64", "aarch64")
+_PAUSE = "isb" if _ARM else "pause"
+_GETTID = 178 if _ARM else 186  # Linux's number of the system call; older C libraries have no function for it
 
 _TEXT = """
 %timespec = type { i64, i64 }
@@ -175,6 +179,7 @@ entry:
   %cpu.p = getelementptr i64, ptr %job.p, i64 3
   %cpus = alloca [16 x i64], align 64
   call void @own_cpus(ptr %cpus)
+  call void @enroll(ptr %team, i64 %index, ptr %cpus)
   br label %idle
 idle:
   %seen = phi i64 [ 0, %entry ], [ %g, %leave ]
@@ -229,6 +234,7 @@ entry:
   %cpu.p = getelementptr i64, ptr %job.p, i64 3
   %cpu = call i64 @current_cpu()
   store i64 %cpu, ptr %cpu.p
+  call void @keep_away(ptr %team, i64 %cpu)
   store ptr %function, ptr %job.p
   store ptr %argument, ptr %argument.p
   store i64 %workers, ptr %workers.p
@@ -291,6 +297,7 @@ _AFFINITY = """
 declare i32 @sched_getcpu()
 declare i32 @sched_getaffinity(i32, i64, ptr)
 declare i32 @sched_setaffinity(i32, i64, ptr)
+declare i64 @syscall(i64, ...)
 
 ; The processor this thread runs on.
 define i64 @current_cpu() {
@@ -306,29 +313,86 @@ define void @own_cpus(ptr %cpus) {
   ret void
 }
 
-; Where this worker was put on the caller's processor, go to any other. The two were seen to share one
-; core for whole runs while others were idle. With no other processor to go to, the call has no effect.
-define void @leave_cpu(ptr %cpus, i64 %callers) noinline {
+; Tell callers this worker's thread and the processors it may use.
+define void @enroll(ptr %team, i64 %index, ptr %cpus) {
 entry:
+  %few = icmp ult i64 %index, $KNOWN_WORKERS
+  br i1 %few, label %tell, label %done
+tell:
+  %all = load [16 x i64], ptr %cpus, align 64
+  %cpus.p = getelementptr i64, ptr %team, i64 $CPUS
+  store [16 x i64] %all, ptr %cpus.p, align 64
+  %tid = call i64 (i64, ...) @syscall(i64 $gettid)
+  %tids = getelementptr i64, ptr %team, i64 $TIDS
+  %tid.p = getelementptr i64, ptr %tids, i64 %index
+  store atomic i64 %tid, ptr %tid.p release, align 8
+  br label %done
+done:
+  ret void
+}
+
+; Let a thread (0: this one) use the processors in %cpus but %avoided. Without any other, no effect.
+define void @move(i64 %tid, ptr %cpus, i64 %avoided) {
   %others = alloca [16 x i64], align 64
-  %here = call i64 @current_cpu()
-  %same = icmp eq i64 %here, %callers
-  %known = icmp ult i64 %here, 1024
-  %move = and i1 %same, %known
-  br i1 %move, label %away, label %done
-away:
   %all = load [16 x i64], ptr %cpus, align 64
   store [16 x i64] %all, ptr %others, align 64
-  %word = lshr i64 %here, 6
-  %shift = and i64 %here, 63
+  %word = lshr i64 %avoided, 6
+  %shift = and i64 %avoided, 63
   %bit = shl i64 1, %shift
   %keep = xor i64 %bit, -1
   %word.p = getelementptr i64, ptr %others, i64 %word
   %old = load i64, ptr %word.p
   %new = and i64 %old, %keep
   store i64 %new, ptr %word.p
-  %rc = call i32 @sched_setaffinity(i32 0, i64 128, ptr %others)
+  %narrow = trunc i64 %tid to i32
+  %rc = call i32 @sched_setaffinity(i32 %narrow, i64 128, ptr %others)
+  ret void
+}
+
+; Where this worker was put on the caller's processor, go to any other. The two were seen to share one
+; core for whole runs while others were idle.
+define void @leave_cpu(ptr %cpus, i64 %callers) noinline {
+entry:
+  %here = call i64 @current_cpu()
+  %same = icmp eq i64 %here, %callers
+  %known = icmp ult i64 %here, 1024
+  %move = and i1 %same, %known
+  br i1 %move, label %away, label %done
+away:
+  call void @move(i64 0, ptr %cpus, i64 %here)
   br label %done
+done:
+  ret void
+}
+
+; The caller has come to another processor: workers may use all but that one. One that waits for the
+; caller's processor could not leave it before the caller does.
+define void @keep_away(ptr %team, i64 %callers) noinline {
+entry:
+  %avoided.p = getelementptr i64, ptr %team, i64 $AVOIDED
+  %cpus = getelementptr i64, ptr %team, i64 $CPUS
+  %tids = getelementptr i64, ptr %team, i64 $TIDS
+  %mark = add i64 %callers, 1
+  %before = load i64, ptr %avoided.p
+  %moved = icmp ne i64 %before, %mark
+  %known = icmp ult i64 %callers, 1024
+  %look = and i1 %moved, %known
+  br i1 %look, label %note, label %done
+note:
+  store i64 %mark, ptr %avoided.p
+  br label %next
+next:
+  %index = phi i64 [ 1, %note ], [ %index.next, %tell ]
+  %tid.p = getelementptr i64, ptr %tids, i64 %index
+  %tid = load atomic i64, ptr %tid.p acquire, align 8
+  %index.next = add i64 %index, 1
+  %there = icmp ne i64 %tid, 0
+  %inside = icmp ult i64 %index, $KNOWN_WORKERS
+  %more = and i1 %there, %inside
+  br i1 %more, label %tell, label %done
+tell:
+  call void @move(i64 %tid, ptr %cpus, i64 %callers)
+  br label %next
 done:
   ret void
 }
@@ -346,6 +410,14 @@ define void @own_cpus(ptr %cpus) {
 define void @leave_cpu(ptr %cpus, i64 %callers) {
   ret void
 }
+
+define void @enroll(ptr %team, i64 %index, ptr %cpus) {
+  ret void
+}
+
+define void @keep_away(ptr %team, i64 %callers) {
+  ret void
+}
 """
 
 TEAM_SYMBOLS = ("team_init", "team_work", "team_launch", "team_stop")
@@ -353,10 +425,12 @@ TEAM_SYMBOLS = ("team_init", "team_work", "team_launch", "team_stop")
 
 def team_text() -> str:
     """The LLVM text of the team, without a target triple."""
+    affinity = _AFFINITY if sys.platform == "linux" else _NO_AFFINITY
     values: dict[str, object] = {
+        "AVOIDED": AVOIDED, "CPUS": CPUS, "TIDS": TIDS, "KNOWN_WORKERS": KNOWN_WORKERS,
         "GENERATION": GENERATION, "INSIDE": INSIDE, "PARKED": PARKED, "JOB": JOB, "STOP": STOP,
         "MUTEX": MUTEX, "CONDITION": CONDITION, "clock": _CLOCK_MONOTONIC, "pause": _PAUSE,
         "spin": WAIT_SPIN_NS, "yield": WAIT_YIELD_NS,
-        "affinity": _AFFINITY if sys.platform == "linux" else _NO_AFFINITY, "nap": NAP_NS, "idle": IDLE_SPIN_NS,
+        "nap": NAP_NS, "idle": IDLE_SPIN_NS, "gettid": _GETTID,
     }
-    return Template(_TEXT).substitute(values)
+    return Template(_TEXT.replace("$affinity", affinity)).substitute(values)
