@@ -46,6 +46,36 @@ def test_custom_step_trains_as_stock():
     assert taken.count == 1 and taken.functions()["step"].calls == 5
 
 
+def test_nested_and_array_arguments_are_read_anew_at_every_call():
+    traces = []
+
+    @tf.function
+    def weighted(pair, scale, extra=None):
+        traces.append(1)
+        first, (second, flag) = pair
+        total = tf.reduce_sum(tf.exp(first) * second) * scale
+        return total + 1.0 if flag else total
+
+    array, other = np.ones((4, 3), np.float32), np.full((4, 3), 2.0, np.float32)
+    with captured() as taken:
+        for _ in range(4):
+            base = weighted([array, (tf.constant(other), True)], 2.0).numpy()
+        array *= 0.5
+        halved = weighted([array, (tf.constant(other), True)], 2.0).numpy()
+        before = len(traces)
+        unflagged = weighted([array, (tf.constant(other), False)], 2.0).numpy()
+        tupled = weighted((array, (tf.constant(other), True)), 2.0).numpy()
+        wide = weighted([array[:2], (tf.constant(other[:2]), True)], 2.0).numpy()
+        integers = weighted([array, (tf.constant(other), True)], 3.0).numpy()
+    assert taken.count >= 1 and len(traces) > before
+    np.testing.assert_allclose(base, np.exp(1.0) * 12 * 2 * 2 + 1, rtol=1e-5)
+    np.testing.assert_allclose(halved, np.exp(0.5) * 12 * 2 * 2 + 1, rtol=1e-5)
+    np.testing.assert_allclose(unflagged, halved - 1, rtol=1e-5)
+    np.testing.assert_allclose(tupled, halved, rtol=1e-5)
+    np.testing.assert_allclose(wide, (halved - 1) / 2 + 1, rtol=1e-5)
+    np.testing.assert_allclose(integers, (halved - 1) * 1.5 + 1, rtol=1e-5)
+
+
 def test_tape_outside_a_function():
     w, b = _dense(3, 5, 1)
 

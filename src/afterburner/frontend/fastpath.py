@@ -12,11 +12,12 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from tensorflow.python import pywrap_tfe
 from tensorflow.python.data.ops import iterator_ops
 from tensorflow.python.eager import context
 from tensorflow.python.eager.polymorphic_function import atomic_function, eager_function_run, polymorphic_function
-from tensorflow.python.framework import ops
+from tensorflow.python.framework import constant_op, dtypes, ops
 from tensorflow.python.saved_model import save_context
 
 _ATTRIBUTE = "_afterburner_routes"
@@ -40,61 +41,90 @@ class Route:
         self._function = function
         self._run = run
         self._captures = tuple(captures)
-        self._matchers = [_matcher(a) for a in arguments]
-        self._count = len(arguments)
+        self._match = _sequence_matcher(tuple(arguments))
         self._pack = function.function_type.pack_output
 
     def call(self, arguments: Sequence[Any]) -> Any:
         """The structured result, or MISS where this call differs from the recorded one."""
-        if len(arguments) != self._count:
+        leaves: list[Any] = []
+        if not self._match(arguments, leaves):
             return MISS
-        leaves = []
-        for matcher, argument in zip(self._matchers, arguments, strict=True):
-            leaf = matcher(argument)
-            if leaf is MISS:
-                return MISS
-            if leaf is not None:
-                leaves.append(leaf)
         flat = (*leaves, *self._captures)
         with atomic_function.InterpolateRuntimeError(self._function):
             outputs = self._run(self._function, flat)
         return MISS if outputs is None else self._pack(outputs)
 
 
-def _matcher(recorded: Any) -> Callable[[Any], Any]:
-    """A function from an argument to its tensor, None if it has none, or MISS."""
-    if type(recorded) is ops.EagerTensor:
+Matcher = Callable[[Any, list[Any]], bool]
+"""Whether an argument is like the recorded one; its tensors are appended to the list."""
+
+
+class _NoRoute(Exception):
+    """An argument of a kind whose likeness cannot be told quickly."""
+
+
+def _matcher(recorded: Any) -> Matcher:
+    kind = type(recorded)
+    if kind is ops.EagerTensor:
         return _tensor_matcher(recorded._datatype_enum(), recorded._shape_tuple())  # noqa: SLF001
-    if type(recorded) is iterator_ops.OwnedIterator:
+    if kind is iterator_ops.OwnedIterator:
         return _iterator_matcher(recorded)
-    return _plain_matcher(type(recorded), recorded)
+    if kind is np.ndarray and recorded.dtype.kind in "biufc":
+        return _array_matcher(recorded.dtype, recorded.shape)
+    if kind in (list, tuple):
+        return _sequence_matcher(recorded)
+    if kind in _PLAIN:
+        return _plain_matcher(kind, recorded)
+    raise _NoRoute
 
 
-def _tensor_matcher(dtype: int, shape: tuple[int, ...]) -> Callable[[Any], Any]:
-    def match(argument: Any) -> Any:
-        same = (type(argument) is ops.EagerTensor and argument._shape_tuple() == shape  # noqa: SLF001
+def _tensor_matcher(dtype: int, shape: tuple[int, ...]) -> Matcher:
+    def match(argument: Any, leaves: list[Any]) -> bool:
+        leaves.append(argument)
+        return (type(argument) is ops.EagerTensor and argument._shape_tuple() == shape  # noqa: SLF001
                 and argument._datatype_enum() == dtype)  # noqa: SLF001
-        return argument if same else MISS
 
     return match
 
 
-def _iterator_matcher(recorded: Any) -> Callable[[Any], Any]:
+def _array_matcher(dtype: np.dtype, shape: tuple[int, ...]) -> Matcher:
+    def match(argument: Any, leaves: list[Any]) -> bool:
+        if type(argument) is not np.ndarray or argument.shape != shape or argument.dtype != dtype:
+            return False
+        leaves.append(constant_op.convert_to_eager_tensor(argument, context.context()))
+        return True
+
+    return match
+
+
+def _iterator_matcher(recorded: Any) -> Matcher:
     same, resource = weakref.ref(recorded), recorded._iterator_resource  # noqa: SLF001
     held = weakref.ref(resource)
 
-    def match(argument: Any) -> Any:
-        if argument is not same():
-            return MISS
-        found = held()
-        return MISS if found is None else found
+    def match(argument: Any, leaves: list[Any]) -> bool:
+        leaves.append(held())
+        return argument is same() and leaves[-1] is not None
 
     return match
 
 
-def _plain_matcher(kind: type, recorded: Any) -> Callable[[Any], Any]:
-    def match(argument: Any) -> Any:
-        return None if type(argument) is kind and argument == recorded else MISS
+def _sequence_matcher(recorded: Sequence[Any]) -> Matcher:
+    kind, count, matchers = type(recorded), len(recorded), [_matcher(item) for item in recorded]
+
+    def match(argument: Any, leaves: list[Any]) -> bool:
+        if type(argument) is not kind or len(argument) != count:
+            return False
+        for matcher, item in zip(matchers, argument, strict=True):
+            if not matcher(item, leaves):
+                return False
+        return True
+
+    return match
+
+
+def _plain_matcher(kind: type, recorded: Any) -> Matcher:
+    def match(argument: Any, leaves: list[Any]) -> bool:
+        return type(argument) is kind and bool(argument == recorded)
 
     return match
 
@@ -157,19 +187,26 @@ def _record(self: Any, args: Sequence[Any]) -> Any:
 
 def _route(args: Sequence[Any], function: Any, run: Any, flat: Sequence[Any]) -> Route | None:
     """A route, if the flat arguments are the tensors of ``args`` in order, then fixed captures."""
-    leaves = []
-    for argument in args:
-        if type(argument) is ops.EagerTensor:
-            leaves.append(argument)
-        elif type(argument) is iterator_ops.OwnedIterator:
-            leaves.append(argument._iterator_resource)  # noqa: SLF001
-        elif type(argument) not in _PLAIN:
-            return None
-    if len(leaves) > len(flat) or any(a is not b for a, b in zip(leaves, flat, strict=False)):
+    leaves: list[Any] = []
+    try:
+        known = _sequence_matcher(tuple(args))(args, leaves)
+    except _NoRoute:
+        return None
+    if not known or len(leaves) > len(flat) or not all(map(_same, leaves, flat)):
         return None
     if function.graph.deferred_external_captures:
         return None
     return Route(function, run, args, flat[len(leaves):])
+
+
+def _same(leaf: Any, flat: Any) -> bool:
+    """The tensor itself, or another one made of the same array."""
+    if leaf is flat:
+        return True
+    handles = (dtypes.resource, dtypes.variant)
+    if leaf.dtype != flat.dtype or leaf.shape != flat.shape or leaf.dtype in handles:
+        return False
+    return bool(leaf.numpy().tobytes() == flat.numpy().tobytes())
 
 
 def install() -> None:
