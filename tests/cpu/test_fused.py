@@ -7,7 +7,8 @@ import pytest
 from cpu_harness import run_kernel
 
 from afterburner.cpu import isa as instruction_sets
-from afterburner.cpu.kernels.fused import LOWERINGS, in_place_candidates, lower_loop
+from afterburner.cpu.kernels.fused import LOWERINGS, lower_loop
+from afterburner.cpu.place import overwritable
 from afterburner.ir import (
     DTYPES,
     Builder,
@@ -463,18 +464,6 @@ graph f(%x: f32[64,150], %a: f32[150], %h: bf16[150], %y: bf16[64,150]) {
     agree(graph, [(rng.random(i.value.shape) * 3).astype(i.value.type.dtype.numpy) for i in graph.inputs], width)
 
 
-def test_in_place_candidates() -> None:
-    graph = parse_graph("""
-graph f(%w: f32[8,4], %g: f32[8,4], %t: f32[4,8]) {
-  %0: f32[8,4] = transpose(%t) {perm=(1,0)}
-  %1: f32[8,4] = add(%w, %g)
-  %2: f32[8,4] = add(%1, %0)
-  %3: i32[8,4] = cast(%2) {dtype=i32}
-  return %2, %3
-}""")
-    assert sorted(in_place_candidates(fusion_of(graph))) == [(0, 0), (1, 0)]
-
-
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("size", (37, 100_003))
 def test_results_in_place_of_operands(size: int, width: str) -> None:
@@ -486,10 +475,12 @@ graph f(%w: f32[{size}], %g: f32[{size}], %m: f32[{size}]) {{
   return %1, %0, %2
 }}""")
     node = fusion_of(graph)
-    assert {(0, 0), (2, 1), (1, 2)} <= set(in_place_candidates(node))
+    places = dict(overwritable(node))
+    assert sorted(places) == [0, 1, 2] == sorted(places.values())
     rng = np.random.default_rng(0)
     arguments = [rng.random(size).astype(np.float32) for _ in range(3)]
     isa = instruction_sets.host(width)
-    got = run_kernel(lower_loop(node, isa), arguments, isa, in_place={0: 0, 1: 2, 2: 1})
+    in_place = {result: operand for operand, result in places.items()}
+    got = run_kernel(lower_loop(node, isa), arguments, isa, in_place=in_place)
     for result, want in zip(got, interpret(graph, arguments), strict=True):
         np.testing.assert_array_equal(result, want)

@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 from llvmlite import ir as ll
 
-from ..ir import DType, Node, TensorType, Value
+from ..ir import DType, Node, Value
 from .isa import Isa
 
 I1, I8, I16, I32, I64 = (ll.IntType(n) for n in (1, 8, 16, 32, 64))
@@ -219,8 +219,3 @@ def _mangled(type_: ll.Type) -> str:
     if isinstance(type_, ll.IntType):
         return f"i{type_.width}"
     return type_.intrinsic_name
-
-
-def element_count(type_: TensorType) -> int:
-    """Number of elements."""
-    return type_.size

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import llvmlite.binding as llvm
 
@@ -35,16 +35,6 @@ class Isa:
     def lanes(self, element_bytes: int) -> int:
         """Elements of this size in one register."""
         return self.vector_bytes // element_bytes
-
-    @property
-    def gemm_columns(self) -> int:
-        """Registers across a GEMM tile: packed B is read this many registers at a time."""
-        return 2
-
-    @property
-    def gemm_rows(self) -> int:
-        """Rows of a GEMM tile: the accumulators leave room for B's registers and one broadcast."""
-        return min(14, (self.registers - self.gemm_columns - 1) // self.gemm_columns)
 
 
 _FORMS = {
@@ -99,8 +89,3 @@ def _features(name: str) -> str:
     dropped = set(wider) if name == "avx2" else {*wider, "avx", "avx2", "fma", "f16c", "fma4", "xop"}
     dropped |= {f for f in found if f.startswith("avx")} if name == "generic" else set()
     return ",".join(f"+{f}" if on and f not in dropped else f"-{f}" for f, on in sorted(found.items()))
-
-
-def with_lanes(isa: Isa, vector_bytes: int) -> Isa:
-    """The same machine with another register width."""
-    return replace(isa, vector_bytes=vector_bytes)

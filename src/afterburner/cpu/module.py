@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from llvmlite import ir as ll
 
 from .emitter import KERNEL_TYPE, Emitter
@@ -26,10 +24,6 @@ class KernelModule:
             stem = f"k{len(self._symbols)}"
             self._symbols[kernel.key] = tuple(self._emit(kernel, stem, i) for i in range(len(kernel.phases)))
         return self._symbols[kernel.key]
-
-    def add_all(self, kernels: Iterable[Kernel]) -> list[tuple[str, ...]]:
-        """The phase symbols of several kernels."""
-        return [self.add(kernel) for kernel in kernels]
 
     def _emit(self, kernel: Kernel, stem: str, index: int) -> str:
         function = ll.Function(self.llvm, KERNEL_TYPE, f"{stem}_{index}")

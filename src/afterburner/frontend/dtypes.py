@@ -5,18 +5,15 @@ from __future__ import annotations
 import tensorflow as tf
 
 from ..errors import NotTaken
-from ..ir import DTYPES, DType, TensorType
+from ..ir import DTYPES, DType
 
-_PAIRS = {
-    tf.bool: "bool", tf.int8: "i8", tf.int16: "i16", tf.int32: "i32", tf.int64: "i64", tf.uint8: "u8",
-    tf.uint16: "u16", tf.uint32: "u32", tf.uint64: "u64", tf.float16: "f16", tf.bfloat16: "bf16",
-    tf.float32: "f32", tf.float64: "f64",
-}
-_IR: dict[tf.DType, DType] = {t: DTYPES[n] for t, n in _PAIRS.items()}
-_TF: dict[DType, tf.DType] = {d: t for t, d in _IR.items()}
+_IR: dict[tf.DType, DType] = {t: DTYPES[name] for t, name in (
+    (tf.bool, "bool"), (tf.int8, "i8"), (tf.int16, "i16"), (tf.int32, "i32"), (tf.int64, "i64"), (tf.uint8, "u8"),
+    (tf.uint16, "u16"), (tf.uint32, "u32"), (tf.uint64, "u64"), (tf.float16, "f16"), (tf.bfloat16, "bf16"),
+    (tf.float32, "f32"), (tf.float64, "f64"))}
 
 
-def known(dtype: tf.DType) -> bool:
+def has_ir_dtype(dtype: tf.DType) -> bool:
     """Whether the IR has this element type."""
     return dtype in _IR
 
@@ -30,13 +27,3 @@ def ir_dtype(dtype: tf.DType) -> DType:
     if dtype not in _IR:
         raise NotTaken(f"the element type {dtype.name}")
     return _IR[dtype]
-
-
-def tf_dtype(dtype: DType) -> tf.DType:
-    """TensorFlow's element type."""
-    return _TF[dtype]
-
-
-def tensor_type(tensor: tf.Tensor) -> TensorType:
-    """The IR type of an eager tensor."""
-    return TensorType(ir_dtype(tensor.dtype), tuple(tensor.shape))

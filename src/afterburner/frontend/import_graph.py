@@ -11,8 +11,9 @@ import tensorflow as tf
 from ..errors import NotTaken
 from ..ir import Graph, IRError, TensorType, Value, verify
 from ..options import options
+from .dtypes import has_ir_dtype
 from .flatten import FlatOp, FlatTensor, branch_graph, flatten
-from .importer import Importer, Refused, has_ir_dtype
+from .importer import Importer, Refused
 from .rules import IGNORED_INPUTS, NESTED, REFUSALS, RULES
 
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from ..errors import NotTaken
-from ..ir import Builder, DType, IRError, Op, Shape, TensorType, Value, dtype_of
+from ..ir import Builder, DType, IRError, Op, Shape, TensorType, Value
 from ..ir.ops.elementwise import Cast, LogicalAnd, LogicalNot, LogicalOr, Select
 from ..ir.ops.reduce import ReduceAnd
 from ..ir.ops.shape import Broadcast, Constant, Iota, Reshape, Transpose
 from ..ir.types import BOOL
+from .dtypes import has_ir_dtype, ir_dtype
 from .flatten import FlatGraph, FlatOp, FlatTensor
 
 Rule = Callable[["Importer", FlatOp, list[Value]], Sequence[Value]]
@@ -35,28 +35,6 @@ class Refused(NotTaken):
         super().__init__(f"{op.type} {op.location}: {reason}")
         self.op = op
         self.reason = reason
-
-
-@lru_cache(maxsize=64)
-def ir_dtype(dtype: tf.DType) -> DType:
-    """The IR element type of a TensorFlow dtype.
-
-    Raises:
-        KeyError: the IR has none (strings, complex and quantized numbers, handles).
-    """
-    if dtype.is_complex or dtype.is_quantized or dtype in (tf.string, tf.resource, tf.variant):
-        raise KeyError(dtype.name)
-    return dtype_of(dtype.as_numpy_dtype)
-
-
-@lru_cache(maxsize=64)
-def has_ir_dtype(dtype: tf.DType) -> bool:
-    """Whether the IR has an element type for ``dtype``."""
-    try:
-        ir_dtype(dtype)
-    except (KeyError, TypeError):
-        return False
-    return True
 
 
 class Importer:

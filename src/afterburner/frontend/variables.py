@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.eager import context, execute
+from tensorflow.python.eager import execute
 from tensorflow.python.framework import func_graph as func_graph_module
 from tensorflow.python.ops import (
     gen_array_ops,
@@ -263,8 +263,3 @@ def _watch_slow_path() -> None:
     if execute.execute is execute.quick_execute:
         execute.execute = _watched_execute
     execute.quick_execute = _watched_execute
-
-
-def eager() -> bool:
-    """Whether operations run at once in this thread."""
-    return bool(context.executing_eagerly())

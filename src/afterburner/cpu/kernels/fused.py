@@ -11,7 +11,7 @@ from ..index import Index, Range, refine, strides
 from ..isa import Isa
 from ..kernel import Kernel, Phase, Unsupported
 from .loops.body import REDUCTIONS, Space, body_of, key_of, reduction_axes, space_of
-from .loops.expr import Apply, Elements, Expr, Literal, Load, Position, Reduced, topological
+from .loops.expr import Apply, Elements, Expr, Literal, Position, Reduced, topological
 from .loops.maps import MapNest, Stored, emit_maps, plan_map
 from .loops.nest import code_size
 from .loops.reducers import Reducer, reducer_of
@@ -33,29 +33,6 @@ def lower_loop(node: Node, isa: Isa) -> Kernel:
     space = space_of(body)
     phases, temps, scratch = _phases(body, space, isa)
     return Kernel(node, phases, key_of(body, isa), temps=temps, scratch=scratch, label=_label(node))
-
-
-def in_place_candidates(node: Node) -> list[tuple[int, int]]:
-    """(operand, result) pairs that may share one buffer: the result has the operand's size and
-    element type, and the operand is read only at the index that is written in the same step."""
-    try:
-        body = body_of(node)
-        space = space_of(body)
-        stored, others = _all_stored(body, space)
-    except Unsupported:
-        return []
-    loads: dict[int, list[Index]] = {}
-    for expr in topological([*(s.expr for s in stored), *others]):
-        if isinstance(expr, Load) and isinstance(expr.source, int):
-            loads.setdefault(expr.source, []).append(expr.index)
-    pairs = []
-    for s in stored:
-        for operand, indices in loads.items():
-            same = node.operands[operand].type.size == node.results[s.number].type.size
-            same = same and node.operands[operand].type.dtype == node.results[s.number].type.dtype
-            if same and all(i == s.index for i in indices):
-                pairs.append((operand, s.number))
-    return pairs
 
 
 def _label(node: Node) -> str:

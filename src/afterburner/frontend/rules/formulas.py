@@ -52,9 +52,6 @@ class Formula:
     def lt(self, a: Value | Number, b: Value | Number) -> Value:
         return self._binary(ew.Less, a, b)
 
-    def le(self, a: Value | Number, b: Value | Number) -> Value:
-        return self._binary(ew.LessEqual, a, b)
-
     def gt(self, a: Value | Number, b: Value | Number) -> Value:
         return self._binary(ew.Greater, a, b)
 
