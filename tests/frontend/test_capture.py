@@ -76,6 +76,39 @@ def test_nested_and_array_arguments_are_read_anew_at_every_call():
     np.testing.assert_allclose(integers, (halved - 1) * 1.5 + 1, rtol=1e-5)
 
 
+def test_named_arguments_arrive_under_their_names():
+    @tf.function
+    def difference(x, y, *, scale=1.0, table=None):
+        return tf.exp(x) - tf.exp(y) * scale + table["b"] * 2.0 - table["a"]
+
+    one, two, zero = (np.full((3, 2), v, np.float32) for v in (1.0, 2.0, 0.0))
+
+    def expected(x, y, scale, a, b):
+        return np.exp(x) - np.exp(y) * scale + b * 2 - a
+
+    with captured() as taken:
+        for _ in range(4):  # equal arrays at first: nothing but their names tells them apart
+            difference(y=one, x=one, scale=2.0, table={"b": zero, "a": zero})
+        swapped = difference(y=one, x=two, scale=2.0, table={"b": one, "a": two})
+        again = difference(two, table={"a": one, "b": two}, y=one, scale=2.0)
+        third = [difference(tf.constant(one), tf.constant(two), table={"a": one, "b": zero}) for _ in range(4)][-1]
+    assert taken.count >= 1
+    np.testing.assert_allclose(swapped, expected(two, one, 2, two, one), rtol=1e-5)
+    np.testing.assert_allclose(again, expected(two, one, 2, one, two), rtol=1e-5)
+    np.testing.assert_allclose(third, expected(one, two, 1, one, zero), rtol=1e-5)
+
+
+def test_calls_that_never_match_are_no_longer_recorded():
+    @tf.function
+    def scaled(x, factor):
+        return tf.exp(x) * factor
+
+    x = _data(4, 4)
+    with captured():
+        for i in range(60):
+            close([scaled(x, tf.constant(float(i)) if i % 2 else i * 1.0).numpy()], [np.exp(x.numpy()) * i])
+
+
 def test_tape_outside_a_function():
     w, b = _dense(3, 5, 1)
 

@@ -22,6 +22,7 @@ from tensorflow.python.saved_model import save_context
 
 _ATTRIBUTE = "_afterburner_routes"
 _ROUTES = 4  # recorded calls per function; the oldest goes
+_PATIENCE = 32  # calls recorded without one that went by a route; then the function is left alone
 _PLAIN = (int, float, bool, str, type(None))
 MISS = object()
 
@@ -32,19 +33,19 @@ class Route:
     Args:
         function: TensorFlow's flat function that was called.
         run: our way to call it, flat arguments to flat outputs or None.
-        arguments: of the recorded call.
+        arguments: of the recorded call, by position and by name.
         captures: flat arguments behind those that came from ``arguments``.
     """
 
-    def __init__(self, function: Any, run: Callable[[Any, Sequence[Any]], Any], arguments: Sequence[Any],
+    def __init__(self, function: Any, run: Callable[[Any, Sequence[Any]], Any], arguments: _Arguments,
                  captures: Sequence[Any]) -> None:
         self._function = function
         self._run = run
         self._captures = tuple(captures)
-        self._match = _sequence_matcher(tuple(arguments))
+        self._match = _arguments_matcher(function, arguments)
         self._pack = function.function_type.pack_output
 
-    def call(self, arguments: Sequence[Any]) -> Any:
+    def call(self, arguments: _Arguments) -> Any:
         """The structured result, or MISS where this call differs from the recorded one."""
         leaves: list[Any] = []
         if not self._match(arguments, leaves):
@@ -55,12 +56,27 @@ class Route:
         return MISS if outputs is None else self._pack(outputs)
 
 
+_Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 Matcher = Callable[[Any, list[Any]], bool]
 """Whether an argument is like the recorded one; its tensors are appended to the list."""
 
 
 class _NoRoute(Exception):
     """An argument of a kind whose likeness cannot be told quickly."""
+
+
+def _arguments_matcher(function: Any, recorded: _Arguments) -> Matcher:
+    """Arguments by position, then those by name in the order in which the function takes them."""
+    positions = {p.name: i for i, p in enumerate(function.function_type._sorted_parameters)}  # noqa: SLF001
+    if not all(name in positions for name in recorded[1]):
+        raise _NoRoute
+    by_position = _sequence_matcher(recorded[0])
+    by_name = _mapping_matcher(recorded[1], sorted(recorded[1], key=positions.__getitem__))
+
+    def match(arguments: _Arguments, leaves: list[Any]) -> bool:
+        return by_position(arguments[0], leaves) and by_name(arguments[1], leaves)
+
+    return match
 
 
 def _matcher(recorded: Any) -> Matcher:
@@ -73,6 +89,8 @@ def _matcher(recorded: Any) -> Matcher:
         return _array_matcher(recorded.dtype, recorded.shape)
     if kind in (list, tuple):
         return _sequence_matcher(recorded)
+    if kind is dict and all(type(key) is str for key in recorded):
+        return _mapping_matcher(recorded, sorted(recorded))
     if kind in _PLAIN:
         return _plain_matcher(kind, recorded)
     raise _NoRoute
@@ -122,6 +140,20 @@ def _sequence_matcher(recorded: Sequence[Any]) -> Matcher:
     return match
 
 
+def _mapping_matcher(recorded: dict[str, Any], order: Sequence[str]) -> Matcher:
+    count, matchers = len(recorded), [(name, _matcher(recorded[name])) for name in order]
+
+    def match(argument: Any, leaves: list[Any]) -> bool:
+        if type(argument) is not dict or len(argument) != count:
+            return False
+        for name, matcher in matchers:
+            if name not in argument or not matcher(argument[name], leaves):
+                return False
+        return True
+
+    return match
+
+
 def _plain_matcher(kind: type, recorded: Any) -> Matcher:
     def match(argument: Any, leaves: list[Any]) -> bool:
         return type(argument) is kind and bool(argument == recorded)
@@ -160,43 +192,62 @@ def _plain_surroundings() -> bool:
 _call = polymorphic_function.Function.__call__
 
 
+class _Routes:
+    """What is known of a polymorphic function's calls.
+
+    Attributes:
+        found: routes, the newest first.
+        patience: calls that may still be recorded before one goes by a route.
+    """
+
+    def __init__(self) -> None:
+        self.found: tuple[Route, ...] = ()
+        self.patience = _PATIENCE
+
+
 def _hooked_call(self: Any, *args: Any, **kwds: Any) -> Any:
-    if kwds or not _plain_surroundings() or ops.get_default_graph()._distribution_strategy_stack:  # noqa: SLF001
+    if not _plain_surroundings() or ops.get_default_graph()._distribution_strategy_stack:  # noqa: SLF001
         return _call(self, *args, **kwds)
-    for route in self.__dict__.get(_ATTRIBUTE, ()):
-        result = route.call(args)
+    routes = self.__dict__.get(_ATTRIBUTE)
+    if routes is None:
+        routes = self.__dict__[_ATTRIBUTE] = _Routes()
+    for route in routes.found:
+        result = route.call((args, kwds))
         if result is not MISS:
+            routes.patience = _PATIENCE
             return result
-    return _record(self, args)
+    if routes.patience == 0:
+        return _call(self, *args, **kwds)
+    return _record(self, routes, (args, kwds))
 
 
-def _record(self: Any, args: Sequence[Any]) -> Any:
+def _record(self: Any, routes: _Routes, arguments: _Arguments) -> Any:
+    routes.patience -= 1
     outer, _recording.calls = _recording.calls, []
     try:
-        result = _call(self, *args)
+        result = _call(self, *arguments[0], **arguments[1])
         calls = _recording.calls
     finally:
         _recording.calls = outer
     if calls is not None and len(calls) == 1:
-        route = _route(args, *calls[0])
+        route = _route(arguments, *calls[0])
         if route is not None:
-            routes = self.__dict__.get(_ATTRIBUTE, ())
-            self.__dict__[_ATTRIBUTE] = (route, *routes)[:_ROUTES]
+            routes.found = (route, *routes.found)[:_ROUTES]
     return result
 
 
-def _route(args: Sequence[Any], function: Any, run: Any, flat: Sequence[Any]) -> Route | None:
-    """A route, if the flat arguments are the tensors of ``args`` in order, then fixed captures."""
+def _route(arguments: _Arguments, function: Any, run: Any, flat: Sequence[Any]) -> Route | None:
+    """A route, if the flat arguments are the tensors of ``arguments`` in order, then fixed captures."""
     leaves: list[Any] = []
     try:
-        known = _sequence_matcher(tuple(args))(args, leaves)
+        known = _arguments_matcher(function, arguments)(arguments, leaves)
     except _NoRoute:
         return None
     if not known or len(leaves) > len(flat) or not all(map(_same, leaves, flat)):
         return None
     if function.graph.deferred_external_captures:
         return None
-    return Route(function, run, args, flat[len(leaves):])
+    return Route(function, run, arguments, flat[len(leaves):])
 
 
 def _same(leaf: Any, flat: Any) -> bool:
