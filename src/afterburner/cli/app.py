@@ -40,11 +40,13 @@ what was fused into it, its time and how close it comes to this machine's peak.
 
 _BENCH_HELP = """Time stock TensorFlow and Afterburner in fresh processes that take turns.
 
-Without names, every workload. The ratio is the median over the rounds; its spread stands beside it.
+WORKLOAD is a name or a group: `small` (the default), `networks` (whole image networks; ten minutes each, most
+of it stock TensorFlow's) or `all`. The ratio is the median over the rounds; its spread stands beside it.
 
 \b
   afterburner bench
   afterburner bench mlp lenet --rounds 7
+  afterburner bench networks --rounds 3
   afterburner bench --json bench.json --chart bench.png
 """
 
@@ -160,7 +162,7 @@ def _explain(words: Words = None, module: Module = False, threads: Threads = Non
 
 @app.command("bench", help=_BENCH_HELP)
 def _bench(workloads: Annotated[list[str] | None, typer.Argument(metavar="[WORKLOAD]...", show_default=False,
-                                                                help="Names; `--list` shows them.")] = None,
+                                                                help="Names or groups; `--list` shows them.")] = None,
            rounds: Annotated[int, typer.Option(min=1, metavar="N", help="Processes of each kind.")] = 5,
            repeats: Annotated[int, typer.Option(min=1, metavar="N", help="Timings in a process.")] = 5,
            threads: Annotated[int | None, typer.Option(min=1, show_default=False, metavar="N",
@@ -169,7 +171,7 @@ def _bench(workloads: Annotated[list[str] | None, typer.Argument(metavar="[WORKL
            json: Annotated[str, typer.Option(metavar="FILE|-", show_default=False, help="Write JSON.")] = "",
            chart: Annotated[Path | None, typer.Option(metavar="FILE.png", show_default=False,
                                                       help="Draw the bars.")] = None,
-           list_: Annotated[bool, typer.Option("--list", help="Name the workloads.")] = False) -> Action:
+           list_: Annotated[bool, typer.Option("--list", help="Name the workloads, by group.")] = False) -> Action:
     from . import bench
 
     _settings(threads, device)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -25,7 +25,7 @@ _LIMIT_SECONDS = 1800  # a child that has not ended by then never will
 
 @dataclass(frozen=True)
 class Plan:
-    """What to time: names of workloads (none: all), processes of each kind, timings in each, threads."""
+    """What to time: workloads and groups (none: the small ones), processes of each kind, timings in each, threads."""
 
     workloads: tuple[str, ...] = ()
     rounds: int = 5
@@ -66,8 +66,9 @@ class Timing:
 
 
 def show_list() -> int:
-    """Print the workloads' names."""
-    print("\n".join(workloads.names()))
+    """Print the workloads' names, by group."""
+    for group, members in workloads.groups().items():
+        print(f"{group}: {', '.join(members)}")
     return 0
 
 
@@ -77,10 +78,11 @@ def action(plan: Plan, json: str, chart: Path | None) -> Callable[[], int]:
     Raises:
         CommandError: an unknown workload, no TensorFlow, Afterburner switched off, no matplotlib for a chart.
     """
-    known = workloads.names()
-    for name in plan.workloads:
-        if name not in known:
-            raise CommandError(f"unknown workload {name!r}; there are {', '.join(known)}")
+    try:
+        names = workloads.chosen(plan.workloads)
+    except KeyError as error:
+        known = (*workloads.names(), *workloads.groups())
+        raise CommandError(f"unknown workload {error.args[0]!r}; there are {', '.join(known)}") from None
     if tensorflow_version() is None:
         raise CommandError("TensorFlow is not installed; `pip install 'tensorflow-afterburner[tensorflow]'`")
     if options().disable:
@@ -89,14 +91,14 @@ def action(plan: Plan, json: str, chart: Path | None) -> Callable[[], int]:
         from .chart import check_chart
 
         check_chart(chart)
-    return partial(_bench, plan, json, chart)
+    return partial(_bench, replace(plan, workloads=names), json, chart)
 
 
 def _bench(plan: Plan, json: str, chart: Path | None) -> int:
     from .tables import print_bench
 
     machine, threads = describe(), plan.threads or usable_cores()
-    timings = [t for name in plan.workloads or workloads.names() for t in _measure(name, plan, threads)]
+    timings = [t for name in plan.workloads for t in _measure(name, plan, threads)]
     if json:
         _write_json(json, machine, threads, plan, timings)
     if json != "-":

@@ -1,18 +1,45 @@
 """Programs that are timed: ordinary TensorFlow, one small file each.
 
 A workload is a module here with a ``build()`` that returns what is timed, by the unit's name: how many units
-one call does, and the call. It must not import Afterburner: ``afterburner bench`` runs the same file plainly
-and under ``afterburner run``. To add a workload, add a file.
+one call does, and the call. Where a call takes seconds, ``REPEATS`` in the module says how many timings in a
+process are enough. It must not import Afterburner: ``afterburner bench`` runs the same file plainly and under
+``afterburner run``. To add a workload, add a file; if it takes minutes, name its network in ``_NETWORKS``.
 """
 
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 Build = Callable[[], dict[str, tuple[int, Callable[[], object]]]]
+
+_NETWORKS = ("resnet50v2", "mobilenetv3", "densenet121", "cyclegan", "style_transfer")
+_INFERENCE = "-infer"
 
 
 def names() -> tuple[str, ...]:
     """Every workload's name."""
-    return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")))
+    found = (m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
+    return tuple(sorted(name.replace("_infer", _INFERENCE) for name in found))
+
+
+def module(name: str) -> str:
+    """The module of a workload."""
+    return f"{__name__}.{name.replace(_INFERENCE, '_infer')}"
+
+
+def groups() -> dict[str, tuple[str, ...]]:
+    """Names for several workloads: ``small`` ones, whole ``networks`` (minutes each), ``all``."""
+    every = names()
+    networks = tuple(name for name in every if name.removesuffix(_INFERENCE) in _NETWORKS)
+    return {"small": tuple(name for name in every if name not in networks), "networks": networks, "all": every}
+
+
+def chosen(words: Iterable[str]) -> tuple[str, ...]:
+    """The workloads that names and groups stand for, each once; ``small`` where there are no words.
+
+    Raises:
+        KeyError: neither a workload nor a group; the argument is the word.
+    """
+    known = groups() | {name: (name,) for name in names()}
+    return tuple(dict.fromkeys(name for word in tuple(words) or ("small",) for name in known[word]))

@@ -18,7 +18,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from . import names
+from . import module, names
 
 
 def _seconds(call: Callable[[], object]) -> float:
@@ -42,8 +42,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="a file; default: standard output")
     options = parser.parse_args()
     tf.config.threading.set_intra_op_parallelism_threads(options.threads)
-    timed = importlib.import_module(f"afterburner.workloads.{options.name}").build()
-    result = {unit: _timed(units, call, options.repeats) for unit, (units, call) in timed.items()}
+    workload = importlib.import_module(module(options.name))
+    repeats = min(options.repeats, getattr(workload, "REPEATS", options.repeats))
+    result = {unit: _timed(units, call, repeats) for unit, (units, call) in workload.build().items()}
     scale = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB elsewhere
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
     text = json.dumps({"workload": options.name, "timed": result, "peak_bytes": peak})

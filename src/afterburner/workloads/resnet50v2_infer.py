@@ -1,0 +1,17 @@
+"""ResNet50V2 answering: ``predict`` in batches of 32, and one image under ``tf.function``."""
+
+from __future__ import annotations
+
+from ._networks import TIMINGS, Units, inference, report
+from .resnet50v2 import network
+
+REPEATS = TIMINGS
+
+
+def build() -> Units:
+    """A batch in ``predict``; one image."""
+    return inference(network)
+
+
+if __name__ == "__main__":
+    report(build())
