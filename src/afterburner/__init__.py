@@ -17,7 +17,7 @@ from .report import Report
 __version__ = "0.1.0"
 __all__ = [
     "AfterburnerError", "Options", "Report", "StrictError", "disable", "enable", "enabled", "options",
-    "report", "set_options",
+    "report", "set_options", "set_precision",
 ]
 
 
@@ -44,6 +44,18 @@ def enabled() -> Iterator[None]:
     finally:
         if not was_active:
             disable()
+
+
+def set_precision(precision: str) -> None:
+    """Choose the arithmetic of what is called from now on; functions are compiled anew for it when next called.
+
+    Args:
+        precision: "default", or "fast": float32 convolutions 3×3 with stride 1 may take Winograd's algorithm.
+
+    Raises:
+        OptionError: neither of these.
+    """
+    set_options(precision=precision)
 
 
 def report() -> Report:

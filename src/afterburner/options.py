@@ -13,6 +13,7 @@ import platformdirs
 
 PREFIX = "AFTERBURNER_"
 VERBOSITY = ("silent", "line", "detail")
+PRECISION = ("default", "fast")
 
 
 class OptionError(ValueError):
@@ -40,6 +41,12 @@ def _verbosity(text: str) -> str:
     return text
 
 
+def _precision(text: str) -> str:
+    if text not in PRECISION:
+        raise OptionError(f"{text!r} is none of {', '.join(PRECISION)}")
+    return text
+
+
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name for name in text.replace(",", ";").split(";") if name)
 
@@ -61,6 +68,8 @@ class Options:
     verbosity: str = _knob("line", _verbosity, "silent, line (one per compiled graph) or detail")
     threads: int = _knob(0, _count, "worker threads; 0: TensorFlow's intra-op setting, else all cores")
     isa: str = _knob("", str, "instruction set override: avx512, avx2, neon or generic")
+    precision: str = _knob("default", _precision, "fast: float32 convolutions 3×3 by Winograd's algorithm, which "
+                           "changes numbers; default: never")
     compile_after: int = _knob(1, _count, "calls of a signature that run on TensorFlow before it is compiled")
     variants: int = _knob(4, _count, "signatures of one function that may be compiled")
     skip_ops: tuple[str, ...] = _knob((), _names, "TensorFlow op types never taken, separated by ;")
@@ -121,8 +130,11 @@ def set_options(**changes: Any) -> Options:
 
     Raises:
         TypeError: no option of that name.
+        OptionError: a precision that does not exist.
     """
     global _current
+    if "precision" in changes:
+        _precision(changes["precision"])
     previous = options()
     _current = replace(previous, **changes)
     return previous

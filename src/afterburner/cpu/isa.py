@@ -21,6 +21,7 @@ class Isa:
         triple: LLVM target triple.
         cpu: LLVM CPU name, "" for none in particular.
         features: LLVM feature string.
+        precision: "default", or "fast": float32 convolutions may take Winograd's algorithm.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Isa:
     triple: str
     cpu: str
     features: str
+    precision: str = "default"
 
     def lanes(self, element_bytes: int) -> int:
         """Elements of this size in one register."""
@@ -61,8 +63,8 @@ def available() -> tuple[str, ...]:
     return (*names, "generic") if platform.machine().lower() in ("x86_64", "amd64") else ("generic",)
 
 
-def host(name: str | None = None) -> Isa:
-    """The description of this machine's instruction set, or of the one named.
+def host(name: str | None = None, precision: str = "default") -> Isa:
+    """The description of this machine's instruction set, or of the one named, for arithmetic of a precision.
 
     A set that the machine lacks keeps its shape (vector width, tiles) and is compiled with the
     features that are there, LLVM splitting the vectors: right, but slow; for tests.
@@ -76,7 +78,7 @@ def host(name: str | None = None) -> Isa:
     return Isa(
         name=chosen, bf16_dot=chosen == "avx512" and host_features().get("avx512bf16", False),
         triple=llvm.get_process_triple(), cpu=llvm.get_host_cpu_name() if name is None else "",
-        features=features, **form,  # type: ignore[arg-type]
+        features=features, precision=precision, **form,  # type: ignore[arg-type]
     )
 
 

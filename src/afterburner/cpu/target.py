@@ -48,7 +48,7 @@ def compile_graph(graph: Graph, options: Options | None = None, threads: int = 0
         ArenaError: no memory for the intermediate values.
     """
     chosen = options or current_options()
-    isa = host(chosen.isa or None)
+    isa = host(chosen.isa or None, chosen.precision)
     return assemble(graph, lambda: [lower(n, isa) for n in computed(graph)], isa, chosen, threads)
 
 
@@ -63,7 +63,7 @@ def assemble(graph: Graph, kernels: Callable[[], Sequence[Kernel]], isa: Isa, ch
     raw, found = cached(_identity(graph), isa, lambda: compile_kernels(kernels(), isa, dump),
                         cache if dump is None else None)
     settings = _Settings(isa.name, chosen.threads or threads or available_cpus(), chosen.profile, found,
-                         chosen.fault == "run", chosen.cache_path)
+                         chosen.fault == "run", chosen.cache_path, isa.precision)
     return CpuExecutable(graph, kernels_of(raw, computed(graph)), Code(raw, isa), shared, settings)
 
 
@@ -75,6 +75,7 @@ class _Settings:
     cached: bool
     fault: bool
     folder: Path
+    precision: str
 
 
 def _identity(graph: Graph) -> str:
@@ -103,7 +104,9 @@ class CpuExecutable:
         self._constants = placement.constants
         self._workers = _useful_workers(kernels, steps, placement, settings.workers)
         self.threads = self._workers
-        self.device = f"cpu ({settings.isa}, {self._workers} thread{'s' if self._workers > 1 else ''})"
+        workers = f"{self._workers} thread{'s' if self._workers > 1 else ''}"
+        fast = ", fast precision" if settings.precision == "fast" else ""
+        self.device = f"cpu ({settings.isa}, {workers}{fast})"
         stride = -(-max((k.scratch for k in kernels), default=0) // 128) * 128
         self._frame = _frame(kernels, code, placement, steps, shared, stride, settings.profile)
         self._profile = _Profile(len(kernels), steps) if settings.profile else None

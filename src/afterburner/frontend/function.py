@@ -152,7 +152,7 @@ class NativeStage:
     def run(self, values: list[Any]) -> None:
         """Fill the output slots from the input slots."""
         arguments = [values[i] for i in self.input_slots]
-        key = tuple([t._shape_tuple() for t in arguments])  # noqa: SLF001
+        key = (options().precision, *[t._shape_tuple() for t in arguments])  # noqa: SLF001
         variant = self._variants.get(key)
         if variant is None and not self._failed:
             variant = self._prepare(key, arguments, values)
@@ -194,10 +194,11 @@ class NativeStage:
             if key in self._variants:
                 return self._variants[key]
             seen = self._seen[key] = self._seen.get(key, 0) + 1
+            others = sum(known[0] == key[0] for known in self._variants)  # of this precision
             # The first shapes are compiled at once, others (a short last batch) when they recur.
-            if self._variants and seen <= options().compile_after + 1:
+            if others and seen <= options().compile_after + 1:
                 return None
-            if len(self._variants) >= options().variants:
+            if others >= options().variants:
                 return None
             try:
                 variant = self._compile(arguments, values)

@@ -8,6 +8,7 @@ from math import prod
 
 from ...ir import Node
 from ...ir.ops.conv import Conv2d, Conv2dInputGrad
+from ...ir.types import F32
 from ..emitter import Emitter, stored_type
 from ..halves import is_half
 from ..isa import Isa
@@ -18,6 +19,7 @@ from .epilogue import Contraction, contraction_of
 from .gemm import CHUNK_CYCLES, MOST_CHUNKS, Numeric, choose_tile, numeric
 from .matmul import zero_kernel
 from .packing import widen_phase
+from .winograd import lower_winograd, winograd_pays
 
 _IMAGE_BYTES = 128 << 10  # input rows of a block: a quarter of a 512 KB second-level cache
 _FILTER_BYTES = 192 << 10  # of packed filter that a chunk reads again and again from the second-level cache
@@ -111,6 +113,8 @@ def _lower(contraction: Contraction, isa: Isa, correlations: Callable[[], list[C
     parts = correlations()
     if is_depthwise(parts[0]):
         return lower_depthwise(contraction, isa, parts, order, filter_columns, label)
+    if isa.precision == "fast" and contraction.dtype == F32 and len(parts) == 1 and winograd_pays(parts[0], num):
+        return lower_winograd(contraction, parts[0], num, isa, order, filter_columns, f"{label} (Winograd)")
     plans = [plan_of(c, num, isa) for c in parts]
     correlators, at, chunks = [], 0, max(prod(p.parts) for p in plans)
     for c, plan in zip(parts, plans, strict=True):

@@ -181,18 +181,22 @@ class Correlator:
 
     def pack(self, e: Emitter, filter_: ll.Value, chunks: int) -> None:
         """Copy this chunk's share of the filter to [group][panel][tap row][tap column][depth][registers]."""
-        c, rows, columns = self.c, self.c.rows.taps, self.c.columns.taps
-        first, end = range_of_part(e, e.chunk, self.plan.panels.parts * c.groups, chunks)
+        first, end = range_of_part(e, e.chunk, self.plan.panels.parts * self.c.groups, chunks)
         for group, low, high in self._groups(e, first, end):
             for width, panel, channel, last in self._panels(e, low, high):
-                target = self.panel_address(e, group, panel)
-                with e.loop(0, rows.count, name="i") as i, e.loop(0, columns.count, name="j") as j:
-                    source = e.at(filter_, self._filter_offset(e, group, channel, i, j), self.stored)
-                    tap = e.b.add(e.b.mul(i, i64(columns.count)), j)
-                    into = e.at(target, e.b.mul(tap, i64(c.depth * width * self.num.lanes)), self.num.element)
-                    pack = pack_columns_transposed if c.transposed else pack_columns
-                    stride = c.depth * c.groups if c.transposed else c.width * c.groups
-                    pack(e, self.num, source, stride, i64(c.depth), into, width, last, self.stored)
+                self.pack_panel(e, filter_, group, channel, self.panel_address(e, group, panel), width, last)
+
+    def pack_panel(self, e: Emitter, filter_: ll.Value, group: ll.Value, channel: ll.Value, target: ll.Value,
+                   width: int, last: int) -> None:
+        """Copy ``width`` registers of channels of the filter to [tap row][tap column][depth][registers]."""
+        c, rows, columns = self.c, self.c.rows.taps, self.c.columns.taps
+        with e.loop(0, rows.count, name="i") as i, e.loop(0, columns.count, name="j") as j:
+            source = e.at(filter_, self._filter_offset(e, group, channel, i, j), self.stored)
+            tap = e.b.add(e.b.mul(i, i64(columns.count)), j)
+            into = e.at(target, e.b.mul(tap, i64(c.depth * width * self.num.lanes)), self.num.element)
+            pack = pack_columns_transposed if c.transposed else pack_columns
+            stride = c.depth * c.groups if c.transposed else c.width * c.groups
+            pack(e, self.num, source, stride, i64(c.depth), into, width, last, self.stored)
 
     def _filter_offset(self, e: Emitter, group: ll.Value, channel: ll.Value, i: ll.Value, j: ll.Value) -> ll.Value:
         c = self.c

@@ -1,0 +1,344 @@
+"""3x3 convolutions by Winograd's F(4x4, 3x3): 36 products for 16 outputs instead of 144, in ``precision=fast``.
+
+Filters are transformed once a call. A block of tiles is then computed at a time: 6x6 patches of the input become
+36 factors each, 36 matrix products with the filters' factors follow, and what they sum becomes 4x4 outputs, to
+which the epilogue is applied. Factors and sums of a block stay near the second-level cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+
+from llvmlite import ir as ll
+
+from ..emitter import Emitter, i64
+from ..isa import Isa
+from ..kernel import Kernel, Phase
+from .correlation import Axis, Correlation, Correlator, Plan
+from .epilogue import Contraction, Finish
+from .gemm import (
+    CHUNK_CYCLES,
+    MOST_CHUNKS,
+    Columns,
+    Cut,
+    Numeric,
+    Rows,
+    accumulate,
+    choose_tile,
+    larger,
+    load_lanes,
+    range_of_part,
+    smaller,
+    walk_panels,
+    zeros,
+)
+from .winograd_lines import OUTPUTS, POINTS, TAPS, filter_line, input_line, output_line
+
+PRODUCTS = POINTS * POINTS
+_BLOCK = 24  # tiles of a block, about: what is read of the filters' factors serves so many
+_SUMS_BYTES = 128 << 10  # sums of a block before they become outputs
+_LINE = 16  # floats of a cache line
+
+# Cycles of one register of channels of one tile, measured with AVX2.
+_INPUT_CYCLES, _OUTPUT_CYCLES, _FILTER_CYCLES = 110, 110, 130
+_WORTH = 0.9  # of the direct convolution's estimated cycles
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How a convolution is cut.
+
+    Attributes:
+        down, across: tiles of an image.
+        height: tiles in a register tile.
+        panels: cut of the output channels, in registers.
+        block: tiles of a block, a multiple of ``height``.
+        together: panels whose sums are kept at a time.
+        parts: chunks along (blocks, panels).
+    """
+
+    down: int
+    across: int
+    height: int
+    panels: Cut
+    block: int
+    together: int
+    parts: tuple[int, int]
+
+
+def fits(c: Correlation) -> bool:
+    """Whether a correlation is 3x3, dense and ungrouped, and writes every pixel of its result."""
+    plain = all(a.taps.count == TAPS and a.taps.stride == 1 and a.taps.offset_step == 1 for a in (c.rows, c.columns))
+    return plain and c.groups == 1 and c.out_offset == 0 and c.out_strides[2] == c.width \
+        and c.out_strides[1] == c.width * c.columns.outputs
+
+
+def tiles_of(c: Correlation) -> tuple[int, int]:
+    """Tiles down and across one image."""
+    return -(-c.rows.outputs // OUTPUTS), -(-c.columns.outputs // OUTPUTS)
+
+
+def winograd_pays(c: Correlation, num: Numeric) -> bool:
+    """Whether a correlation ``fits`` and the transforms cost less than the products they save, by estimated
+    cycles."""
+    if not fits(c):
+        return False
+    deep, wide, tiles = -(-c.depth // num.lanes), -(-c.width // num.lanes), c.images * prod(tiles_of(c))
+    ours = tiles * (PRODUCTS * c.depth * wide / 2 + _INPUT_CYCLES * deep + _OUTPUT_CYCLES * wide)
+    ours += _FILTER_CYCLES * c.depth * wide
+    taps = sum(c.rows.reads(p, t) for p in range(c.rows.outputs) for t in range(TAPS)) / c.rows.outputs
+    taps *= sum(c.columns.reads(p, t) for p in range(c.columns.outputs) for t in range(TAPS)) / c.columns.outputs
+    direct = c.images * c.rows.outputs * c.columns.outputs * taps * c.depth * wide / 2
+    return ours < _WORTH * direct
+
+
+def tiling_of(c: Correlation, num: Numeric, isa: Isa) -> Tiling:
+    """Tiles, blocks and chunks, from the sizes alone."""
+    down, across = tiles_of(c)
+    total = c.images * down * across
+    rows, panels = choose_tile(min(total, _BLOCK), -(-c.width // num.lanes), c.depth, isa)
+    height = rows.widest
+    block = height * max(1, min(_BLOCK // height, -(-total // height)))
+    slot = PRODUCTS * block * panels.widest * num.lanes * num.bytes
+    together = max(1, min(panels.parts, _SUMS_BYTES // slot))
+    cycles = total * PRODUCTS * max(c.depth, 4) * c.width / num.lanes / 2
+    wanted = int(max(1, min(MOST_CHUNKS, cycles // CHUNK_CYCLES)))
+    blocks = -(-total // block)
+    parts = min(blocks, wanted)
+    return Tiling(down, across, height, panels, block, together, (parts, min(panels.parts, -(-wanted // parts))))
+
+
+def apart(size: int) -> int:
+    """At least ``size`` floats, an odd number of cache lines: 36 neighbours never share a set of a cache."""
+    return (-(-size // _LINE) | 1) * _LINE
+
+
+def lower_winograd(contraction: Contraction, c: Correlation, num: Numeric, isa: Isa, order: tuple[int, int],
+                   filter_columns: int, label: str) -> Kernel:
+    """The kernel of a correlation that ``fits``.
+
+    Args:
+        order: which operands of the contraction are the image and the filter.
+        filter_columns: columns of the filter in memory.
+    """
+    w = Winograd(c, tiling_of(c, num, isa), num, filter_columns)
+    finish, filter_chunks = contraction.finish(isa), min(MOST_CHUNKS, w.tiling.panels.parts)
+    phases = (Phase(filter_chunks, lambda e: w.transform_filter(e, contraction.operand(e, order[1]), filter_chunks)),
+              Phase(prod(w.tiling.parts), lambda e: w.compute(e, contraction.operand(e, order[0]), finish)))
+    return Kernel(contraction.node, phases, f"winograd {contraction.key(isa)}", (w.filter_bytes,),
+                  max(w.scratch, w.pack_scratch), label)
+
+
+class Winograd:
+    """Emits the phases. Temporary 0 holds the filters' factors as [panel][product][depth][registers]."""
+
+    def __init__(self, c: Correlation, tiling: Tiling, num: Numeric, filter_columns: int) -> None:
+        self.c, self.tiling, self.num = c, tiling, num
+        self.total = c.images * tiling.down * tiling.across
+        widest, lanes = tiling.panels.widest, num.lanes
+        self.filter_plane = apart(c.depth * widest * lanes)
+        self.row = -(-c.depth // lanes) * lanes + _LINE  # of factors: one tile, all channels
+        self.factor_plane = apart(tiling.block * self.row)
+        self.sum_row = tiling.together * widest * lanes
+        self.sum_plane = apart(tiling.block * self.sum_row)
+        self.sums_at = PRODUCTS * self.factor_plane
+        self.spare_at = self.sums_at + PRODUCTS * self.sum_plane
+        self.scratch = (self.spare_at + PRODUCTS * lanes) * num.bytes
+        one = Plan(Cut(1, 1), tiling.panels, 0, (1, 1))
+        self.packer = Correlator(c, one, num, num.element, 0, filter_columns)
+
+    @property
+    def filter_bytes(self) -> int:
+        """Size of the filters' factors."""
+        return self.tiling.panels.parts * PRODUCTS * self.filter_plane * self.num.bytes
+
+    @property
+    def pack_scratch(self) -> int:
+        """Bytes of one panel of the filter, packed."""
+        return self.packer.slot * self.num.bytes
+
+    def _load(self, e: Emitter, base: ll.Value, offset: ll.Value | int) -> ll.Value:
+        return e.load(e.at(base, offset, self.num.element), self.num.vector, self.num.lanes * self.num.bytes)
+
+    def _store(self, e: Emitter, value: ll.Value, base: ll.Value, offset: ll.Value | int) -> None:
+        e.store(value, e.at(base, offset, self.num.element), self.num.lanes * self.num.bytes)
+
+    def transform_filter(self, e: Emitter, filter_: ll.Value, chunks: int) -> None:
+        """This chunk's share of the panels: packed to scratch, then transformed."""
+        c, num, panels = self.c, self.num, self.tiling.panels
+        first, end = range_of_part(e, e.chunk, panels.parts, chunks)
+        for width, panel, channel, last in walk_panels(e, panels, num.lanes, c.width, first, end):
+            self.packer.pack_panel(e, filter_, i64(0), channel, e.scratch, width, last)
+            target = e.at(e.temp(0), e.b.mul(panel, i64(PRODUCTS * self.filter_plane)), num.element)
+            run = c.depth * width * num.lanes
+            with e.loop(0, run, num.lanes, "register") as at:
+                source, into = e.at(e.scratch, at, num.element), e.at(target, at, num.element)
+                taps = [[self._load(e, source, (i * TAPS + j) * run) for i in range(TAPS)] for j in range(TAPS)]
+                columns = [filter_line(e, num, column) for column in taps]
+                for i in range(POINTS):
+                    for j, value in enumerate(filter_line(e, num, [column[i] for column in columns])):
+                        self._store(e, value, into, (i * POINTS + j) * self.filter_plane)
+
+    def compute(self, e: Emitter, image: ll.Value, finish: Finish) -> None:
+        """This chunk's share of the output pixels."""
+        t = self.tiling
+        index, part = e.b.udiv(e.chunk, i64(t.parts[1])), e.b.urem(e.chunk, i64(t.parts[1]))
+        first_block, end_block = range_of_part(e, index, -(-self.total // t.block), t.parts[0])
+        first_panel, end_panel = range_of_part(e, part, t.panels.parts, t.parts[1])
+        with e.loop(first_block, end_block, name="block") as block:
+            tile = e.b.mul(block, i64(t.block))
+            count = smaller(e, i64(t.block), e.b.sub(i64(self.total), tile))
+            with e.loop(0, count, name="patch") as i:
+                self._patch(e, image, e.b.add(tile, i), i)
+            with e.loop(first_panel, end_panel, t.together, "panels") as low:
+                high = smaller(e, end_panel, e.b.add(low, i64(t.together)))
+                self._multiply(e, low, high, count)
+                with e.loop(0, count, name="outputs") as i:
+                    self._outputs(e, finish, e.b.add(tile, i), i, low, high)
+
+    def _position(self, e: Emitter, tile: ll.Value) -> tuple[ll.Value, ll.Value, ll.Value]:
+        """(image, row, column) of a tile, the latter two counted in tiles."""
+        t = self.tiling
+        line, across = e.b.udiv(tile, i64(t.across)), e.b.urem(tile, i64(t.across))
+        return e.b.udiv(line, i64(t.down)), e.b.urem(line, i64(t.down)), across
+
+    def _patch(self, e: Emitter, image: ll.Value, tile: ll.Value, index: ll.Value) -> None:
+        """The factors of one tile's input."""
+        c, num = self.c, self.num
+        number, down, across = self._position(e, tile)
+        top = e.b.add(e.b.mul(down, i64(OUTPUTS)), i64(c.rows.taps.offset))
+        left = e.b.add(e.b.mul(across, i64(OUTPUTS)), i64(c.columns.taps.offset))
+        line = e.b.add(e.b.mul(number, i64(c.rows.inputs)), top)
+        pixel = e.b.add(e.b.mul(line, i64(c.columns.inputs)), left)
+        source = e.at(image, e.b.mul(pixel, i64(c.pixel)), num.element)
+        first = smaller(e, i64(POINTS), larger(e, i64(0), e.b.sub(i64(0), top)))
+        end = larger(e, first, smaller(e, i64(POINTS), e.b.sub(i64(c.rows.inputs), top)))
+        target = e.at(e.scratch, e.b.mul(index, i64(self.row)), num.element)
+        for low, high, lanes in _registers(c.depth, num.lanes):
+            with e.loop(low, high, num.lanes, "channel") as channel:
+                into, given = e.at(target, channel, num.element), e.at(source, channel, num.element)
+                self._patch_rows(e, given, across, first, end, lanes)
+                self._patch_columns(e, into)
+
+    def _patch_rows(self, e: Emitter, source: ll.Value, across: ll.Value, first: ll.Value, end: ll.Value,
+                    lanes: int) -> None:
+        """Transform the rows of a patch into the spare registers; rows outside of the image are zeros."""
+        c, num = self.c, self.num
+        spare = e.at(e.scratch, self.spare_at, num.element)
+        for low, high in ((i64(0), first), (end, i64(POINTS))):
+            with e.loop(low, high, name="outside") as r:
+                line = e.at(spare, e.b.mul(r, i64(POINTS * num.lanes)), num.element)
+                for j in range(POINTS):
+                    self._store(e, num.zero, line, j * num.lanes)
+        for inside in _kinds(e, c.columns, self.tiling.across, across):
+            with e.loop(first, end, name="inside") as r:
+                given = e.at(source, e.b.mul(r, i64(c.columns.inputs * c.pixel)), num.element)
+                pixels = [load_lanes(e, e.at(given, j * c.pixel, num.element), num, lanes) if j in inside
+                          else num.zero for j in range(POINTS)]
+                line = e.at(spare, e.b.mul(r, i64(POINTS * num.lanes)), num.element)
+                for j, value in enumerate(input_line(e, num, pixels)):
+                    self._store(e, value, line, j * num.lanes)
+
+    def _patch_columns(self, e: Emitter, target: ll.Value) -> None:
+        spare = e.at(e.scratch, self.spare_at, self.num.element)
+        for j in range(POINTS):
+            column = [self._load(e, spare, (i * POINTS + j) * self.num.lanes) for i in range(POINTS)]
+            for i, value in enumerate(input_line(e, self.num, column)):
+                self._store(e, value, target, (i * POINTS + j) * self.factor_plane)
+
+    def _multiply(self, e: Emitter, low: ll.Value, high: ll.Value, count: ll.Value) -> None:
+        """36 products of a block's factors with those of panels [low, high)."""
+        c, t, num = self.c, self.tiling, self.num
+        turns = e.b.udiv(e.b.add(count, i64(t.height - 1)), i64(t.height))
+        with e.loop(0, PRODUCTS, name="product") as product:
+            factors = e.at(e.scratch, e.b.mul(product, i64(self.factor_plane)), num.element)
+            sums = e.at(e.scratch, e.b.add(i64(self.sums_at), e.b.mul(product, i64(self.sum_plane))), num.element)
+            for width, panel, channel, _ in walk_panels(e, t.panels, num.lanes, c.width, low, high):
+                plane = e.b.add(e.b.mul(panel, i64(PRODUCTS)), product)
+                filters = e.at(e.temp(0), e.b.mul(plane, i64(self.filter_plane)), num.element)
+                column = e.b.sub(channel, e.b.mul(t.panels.start(e, low), i64(num.lanes)))
+                with e.loop(0, turns, name="turn") as turn:
+                    tile = e.b.mul(turn, i64(t.height))
+                    rows = Rows(e.at(factors, e.b.mul(tile, i64(self.row)), num.element),
+                                [r * self.row for r in range(t.height)], 1)
+                    columns = Columns(filters, [v * num.lanes for v in range(width)], width * num.lanes, num.lanes,
+                                      num.lanes * num.bytes)
+                    done = accumulate(e, num, zeros(num, t.height, width), rows, columns, c.depth)
+                    into = e.at(sums, e.b.add(e.b.mul(tile, i64(self.sum_row)), column), num.element)
+                    for r, registers in enumerate(done):
+                        for v, value in enumerate(registers):
+                            self._store(e, value, into, r * self.sum_row + v * num.lanes)
+
+    def _outputs(self, e: Emitter, finish: Finish, tile: ll.Value, index: ll.Value, low: ll.Value,
+                 high: ll.Value) -> None:
+        """A tile's sums over panels [low, high) to its outputs, inside of the image."""
+        c, t, num = self.c, self.tiling, self.num
+        number, down, across = self._position(e, tile)
+        row, column = e.b.mul(down, i64(OUTPUTS)), e.b.mul(across, i64(OUTPUTS))
+        target = e.b.add(e.b.mul(number, i64(c.out_strides[0])),
+                         e.b.add(e.b.mul(row, i64(c.out_strides[1])), e.b.mul(column, i64(c.out_strides[2]))))
+        rows = smaller(e, i64(OUTPUTS), e.b.sub(i64(c.rows.outputs), row))
+        given = e.at(e.scratch, e.b.add(i64(self.sums_at), e.b.mul(index, i64(self.sum_row))), num.element)
+        first = e.b.mul(t.panels.start(e, low), i64(num.lanes))
+        end = smaller(e, i64(c.width), e.b.mul(t.panels.start(e, high), i64(num.lanes)))
+        for whole, stop, lanes in _registers(c.width, num.lanes):
+            with e.loop(larger(e, first, i64(whole)), smaller(e, end, i64(stop)), num.lanes, "channel") as channel:
+                source = e.at(given, e.b.sub(channel, first), num.element)
+                self._sum_columns(e, source)
+                self._sum_rows(e, finish, e.b.add(target, channel), channel, lanes, across, rows)
+
+    def _sum_columns(self, e: Emitter, source: ll.Value) -> None:
+        """Transform the columns of sums into the spare registers."""
+        spare = e.at(e.scratch, self.spare_at, self.num.element)
+        for j in range(POINTS):
+            column = [self._load(e, source, (i * POINTS + j) * self.sum_plane) for i in range(POINTS)]
+            for i, value in enumerate(output_line(e, self.num, column)):
+                self._store(e, value, spare, (i * POINTS + j) * self.num.lanes)
+
+    def _sum_rows(self, e: Emitter, finish: Finish, target: ll.Value, channel: ll.Value, lanes: int,
+                  across: ll.Value, rows: ll.Value) -> None:
+        c, num = self.c, self.num
+        spare = e.at(e.scratch, self.spare_at, num.element)
+        whole, rest = divmod(c.columns.outputs, OUTPUTS)
+        for pixels, low, high in ((OUTPUTS, 0, whole), (rest, whole, self.tiling.across)):
+            if low == high:
+                continue
+            with _between(e, across, low, high, self.tiling.across), e.loop(0, rows, name="row") as r:
+                line = e.at(spare, e.b.mul(r, i64(POINTS * num.lanes)), num.element)
+                values = output_line(e, num, [self._load(e, line, j * num.lanes) for j in range(POINTS)])
+                into = e.b.add(target, e.b.mul(r, i64(c.out_strides[1])))
+                finish(e, [[value] for value in values[:pixels]], into, c.out_strides[2], channel, lanes)
+
+
+def _registers(size: int, lanes: int) -> list[tuple[int, int, int]]:
+    """Runs of channels that fill registers alike: (first, end, lanes used)."""
+    whole = size // lanes * lanes
+    return [run for run in ((0, whole, lanes), (whole, size, size - whole)) if run[0] < run[1]]
+
+
+def _kinds(e: Emitter, axis: Axis, tiles: int, tile: ll.Value) -> Iterator[tuple[int, ...]]:
+    """The positions of a tile's patch along an axis that lie inside of the image; what is emitted between runs
+    for tiles of that kind only."""
+    runs: list[tuple[tuple[int, ...], int, int]] = []
+    for t in range(tiles):
+        start = t * OUTPUTS + axis.taps.offset
+        inside = tuple(j for j in range(POINTS) if 0 <= start + j < axis.inputs)
+        first = runs.pop()[1] if runs and runs[-1][0] == inside else t
+        runs.append((inside, first, t + 1))
+    for inside, low, high in runs:
+        with _between(e, tile, low, high, tiles):
+            yield inside
+
+
+@contextmanager
+def _between(e: Emitter, index: ll.Value, low: int, high: int, count: int) -> Iterator[None]:
+    """What is emitted inside runs only for ``low <= index < high`` of ``range(count)``."""
+    if (low, high) == (0, count):
+        yield
+        return
+    above, below = e.b.icmp_signed(">=", index, i64(low)), e.b.icmp_signed("<", index, i64(high))
+    with e.b.if_then(e.b.and_(above, below)):
+        yield

@@ -1,0 +1,100 @@
+"""Winograd convolutions of ``precision=fast`` against the reference meaning in float64."""
+
+import numpy as np
+import pytest
+from cpu_harness import run_kernel
+from guarded import run_guarded
+from test_conv import CASES as DIRECT_CASES
+from test_conv import SETS, build
+from test_epilogue import bias_relu, fused, masked, residual_tanh
+
+from afterburner.cpu import isa as isas
+from afterburner.cpu.kernels import conv_direct, lower, winograd
+from afterburner.ir import interpret
+
+# An output shares its products with its tile: what bounds its error is the largest sum of |x||w| of the tile, here
+# of the tensor. 1 to 15 roundings of it were seen, where direct sums stay below 4 of the output's own.
+ROUNDINGS = 32
+UNIT = 2.0**-24
+TYPICAL = 3e-6  # of the root mean square; 0.2 to 1.3e-6 were seen
+
+# image, filter, strides, padding, dilation, groups
+ONE = ((1, 1), (1, 1))
+CASES = {
+    "same": ((2, 7, 7, 16), (3, 3, 16, 24), (1, 1), ONE, (1, 1), 1),
+    "valid": ((2, 9, 14, 8), (3, 3, 8, 20), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),
+    "whole tiles": ((1, 10, 18, 8), (3, 3, 8, 16), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),
+    "asymmetric": ((1, 8, 9, 3), (3, 3, 3, 5), (1, 1), ((0, 3), (2, 1)), (1, 1), 1),
+    "wide padding": ((1, 3, 4, 4), (3, 3, 4, 8), (1, 1), ((7, 6), (5, 7)), (1, 1), 1),
+    "one pixel": ((1, 1, 1, 5), (3, 3, 5, 3), (1, 1), ONE, (1, 1), 1),
+    "one channel": ((3, 12, 11, 1), (3, 3, 1, 1), (1, 1), ONE, (1, 1), 1),
+    "many channels": ((1, 4, 5, 130), (3, 3, 130, 197), (1, 1), ONE, (1, 1), 1),
+    "many tiles": ((3, 41, 38, 19), (3, 3, 19, 33), (1, 1), ONE, (1, 1), 1),
+}
+NAMES = ["conv2d", "conv2d_input_grad"]
+
+
+@pytest.fixture
+def always(monkeypatch):
+    """Winograd wherever it is possible, whatever it costs."""
+    monkeypatch.setattr(conv_direct, "winograd_pays", lambda c, num: winograd.fits(c))
+
+
+def lowered(node, isa_name):
+    isa = isas.host(isa_name, "fast")
+    kernel = lower(node, isa)
+    assert "(Winograd)" in kernel.label
+    return kernel, isa
+
+
+@pytest.mark.parametrize("isa_name", SETS)
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("name", NAMES)
+def test_f32(name, case, isa_name, always):
+    node, arrays = build(name, CASES[case], "f32")
+    kernel, isa = lowered(node, isa_name)
+    got, = run_guarded(kernel, arrays, isa)
+    again, = run_kernel(kernel, arrays, isa, reverse=True)
+    assert got.tobytes() == again.tobytes()
+    wide = [a.astype(np.float64) for a in arrays]
+    exact, = node.op.evaluate(*wide)
+    magnitude, = node.op.evaluate(*(np.abs(a) for a in wide))
+    assert np.abs(got - exact).max() <= ROUNDINGS * UNIT * magnitude.max()
+    assert np.sqrt(np.mean((got - exact)**2)) <= TYPICAL * np.sqrt(np.mean(exact**2))
+
+
+@pytest.mark.parametrize("isa_name", SETS)
+@pytest.mark.parametrize("epilogue", [bias_relu, residual_tanh, masked], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("root", ["conv2d", "conv2d_input_grad"])
+def test_epilogues(root, epilogue, isa_name, always):
+    node, arrays = fused(root, "f32", epilogue)
+    kernel, isa = lowered(node, isa_name)
+    for actual, expected in zip(run_guarded(kernel, arrays, isa), interpret(node.op.body, arrays), strict=True):
+        np.testing.assert_allclose(actual.astype(np.float64), expected.astype(np.float64), 2e-4, 2e-4)
+
+
+def test_empty(always):
+    node, arrays = build("conv2d", DIRECT_CASES["empty batch"], "f32")
+    isa = isas.host(None, "fast")
+    assert run_guarded(lower(node, isa), arrays, isa)[0].size == 0
+
+
+@pytest.mark.parametrize("case", sorted(set(DIRECT_CASES) - {"valid", "same", "first layer", "many channels",
+                                                            "empty batch"}))
+def test_other_convolutions_stay_direct(case, always):
+    node, _ = build("conv2d", DIRECT_CASES[case], "f32")
+    assert "Winograd" not in lower(node, isas.host(None, "fast")).label
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_only_where_it_pays(name):
+    def label(image, channels, precision, dtype="f32"):
+        node, _ = build(name, (image, (3, 3, *channels), (1, 1), ONE, (1, 1), 1), dtype)
+        return lower(node, isas.host(None, precision)).label
+
+    assert "(Winograd)" in label((4, 28, 28, 64), (64, 64), "fast")
+    assert "(Winograd)" not in label((4, 28, 28, 64), (64, 64), "default")
+    assert "(Winograd)" not in label((4, 28, 28, 64), (64, 64), "fast", "f64")
+    assert "(Winograd)" not in label((4, 28, 28, 64), (64, 64), "fast", "bf16")
+    assert "(Winograd)" not in label((4, 28, 28, 3), (3, 4), "fast")
+    assert "(Winograd)" not in label((1, 7, 7, 512), (512, 512), "fast")
