@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import keras
 import numpy as np
 
 L = keras.layers
+
+
+@contextmanager
+def floats(dtype: str) -> Iterator[None]:
+    """What is built inside computes in this element type."""
+    keras.config.set_floatx(dtype)
+    keras.config.set_dtype_policy(dtype)
+    try:
+        yield
+    finally:
+        keras.config.set_floatx("float32")
+        keras.config.set_dtype_policy("float32")
 
 
 def mlp(dropout: float) -> keras.Model:
@@ -66,16 +79,12 @@ class Case:
     def model(self, dropout: float = 0.0, seed: int = 11, dtype: str = "float32") -> keras.Model:
         """The model with seeded weights, the same for every dtype."""
         keras.utils.set_random_seed(seed)
-        keras.config.set_floatx("float32")
         model = self.build(dropout)
         if dtype == "float32":
             return model
         weights = model.get_weights()
-        keras.config.set_floatx(dtype)
-        try:
+        with floats(dtype):
             wide = self.build(dropout)
-        finally:
-            keras.config.set_floatx("float32")
         wide.set_weights([w.astype(dtype) if w.dtype.kind == "f" else w for w in weights])
         return wide
 
