@@ -43,6 +43,7 @@ def test_one_line_and_status_2(line: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("variable, value", [
     ("AFTERBURNER_THREADS", "many"), ("AFTERBURNER_VERBOSITY", "loud"), ("AFTERBURNER_STRICT", "maybe"),
+    ("AFTERBURNER_PRECISION", "exact"),
 ])
 @pytest.mark.parametrize("command", ["run program.py", "cache show", "bench mlp"])
 def test_variable_without_meaning(variable: str, value: str, command: str, tmp_path: Path) -> None:

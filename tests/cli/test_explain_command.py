@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from commands import afterburner
 
+from afterburner.cli import doctor
+from afterburner.options import overridden
+
 PROGRAM = """
 import sys
 import tensorflow as tf
@@ -68,6 +71,16 @@ def test_doctor_finds_all_in_order(tmp_path: Path) -> None:
     for subject in ("Python", "TensorFlow", "Keras", "Processor", "Instructions", "Threads", "Cache", "Self-test"):
         assert subject in done.stdout
     assert "everything is in order" in done.stdout
+
+
+def test_doctor_tells_what_fast_precision_lacks(capsys: pytest.CaptureFixture[str],
+                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "CHECKS", (doctor.check_precision,))
+    with overridden(precision="fast"):
+        assert doctor.examine() == 0
+    assert "bfloat16 products are not built yet" in capsys.readouterr().out
+    assert doctor.examine() == 0
+    assert "default: Winograd's algorithm and bfloat16 products are never used" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser can write anywhere")

@@ -91,6 +91,17 @@ def check_processor() -> Iterator[Finding]:
         yield Finding("Instructions", GOOD, f"{wanted or available[0]} (available: {', '.join(available)})")
 
 
+def check_precision() -> Iterator[Finding]:
+    from afterburner.cpu import isa
+
+    if options().precision == "default":
+        yield Finding("Precision", GOOD, "default: Winograd's algorithm and bfloat16 products are never used")
+        return
+    dot = "has" if isa.host().bf16_dot else "lacks"
+    yield Finding("Precision", NOTE, "fast: convolutions 3×3 may take Winograd's algorithm; bfloat16 products are not "
+                  f"built yet (this processor {dot} their instruction)")
+
+
 def check_threads() -> Iterator[Finding]:
     wanted, cores = options().threads, machine.usable_cores()
     if wanted > cores:
@@ -143,5 +154,5 @@ def check_step() -> Iterator[Finding]:
 
 
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
-    check_python, check_tensorflow, check_keras, check_processor, check_threads, check_cache, check_options,
-    check_step)
+    check_python, check_tensorflow, check_keras, check_processor, check_precision, check_threads, check_cache,
+    check_options, check_step)
