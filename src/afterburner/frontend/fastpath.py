@@ -7,6 +7,7 @@ the same trace, so all that is skipped.
 
 from __future__ import annotations
 
+import inspect
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -67,16 +68,23 @@ class _NoRoute(Exception):
 
 def _arguments_matcher(function: Any, recorded: _Arguments) -> Matcher:
     """Arguments by position, then those by name in the order in which the function takes them."""
-    positions = {p.name: i for i, p in enumerate(function.function_type._sorted_parameters)}  # noqa: SLF001
-    if not all(name in positions for name in recorded[1]):
+    order = _parameter_order(function)
+    if not all(name in order for name in recorded[1]):
         raise _NoRoute
     by_position = _sequence_matcher(recorded[0])
-    by_name = _mapping_matcher(recorded[1], sorted(recorded[1], key=positions.__getitem__))
+    by_name = _mapping_matcher(recorded[1], sorted(recorded[1], key=order.index))
 
     def match(arguments: _Arguments, leaves: list[Any]) -> bool:
         return by_position(arguments[0], leaves) and by_name(arguments[1], leaves)
 
     return match
+
+
+def _parameter_order(function: Any) -> list[str]:
+    """The order in which a function's arguments are flattened: keyword-only ones last, by name."""
+    parameters = function.function_type.parameters.values()
+    last = sorted(p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY)
+    return [*(p.name for p in parameters if p.name not in last), *last]
 
 
 def _matcher(recorded: Any) -> Matcher:
