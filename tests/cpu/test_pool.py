@@ -7,7 +7,7 @@ from cpu_harness import run_kernel
 from afterburner.cpu import isa as isas
 from afterburner.cpu.kernels.pool import LOWERINGS
 from afterburner.ir import DTYPES, Builder, TensorType, dtype_of
-from afterburner.ir.ops.pool import AvgPool, AvgPoolGrad, MaxPool, MaxPoolGrad
+from afterburner.ir.ops.pool import AvgPool, AvgPoolGrad, MaxPool, MaxPoolGrad, MaxPoolScatter, MaxPoolTaps
 
 ISAS = ("avx512", "avx2", "generic")
 NONE = ((0, 0), (0, 0))
@@ -26,6 +26,7 @@ CASES = [
     ((1, 13, 13, 2), (12, 12), (1, 1), NONE),
     ((1, 1, 1, 33), (1, 1), (1, 1), NONE),
     ((1, 3, 3, 4), (2, 2), (1, 1), ((2, 2), (3, 0))),
+    ((1, 4, 5, 4), (2, 2), (2, 3), ((2, 0), (3, 1))),
     ((0, 4, 4, 3), (2, 2), (2, 2), NONE),
     ((2, 4, 4, 0), (2, 2), (2, 2), NONE),
     ((1, 1, 4, 3), (2, 2), (2, 2), NONE),
@@ -45,15 +46,16 @@ def values(rng, shape, dtype, hard):
 def check(op, operands, name, exact):
     builder = Builder()
     inputs = [builder.input(TensorType(dtype_of(a.dtype), a.shape), f"x{i}") for i, a in enumerate(operands)]
-    node, isa = builder.emit(op, *inputs).node, isas.host(name)
+    node, isa = builder.add(op, *inputs)[0].node, isas.host(name)
     with np.errstate(all="ignore"):
-        (want,) = op.evaluate(*operands)
-    (got,) = run_kernel(LOWERINGS[op.name](node, isa), operands, isa, reverse=True)
-    got, want = got.astype(np.float64), want.astype(np.float64)
+        wanted = op.evaluate(*operands)
+    results = run_kernel(LOWERINGS[op.name](node, isa), operands, isa, reverse=True)
     tolerance = 0 if exact else TOLERANCE[node.results[0].type.dtype.name]
-    np.testing.assert_allclose(got, want, rtol=tolerance, atol=10 * tolerance)
-    if exact:
-        np.testing.assert_array_equal(np.signbit(got), np.signbit(want))
+    for got, want in zip(results, wanted, strict=True):
+        got, want = got.astype(np.float64), want.astype(np.float64)
+        np.testing.assert_allclose(got, want, rtol=tolerance, atol=10 * tolerance)
+        if exact:
+            np.testing.assert_array_equal(np.signbit(got), np.signbit(want))
 
 
 @pytest.mark.parametrize("name", ISAS)
@@ -70,6 +72,11 @@ def test_pooling(name, dtype, case):
         check(maximum, [x], name, exact=True)
         disjoint = all(s >= w for s, w in zip(attributes[1], attributes[0], strict=True))
         check(MaxPoolGrad(*attributes), [x, y, dy], name, exact=disjoint)
+        if maximum.window[0] * maximum.window[1] <= 127:
+            check(MaxPoolTaps(*attributes), [x], name, exact=True)
+            taps = MaxPoolTaps(*attributes).evaluate(x)[1]
+            zeros = np.where(rng.random(dy.shape) < 0.2, -np.zeros_like(dy), dy)
+            check(MaxPoolScatter(*attributes, shape), [taps, zeros], name, exact=disjoint)
         check(AvgPool(*attributes), [np.abs(x)], name, exact=False)
         check(AvgPoolGrad(*attributes, shape), [dy], name, exact=False)
 
@@ -78,6 +85,9 @@ def test_signed_zero_gradient():
     x = np.ones((1, 2, 2, 8), np.float32)
     dy = np.full((1, 1, 1, 8), -0.0, np.float32)
     check(MaxPoolGrad((2, 2), (2, 2), NONE), [x, dy, dy], "avx2", exact=True)
+    scatter = MaxPoolScatter((2, 2), (2, 2), NONE, x.shape)
+    check(scatter, [np.zeros(dy.shape, np.uint8), dy], "avx2", exact=True)
+    assert np.signbit(scatter.evaluate(np.zeros(dy.shape, np.uint8), dy)[0]).sum() == dy.size
 
 
 @pytest.mark.parametrize("name", ISAS)
@@ -90,4 +100,7 @@ def test_many_chunks(name):
         dy = rng.standard_normal(y.shape).astype(np.float32)
         check(maximum, [x], name, exact=True)
         check(MaxPoolGrad(window, strides, NONE), [x, y, dy], name, exact=False)
+        check(MaxPoolTaps(window, strides, NONE), [x], name, exact=True)
+        taps = MaxPoolTaps(window, strides, NONE).evaluate(x)[1]
+        check(MaxPoolScatter(window, strides, NONE, x.shape), [taps, dy], name, exact=False)
         check(AvgPoolGrad(window, strides, NONE, x.shape), [dy], name, exact=False)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -336,7 +337,7 @@ class Generator:
             if y is None or dy is None:
                 return
             if cls is pool.MaxPool:
-                self._add(pool.MaxPoolGrad(window, strides, padding), x, y, dy)
+                self._max_pool_grad(x, y, dy, (window, strides, padding))
             else:
                 self._add(pool.AvgPoolGrad(window, strides, padding, x.shape), dy)
             return
@@ -357,6 +358,32 @@ class Generator:
                 starts = (0, self.random.randint(0, 1), self.random.randint(0, 1), 0)
                 self._add(shape.Slice(starts, dx.shape, (1, 1, 1, 1)), dx)
             self._add(conv.Conv2dFilterGrad(*settings, filters.shape), x, dy)
+
+    def _max_pool_grad(self, x: Value, y: Value, dy: Value, settings: tuple[Any, ...]) -> None:
+        """The gradient, from x or from taps, and often the ReLU's before it and the bias's after that."""
+        if self.random.random() < 0.3:
+            taps = self._add(pool.MaxPoolTaps(*settings), x)
+            if taps is not None and taps.node is not None:
+                self._add(pool.MaxPoolScatter(*settings, x.shape), taps.node.results[1], dy)
+            return
+        dx = self._add(pool.MaxPoolGrad(*settings), x, y, dy)
+        if dx is None or self.random.random() < 0.5:
+            return
+        zero, one = self._full(x.type, 0), self._full(x.type, 1)
+        positive = self._add(elementwise.Greater(), x, zero) if zero is not None else None
+        if positive is None or zero is None or one is None:
+            return
+        if self.random.random() < 0.5:
+            dx = self._add(elementwise.Select(), positive, dx, zero)
+        else:
+            mask = self._add(elementwise.Select(), positive, one, zero)
+            dx = self._add(elementwise.Mul(), dx, mask) if mask is not None else None
+        if dx is not None:
+            self._add(reduce.ReduceSum((0, 1, 2)), dx)
+
+    def _full(self, type_: TensorType, number: float) -> Value | None:
+        scalar = self._add(shape.Constant(np.asarray(number, type_.dtype.numpy)))
+        return None if scalar is None else self._add(shape.Broadcast(type_.shape, ()), scalar)
 
     def _padded(self, x: Value) -> Value | None:
         zero = self._add(shape.Constant(np.zeros((), x.type.dtype.numpy)))

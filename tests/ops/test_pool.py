@@ -53,6 +53,33 @@ RECORDS += _records(ints(2, 8, 8, 3, high=2).astype(np.float32), (3, 3), (2, 2),
 RECORDS += _records(np.zeros((1, 6, 6, 2), np.float32), (2, 2), (2, 2), "VALID", "zeros")
 
 
+
+
+def _rectified(window: Any, strides: Any, padding: str, note: str, exact: bool) -> Record:
+    """Forward and backward of a rectifier and a maximum over windows. Exact: gradients have zeros of both
+    signs and infinities, of which a mask makes NaN. Otherwise with the sum that is a bias's gradient."""
+    attributes = {"ksize": [1, *window, 1], "strides": [1, *strides, 1], "padding": padding}
+
+    def function(x: Any, dy: Any) -> Any:
+        y = tf.raw_ops.MaxPool(input=x, **attributes)
+        dx = tf.raw_ops.MaxPoolGrad(orig_input=x, orig_output=y, grad=dy, **attributes)
+        masked = tf.raw_ops.ReluGrad(gradients=dx, features=x)
+        return (y, masked) if exact else (y, masked, tf.reduce_sum(masked, axis=[0, 1, 2]))
+
+    x = ints(2, 9, 8, 3, high=3).astype(np.float32)
+    dy = floats(*tf.raw_ops.MaxPool(input=x, **attributes).shape, seed=3)
+    if exact:
+        for seed, value in enumerate((0.0, -0.0, np.inf, -np.inf)):
+            dy[np.random.default_rng(seed).random(dy.shape) < 0.1] = value
+    return record("MaxPoolGrad", function, x, dy, note=note, exact=exact)
+
+
+RECORDS += [_rectified((3, 2), (3, 2), "SAME", "rectified-padded", True),
+            _rectified((3, 3), (2, 2), "SAME", "rectified-overlapping", False),
+            _rectified((2, 2), (2, 2), "VALID", "rectified", True),
+            _rectified((2, 2), (2, 2), "VALID", "rectified", False)]
+
+
 @pytest.mark.parametrize("runner", RUNNERS)
 @pytest.mark.parametrize("case", RECORDS, ids=str)
 def test_pool(case: Record, runner: str) -> None:

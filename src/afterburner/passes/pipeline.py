@@ -12,6 +12,7 @@ from .eliminate_dead_code import eliminate_dead_code
 from .fold_constants import fold_constants
 from .fuse import fuse
 from .order import order
+from .record_maxima import record_maxima
 from .simplify import simplify
 
 Pass = Callable[[Graph], Graph]
@@ -22,6 +23,7 @@ CLEANUP: tuple[tuple[str, Pass], ...] = (
     ("fold_constants", fold_constants),
     ("simplify", simplify),
     ("eliminate_common_subexpressions", eliminate_common_subexpressions),
+    ("record_maxima", record_maxima),
 )
 MAX_ROUNDS = 6  # of cleanup: each pass makes work for the others, soon less and less
 
@@ -42,7 +44,7 @@ def _run(passes: Sequence[tuple[str, Pass]], graph: Graph, skip: Collection[str]
 
 def optimize(graph: Graph, skip: Collection[str] = (), dump: Dump | None = None,
              epilogues: bool = True) -> Graph:
-    """Run all passes. Every result stays bit for bit what it was.
+    """Run all passes. Every result stays bit for bit what it was, but for the exceptions that passes/rules names.
 
     Args:
         graph: a verified graph.

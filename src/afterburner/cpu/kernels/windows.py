@@ -8,12 +8,14 @@ from dataclasses import dataclass
 
 from llvmlite import ir as ll
 
-from ...ir import DType, Shape
+from ...ir import DType, Node, Shape
 from ...ir.ops.conv import Pads
+from ...ir.ops.pool import AvgPool, AvgPoolGrad, MaxPool, MaxPoolGrad, MaxPoolScatter, MaxPoolTaps
 from .. import halves
 from ..emitter import Emitter, i64
 from ..isa import Isa
 
+PoolOp = MaxPool | AvgPool | MaxPoolGrad | AvgPoolGrad | MaxPoolTaps | MaxPoolScatter
 Bounds = tuple[ll.Value | int, ll.Value | int]  # first and end (exclusive)
 _CHUNK_TAPS = 1 << 15  # elements looked at by a chunk: about 20 us of one core
 _MAX_CHUNKS = 64
@@ -134,6 +136,27 @@ def geometry(x: Shape, dtype: DType, window: tuple[int, int], strides: tuple[int
     """The geometry of pooling an input of shape ``x`` into ``counts`` positions."""
     rows, columns = (Axis(x[1 + i], counts[i], window[i], strides[i], pads[i][0]) for i in (0, 1))
     return Geometry(x[0], rows, columns, x[3], dtype)
+
+
+def pooling_of(node: Node, x: Shape) -> tuple[PoolOp, Geometry]:
+    """The operation of a pooling node and its geometry, for an input of shape ``x``."""
+    op = node.op
+    assert isinstance(op, PoolOp)
+    counts = op.output_shape(x)[1:3]
+    dtype = node.results[0].type.dtype
+    return op, geometry(x, dtype, op.window, op.strides, op.padding, (counts[0], counts[1]))
+
+
+def vector(e: Emitter, g: Geometry) -> ll.Type:
+    """A block of channels in the compute type."""
+    return e.vector(halves.compute_type(g.dtype), g.width(e.isa))
+
+
+def origin(e: Emitter, g: Geometry, image: ll.Value, row: ll.Value, column: ll.Value) -> ll.Value:
+    """Offset of a window's first tap, which may lie in the padding."""
+    first = [e.b.sub(e.b.mul(at, i64(axis.stride)), i64(axis.before))
+             for at, axis in ((row, g.rows), (column, g.columns))]
+    return g.x_offset(e, image, first[0], first[1])
 
 
 def chunks_of(lines: int, taps: int) -> int:

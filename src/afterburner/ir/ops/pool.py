@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 
 from ..op import Op, require
-from ..types import DType, Shape, TensorType, dtype_of
+from ..types import U8, DType, Shape, TensorType, dtype_of
 from .conv import Pads, output_size
 
 
@@ -32,6 +32,11 @@ class _Pool(Op):
         sh, sw = self.strides
         return [(slice(i, i + (oh - 1) * sh + 1, sh), slice(j, j + (ow - 1) * sw + 1, sw))
                 for i in range(self.window[0]) for j in range(self.window[1])]
+
+    @property
+    def disjoint(self) -> bool:
+        """No two windows share an element."""
+        return all(s >= w for s, w in zip(self.strides, self.window, strict=True))
 
     def padded(self, x: np.ndarray, value: float) -> np.ndarray:
         return np.pad(x, ((0, 0), *self.padding, (0, 0)), constant_values=value)
@@ -78,18 +83,74 @@ class MaxPoolGrad(_Pool):
         return (x,)
 
     def evaluate(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
-        x, y, dy = arrays
-        padded = self.padded(x.astype(np.float64), 0)
-        inside = self.padded(np.ones(x.shape, np.bool_), 0)
-        best, chosen = np.zeros(y.shape), np.full(y.shape, -1)
-        for tap, (rows, columns) in enumerate(self.taps(x.shape)):
-            wins = inside[:, rows, columns] & ((chosen < 0) | (padded[:, rows, columns] > best))
-            best = np.where(wins, padded[:, rows, columns], best)
-            chosen = np.where(wins, tap, chosen)
-        dx = np.zeros(padded.shape)
+        x, _, dy = arrays
+        chosen, _ = _winners(self, x)
+        dx = np.zeros(self.padded(x, 0).shape)
         for tap, (rows, columns) in enumerate(self.taps(x.shape)):
             dx[:, rows, columns] += np.where(chosen == tap, dy.astype(np.float64), 0)
         return (self.cropped(dx, x.shape).astype(x.dtype),)
+
+
+def _winners(op: _Pool, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The tap that each window's gradient goes to, -1 for none, and its element."""
+    padded = op.padded(x.astype(np.float64), 0)
+    inside = op.padded(np.ones(x.shape, np.bool_), 0)
+    shape = op.output_shape(x.shape)
+    best, chosen = np.zeros(shape), np.full(shape, -1)
+    for tap, (rows, columns) in enumerate(op.taps(x.shape)):
+        wins = inside[:, rows, columns] & ((chosen < 0) | (padded[:, rows, columns] > best))
+        best = np.where(wins, padded[:, rows, columns], best)
+        chosen = np.where(wins, tap, chosen)
+    return chosen, best
+
+
+TAP_BITS = 127  # of what max_pool_taps stores: the tap; 127 where a window lies in the padding
+NAN_TAP = 128  # added where the element at the tap is NaN, which then is not the window's maximum
+
+
+class MaxPoolTaps(_Pool):
+    """max_pool, and for a gradient the tap of every window as u8: where max_pool_grad's dy goes to,
+    counted in row-major order; plus 128 where a NaN stands there; 255 for a window of padding only."""
+
+    def infer(self, *types: TensorType) -> tuple[TensorType, ...]:
+        require(len(types) == 1 and types[0].dtype.is_float, "takes 1 float operand")
+        require(self.window[0] * self.window[1] <= TAP_BITS, f"the window {self.window} has too many taps")
+        shape = self.output_shape(types[0].shape)
+        return TensorType(types[0].dtype, shape), TensorType(U8, shape)
+
+    def evaluate(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+        (y,) = MaxPool(self.window, self.strides, self.padding).evaluate(*arrays)
+        chosen, best = _winners(self, arrays[0])
+        taps = np.where(chosen < 0, TAP_BITS + NAN_TAP, chosen + NAN_TAP * np.isnan(best))
+        return y, taps.astype(np.uint8)
+
+    def flops(self, operands: tuple[TensorType, ...], results: tuple[TensorType, ...]) -> int:
+        return results[0].size * self.window[0] * self.window[1]
+
+
+@dataclass(frozen=True)
+class MaxPoolScatter(_Pool):
+    """Gradient of max_pool from (taps, dy), with the taps of max_pool_taps: every dy at its window's
+    tap, as it is; 0 elsewhere. Where windows share elements, sums that start at 0."""
+
+    input_shape: Shape
+
+    def infer(self, *types: TensorType) -> tuple[TensorType, ...]:
+        require(len(types) == 2 and types[0].dtype == U8, "takes u8 taps and dy")
+        require(types[1].dtype.is_float, f"does not take {types[1].dtype}")
+        require(self.window[0] * self.window[1] <= TAP_BITS, f"the window {self.window} has too many taps")
+        shape = self.output_shape(self.input_shape)
+        require(types[0].shape == types[1].shape == shape, f"taps are {types[0]}, dy is {types[1]}")
+        return (TensorType(types[1].dtype, self.input_shape),)
+
+    def evaluate(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+        taps, dy = arrays[0], arrays[1].astype(np.float64)
+        dx = np.zeros(self.padded(np.empty(self.input_shape, np.bool_), 0).shape)
+        for tap, (rows, columns) in enumerate(self.taps(self.input_shape)):
+            hit = (taps & TAP_BITS) == tap
+            before = dx[:, rows, columns]
+            dx[:, rows, columns] = np.where(hit, dy if self.disjoint else before + dy, before)
+        return (self.cropped(dx, self.input_shape).astype(arrays[1].dtype),)
 
 
 class AvgPool(_Pool):
