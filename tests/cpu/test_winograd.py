@@ -37,7 +37,7 @@ NAMES = ["conv2d", "conv2d_input_grad"]
 @pytest.fixture
 def always(monkeypatch):
     """Winograd wherever it is possible, whatever it costs."""
-    monkeypatch.setattr(conv_direct, "winograd_pays", lambda c, num: winograd.fits(c))
+    monkeypatch.setattr(conv_direct, "winograd_pays", lambda c, num, isa: winograd.fits(c))
 
 
 def lowered(node, isa_name):

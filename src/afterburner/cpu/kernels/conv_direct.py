@@ -113,7 +113,7 @@ def _lower(contraction: Contraction, isa: Isa, correlations: Callable[[], list[C
     parts = correlations()
     if is_depthwise(parts[0]):
         return lower_depthwise(contraction, isa, parts, order, filter_columns, label)
-    if isa.precision == "fast" and contraction.dtype == F32 and len(parts) == 1 and winograd_pays(parts[0], num):
+    if isa.precision == "fast" and contraction.dtype == F32 and len(parts) == 1 and winograd_pays(parts[0], num, isa):
         return lower_winograd(contraction, parts[0], num, isa, order, filter_columns, f"{label} (Winograd)")
     plans = [plan_of(c, num, isa) for c in parts]
     correlators, at, chunks = [], 0, max(prod(p.parts) for p in plans)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from llvmlite import ir as ll
@@ -26,12 +26,15 @@ from .gemm import (
     Cut,
     Numeric,
     Rows,
+    Tile,
     accumulate,
     choose_tile,
     larger,
     load_lanes,
     range_of_part,
+    shaped,
     smaller,
+    step_cycles,
     walk_panels,
     zeros,
 )
@@ -39,11 +42,13 @@ from .winograd_lines import OUTPUTS, POINTS, TAPS, filter_line, input_line, outp
 
 PRODUCTS = POINTS * POINTS
 _BLOCK = 24  # tiles of a block, about: what is read of the filters' factors serves so many
-_SUMS_BYTES = 128 << 10  # sums of a block before they become outputs
+_SUMS_BYTES = 512 << 10  # sums of a block before they become outputs
 _LINE = 16  # floats of a cache line
+_CACHED_BYTES = 256 << 10  # of filters' factors that stay in the second-level cache
+_STRETCH = 16  # steps between prefetches
 
-# Cycles of one register of channels of one tile, measured with AVX2.
-_INPUT_CYCLES, _OUTPUT_CYCLES, _FILTER_CYCLES = 110, 110, 130
+# Cycles of one register of channels of one tile, measured with AVX2; of the filter where it comes from memory.
+_INPUT_CYCLES, _OUTPUT_CYCLES, _FILTER_CYCLES = 220, 190, 300
 _WORTH = 0.9  # of the direct convolution's estimated cycles
 
 
@@ -81,18 +86,24 @@ def tiles_of(c: Correlation) -> tuple[int, int]:
     return -(-c.rows.outputs // OUTPUTS), -(-c.columns.outputs // OUTPUTS)
 
 
-def winograd_pays(c: Correlation, num: Numeric) -> bool:
+def winograd_pays(c: Correlation, num: Numeric, isa: Isa) -> bool:
     """Whether a correlation ``fits`` and the transforms cost less than the products they save, by estimated
     cycles."""
     if not fits(c):
         return False
     deep, wide, tiles = -(-c.depth // num.lanes), -(-c.width // num.lanes), c.images * prod(tiles_of(c))
-    ours = tiles * (PRODUCTS * c.depth * wide / 2 + _INPUT_CYCLES * deep + _OUTPUT_CYCLES * wide)
-    ours += _FILTER_CYCLES * c.depth * wide
-    taps = sum(c.rows.reads(p, t) for p in range(c.rows.outputs) for t in range(TAPS)) / c.rows.outputs
-    taps *= sum(c.columns.reads(p, t) for p in range(c.columns.outputs) for t in range(TAPS)) / c.columns.outputs
-    direct = c.images * c.rows.outputs * c.columns.outputs * taps * c.depth * wide / 2
-    return ours < _WORTH * direct
+    ours = PRODUCTS * _product_cycles(tiles, wide, c.depth, isa) + _FILTER_CYCLES * c.depth * wide
+    ours += tiles * (_INPUT_CYCLES * deep + _OUTPUT_CYCLES * wide)
+    taps = prod(sum(a.reads(p, t) for p in range(a.outputs) for t in range(TAPS)) / a.outputs
+                for a in (c.rows, c.columns))
+    return ours < _WORTH * c.images * c.rows.outputs * taps * _product_cycles(c.columns.outputs, wide, c.depth, isa)
+
+
+def _product_cycles(rows: int, vectors: int, steps: int, isa: Isa) -> float:
+    """Estimated cycles of a matrix product in register tiles."""
+    down, across = choose_tile(min(rows, _BLOCK), vectors, steps, isa)
+    cycles = sum(step_cycles(down.widest, wide, isa) * (high - low) for wide, low, high in across.spans())
+    return -(-rows // down.widest) * steps * cycles
 
 
 def tiling_of(c: Correlation, num: Numeric, isa: Isa) -> Tiling:
@@ -133,13 +144,15 @@ def lower_winograd(contraction: Contraction, c: Correlation, num: Numeric, isa: 
 
 
 class Winograd:
-    """Emits the phases. Temporary 0 holds the filters' factors as [panel][product][depth][registers]."""
+    """Emits the phases. Temporary 0 holds the filters' factors as [product][panel][depth][registers]."""
 
     def __init__(self, c: Correlation, tiling: Tiling, num: Numeric, filter_columns: int) -> None:
         self.c, self.tiling, self.num = c, tiling, num
         self.total = c.images * tiling.down * tiling.across
         widest, lanes = tiling.panels.widest, num.lanes
-        self.filter_plane = apart(c.depth * widest * lanes)
+        self.panel = c.depth * widest * lanes
+        self.filter_plane = apart(tiling.panels.parts * self.panel)
+        self.ahead = self.filter_bytes > _CACHED_BYTES and c.depth >= 2 * _STRETCH
         self.row = -(-c.depth // lanes) * lanes + _LINE  # of factors: one tile, all channels
         self.factor_plane = apart(tiling.block * self.row)
         self.sum_row = tiling.together * widest * lanes
@@ -153,7 +166,7 @@ class Winograd:
     @property
     def filter_bytes(self) -> int:
         """Size of the filters' factors."""
-        return self.tiling.panels.parts * PRODUCTS * self.filter_plane * self.num.bytes
+        return PRODUCTS * self.filter_plane * self.num.bytes
 
     @property
     def pack_scratch(self) -> int:
@@ -172,7 +185,7 @@ class Winograd:
         first, end = range_of_part(e, e.chunk, panels.parts, chunks)
         for width, panel, channel, last in walk_panels(e, panels, num.lanes, c.width, first, end):
             self.packer.pack_panel(e, filter_, i64(0), channel, e.scratch, width, last)
-            target = e.at(e.temp(0), e.b.mul(panel, i64(PRODUCTS * self.filter_plane)), num.element)
+            target = e.at(e.temp(0), e.b.mul(panel, i64(self.panel)), num.element)
             run = c.depth * width * num.lanes
             with e.loop(0, run, num.lanes, "register") as at:
                 source, into = e.at(e.scratch, at, num.element), e.at(target, at, num.element)
@@ -257,8 +270,8 @@ class Winograd:
             factors = e.at(e.scratch, e.b.mul(product, i64(self.factor_plane)), num.element)
             sums = e.at(e.scratch, e.b.add(i64(self.sums_at), e.b.mul(product, i64(self.sum_plane))), num.element)
             for width, panel, channel, _ in walk_panels(e, t.panels, num.lanes, c.width, low, high):
-                plane = e.b.add(e.b.mul(panel, i64(PRODUCTS)), product)
-                filters = e.at(e.temp(0), e.b.mul(plane, i64(self.filter_plane)), num.element)
+                at = e.b.add(e.b.mul(product, i64(self.filter_plane)), e.b.mul(panel, i64(self.panel)))
+                filters = e.at(e.temp(0), at, num.element)
                 column = e.b.sub(channel, e.b.mul(t.panels.start(e, low), i64(num.lanes)))
                 with e.loop(0, turns, name="turn") as turn:
                     tile = e.b.mul(turn, i64(t.height))
@@ -266,11 +279,34 @@ class Winograd:
                                 [r * self.row for r in range(t.height)], 1)
                     columns = Columns(filters, [v * num.lanes for v in range(width)], width * num.lanes, num.lanes,
                                       num.lanes * num.bytes)
-                    done = accumulate(e, num, zeros(num, t.height, width), rows, columns, c.depth)
+                    done = self._sums(e, rows, columns, turn)
                     into = e.at(sums, e.b.add(e.b.mul(tile, i64(self.sum_row)), column), num.element)
                     for r, registers in enumerate(done):
                         for v, value in enumerate(registers):
                             self._store(e, value, into, r * self.sum_row + v * num.lanes)
+
+    def _sums(self, e: Emitter, rows: Rows, columns: Columns, turn: ll.Value) -> Tile:
+        """A register tile of sums; every turn over the tiles fetches a part of the next panel's factors."""
+        t, num, depth = self.tiling, self.num, self.c.depth
+        width = len(columns.offsets)
+        tile = zeros(num, t.height, width)
+        if not self.ahead:
+            return accumulate(e, num, tile, rows, columns, depth)
+        turns = t.block // t.height
+        stretch = _STRETCH * columns.step
+        lines = -(-stretch // (_LINE * turns))
+        part = e.b.add(i64(depth * columns.step), e.b.mul(turn, i64(lines * _LINE)))
+        initial = [rows.base, columns.base, e.at(columns.base, part, num.element)]
+        flat = [v for row in tile for v in row]
+        with e.loop_carried(0, depth // _STRETCH, 1, [*initial, *flat], "stretch") as (_, now, after):
+            for i in range(lines):
+                e.prefetch(e.at(now[2], i * _LINE, num.element))
+            done = accumulate(e, num, shaped(now[3:], width), replace(rows, base=now[0]),
+                              replace(columns, base=now[1]), _STRETCH)
+            after[:] = [e.at(now[0], _STRETCH, num.element), e.at(now[1], stretch, num.element),
+                        e.at(now[2], stretch, num.element), *[v for row in done for v in row]]
+        return accumulate(e, num, shaped(after[3:], width), replace(rows, base=after[0]),
+                          replace(columns, base=after[1]), depth % _STRETCH)
 
     def _outputs(self, e: Emitter, finish: Finish, tile: ll.Value, index: ll.Value, low: ll.Value,
                  high: ll.Value) -> None:
