@@ -1,0 +1,216 @@
+"""The image networks of the workloads, whole and cut to their first blocks, and what must hold for them.
+
+``python -m tests.models.networks`` checks whole networks on small images (minutes each, most of it TensorFlow's
+tracing); ``test_networks.py`` checks the cut ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras.src.applications import densenet, mobilenet_v3, resnet
+
+from tests.frontend import kit
+from tests.frontend.kit import captured, close
+from tests.models.zoo import floats
+
+PIPELINE = {"IteratorGetNext", "OptionalFromValue"}
+CLASSES = 10
+
+Build = Callable[[int, float], keras.Model]  # (side of an image, dropout rate) -> network
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network whole and cut, and the optimizer its workload uses."""
+
+    whole: Build
+    cut: Build
+    optimizer: Callable[[], keras.optimizers.Optimizer]
+
+
+def _resnet50v2(size: int, dropout: float) -> keras.Model:
+    base = keras.applications.ResNet50V2(include_top=False, weights=None, input_shape=(size, size, 3), pooling="avg")
+    return keras.Model(base.input, keras.layers.Dense(CLASSES, activation="softmax")(base.output))
+
+
+def _cut_resnet(size: int, dropout: float) -> keras.Model:
+    def blocks(x):
+        return resnet.stack_residual_blocks_v2(x, 16, 2, name="conv2")
+
+    return resnet.ResNet(blocks, True, True, weights=None, input_shape=(size, size, 3), classes=CLASSES)
+
+
+def _mobilenetv3(size: int, dropout: float) -> keras.Model:
+    return keras.applications.MobileNetV3Large(weights=None, input_shape=(size, size, 3), classes=CLASSES,
+                                               dropout_rate=dropout)
+
+
+def _cut_mobilenet(size: int, dropout: float) -> keras.Model:
+    def blocks(x, kernel, activation, ratio):
+        x = mobilenet_v3._inverted_res_block(x, 1, 16, 3, 1, None, mobilenet_v3.relu, 0)
+        x = mobilenet_v3._inverted_res_block(x, 3, 24, kernel, 2, ratio, mobilenet_v3.relu, 1)
+        return mobilenet_v3._inverted_res_block(x, 2.5, 24, kernel, 1, ratio, activation, 2)
+
+    return mobilenet_v3.MobileNetV3(blocks, 40, (size, size, 3), weights=None, classes=CLASSES, dropout_rate=dropout)
+
+
+def _densenet121(size: int, dropout: float) -> keras.Model:
+    return keras.applications.DenseNet121(weights=None, input_shape=(size, size, 3), classes=CLASSES)
+
+
+def _cut_densenet(size: int, dropout: float) -> keras.Model:
+    image = keras.Input((size, size, 3))
+    x = keras.layers.Conv2D(16, 7, strides=2, padding="same", use_bias=False)(image)
+    x = densenet.transition_block(densenet.dense_block(x, 3, name="conv2"), 0.5, name="pool2")
+    x = keras.layers.GlobalAveragePooling2D()(densenet.dense_block(x, 1, name="conv3"))
+    return keras.Model(image, keras.layers.Dense(CLASSES, activation="softmax")(x))
+
+
+NETWORKS = {
+    "resnet50v2": Network(_resnet50v2, _cut_resnet, lambda: keras.optimizers.Adam(1e-4)),
+    "mobilenetv3": Network(_mobilenetv3, _cut_mobilenet, lambda: keras.optimizers.RMSprop(1e-4)),
+    "densenet121": Network(_densenet121, _cut_densenet, lambda: keras.optimizers.SGD(1e-3, momentum=0.9)),
+}
+
+
+def _seeded(build: Build, size: int, dropout: float, dtype: str = "float32") -> keras.Model:
+    keras.utils.set_random_seed(11)
+    model = build(size, dropout)
+    if dtype == "float32":
+        return model
+    weights = model.get_weights()
+    with floats(dtype):
+        wide = build(size, dropout)
+    wide.set_weights([w.astype(dtype) for w in weights])
+    return wide
+
+
+def _data(count: int, size: int, dtype: str = "float32") -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(5)
+    return rng.random((count, size, size, 3), np.float32).astype(dtype), rng.integers(0, CLASSES, count)
+
+
+def _gradients(build: Build, size: int, batch: int, dtype: str = "float32") -> dict[str, np.ndarray]:
+    """The gradient of every variable in a training step without dropout, by position and name."""
+    model = _seeded(build, size, 0.0, dtype)
+    x, y = _data(batch, size, dtype)
+
+    @tf.function
+    def step(x, y):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(keras.losses.sparse_categorical_crossentropy(y, model(x, training=True)))
+        return tape.gradient(loss, model.trainable_variables)
+
+    gradients = step(tf.constant(x), tf.constant(y))
+    names = [f"{i} {v.path}" for i, v in enumerate(model.trainable_variables)]
+    return {name: g.numpy() for name, g in zip(names, gradients, strict=True)}
+
+
+def wrong_gradients(build: Build, size: int, batch: int) -> dict[str, tuple[float, float]]:
+    """Gradients further from float64 than twice stock's or 1e-6 of the usual: (our error, the bound) by variable."""
+    reference = list(_gradients(build, size, batch, "float64").values())
+    assert all(gradient.dtype == np.float64 for gradient in reference)
+    stock = list(_gradients(build, size, batch).values())
+    with captured() as taken:
+        ours = _gradients(build, size, batch)
+    assert taken.functions()["step"].left == []
+    typical = float(np.median([np.linalg.norm(r) for r in reference]))
+    wrong = {}
+    for (name, value), plain, exact in zip(ours.items(), stock, reference, strict=True):
+        bound = 2 * max(float(np.linalg.norm(plain - exact)), 1e-6 * (float(np.linalg.norm(exact)) + typical))
+        error = float(np.linalg.norm(value - exact))
+        if not error <= bound:
+            wrong[name] = (error, bound)
+    return wrong
+
+
+@dataclass
+class Trained:
+    """What a few steps of ``fit`` lead to: the model, losses step by step, its answers to the data."""
+
+    model: keras.Model
+    losses: np.ndarray
+    answers: np.ndarray
+
+
+def train(network: Network, build: Build, size: int, batch: int, steps: int) -> Trained:
+    """Train with the network's optimizer on seeded data, then predict."""
+    model = _seeded(build, size, 0.2)
+    model.compile(network.optimizer(), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    x, y = _data(batch * steps, size)
+    losses: list[float] = []
+    record = keras.callbacks.LambdaCallback(on_train_batch_end=lambda _, logs: losses.append(logs["loss"]))
+    model.fit(x, y, batch_size=batch, verbose=0, shuffle=False, callbacks=[record])
+    # Keras reports the mean so far: the difference of sums is the loss of a step.
+    sums = np.array(losses) * np.arange(1, steps + 1)
+    return Trained(model, np.diff(sums, prepend=0.0), model.predict(x[:batch], batch_size=batch, verbose=0))
+
+
+def train_taken(network: Network, build: Build, size: int, batch: int, steps: int) -> Trained:
+    """The same, compiled: all operations but the input pipeline's."""
+    with captured() as taken:
+        trained = train(network, build, size, batch, steps)
+    functions = [f for f in taken.recorder.report().functions if f.status == "compiled"]
+    assert len(functions) >= 2  # fit and predict
+    for function in functions:
+        assert {op.type for op in function.left} <= PIPELINE, function.left
+    return trained
+
+
+def check_bits(first: Trained, second: Trained) -> None:
+    """Two runs agree in every bit of losses, weights and answers."""
+    np.testing.assert_array_equal(first.losses, second.losses)
+    np.testing.assert_array_equal(first.answers, second.answers)
+    for a, b in zip(first.model.get_weights(), second.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def check_saved(trained: Trained, build: Build, size: int, folder: Path) -> None:
+    """Saved weights, loaded by stock TensorFlow, predict the same."""
+    trained.model.save_weights(folder / "w.weights.h5")
+    fresh = build(size, 0.2)
+    fresh.load_weights(folder / "w.weights.h5")
+    batch = len(trained.answers)
+    close(fresh.predict(_data(batch, size)[0], batch_size=batch, verbose=0), trained.answers, 1e-4)
+
+
+def main() -> None:
+    """Check whole networks and print what was found; exit status 1 where something is wrong."""
+    parser = argparse.ArgumentParser(prog="python -m tests.models.networks", description=__doc__)
+    parser.add_argument("names", nargs="*", default=list(NETWORKS), metavar="NETWORK")
+    parser.add_argument("--size", type=int, default=64, help="side of an image in pixels")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=10)
+    options = parser.parse_args()
+    kit.TARGET = "cpu"
+    failures = 0
+    for name in options.names:
+        network, started = NETWORKS[name], time.perf_counter()
+        shape = (options.size, options.batch)
+        wrong = wrong_gradients(network.whole, *shape)
+        for variable, (error, bound) in wrong.items():
+            print(f"{name}: gradient of {variable}: error {error:.3g}, at most {bound:.3g}")
+        stock = train(network, network.whole, *shape, options.steps)
+        ours, again = (train_taken(network, network.whole, *shape, options.steps) for _ in range(2))
+        check_bits(ours, again)
+        with tempfile.TemporaryDirectory() as folder:
+            check_saved(ours, network.whole, options.size, Path(folder))
+        apart = np.abs(ours.losses - stock.losses) / np.abs(stock.losses)
+        print(f"{name}: {len(wrong)} gradients wrong, losses apart by {apart.max():.2g} of stock's over "
+              f"{options.steps} steps, same bits twice, saved and loaded; {time.perf_counter() - started:.0f} s",
+              flush=True)
+        failures += len(wrong)
+    raise SystemExit(failures > 0)
+
+
+if __name__ == "__main__":
+    main()
