@@ -7,8 +7,6 @@ which the epilogue is applied. Factors and sums of a block stay near the second-
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -17,7 +15,7 @@ from llvmlite import ir as ll
 from ..emitter import Emitter, i64
 from ..isa import Isa
 from ..kernel import Kernel, Phase
-from .correlation import Axis, Correlation, Correlator, Plan
+from .correlation import Correlation, Correlator, Plan
 from .epilogue import Contraction, Finish
 from .gemm import (
     CHUNK_CYCLES,
@@ -30,7 +28,6 @@ from .gemm import (
     accumulate,
     choose_tile,
     larger,
-    load_lanes,
     range_of_part,
     shaped,
     smaller,
@@ -39,11 +36,10 @@ from .gemm import (
     zeros,
 )
 from .winograd_lines import OUTPUTS, POINTS, TAPS, filter_line, input_line, output_line
+from .winograd_patches import LINE, PRODUCTS, Grid, Patches, apart, between, load, registers, store
 
-PRODUCTS = POINTS * POINTS
 _BLOCK = 24  # tiles of a block, about: what is read of the filters' factors serves so many
 _SUMS_BYTES = 512 << 10  # sums of a block before they become outputs
-_LINE = 16  # floats of a cache line
 _CACHED_BYTES = 256 << 10  # of filters' factors that stay in the second-level cache
 _STRETCH = 16  # steps between prefetches
 
@@ -122,11 +118,6 @@ def tiling_of(c: Correlation, num: Numeric, isa: Isa) -> Tiling:
     return Tiling(down, across, height, panels, block, together, (parts, min(panels.parts, -(-wanted // parts))))
 
 
-def apart(size: int) -> int:
-    """At least ``size`` floats, an odd number of cache lines: 36 neighbours never share a set of a cache."""
-    return (-(-size // _LINE) | 1) * _LINE
-
-
 def lower_winograd(contraction: Contraction, c: Correlation, num: Numeric, isa: Isa, order: tuple[int, int],
                    filter_columns: int, label: str) -> Kernel:
     """The kernel of a correlation that ``fits``.
@@ -153,13 +144,17 @@ class Winograd:
         self.panel = c.depth * widest * lanes
         self.filter_plane = apart(tiling.panels.parts * self.panel)
         self.ahead = self.filter_bytes > _CACHED_BYTES and c.depth >= 2 * _STRETCH
-        self.row = -(-c.depth // lanes) * lanes + _LINE  # of factors: one tile, all channels
+        self.row = -(-c.depth // lanes) * lanes + LINE  # of factors: one tile, all channels
         self.factor_plane = apart(tiling.block * self.row)
         self.sum_row = tiling.together * widest * lanes
         self.sum_plane = apart(tiling.block * self.sum_row)
         self.sums_at = PRODUCTS * self.factor_plane
         self.spare_at = self.sums_at + PRODUCTS * self.sum_plane
         self.scratch = (self.spare_at + PRODUCTS * lanes) * num.bytes
+        grid = Grid(c.images, tiling.down, tiling.across)
+        self.patches = Patches(grid, c.rows.inputs, c.columns.inputs, c.depth,
+                               (c.rows.taps.offset, c.columns.taps.offset), POINTS, input_line, self.row,
+                               self.factor_plane, self.spare_at)
         one = Plan(Cut(1, 1), tiling.panels, 0, (1, 1))
         self.packer = Correlator(c, one, num, num.element, 0, filter_columns)
 
@@ -173,12 +168,6 @@ class Winograd:
         """Bytes of one panel of the filter, packed."""
         return self.packer.slot * self.num.bytes
 
-    def _load(self, e: Emitter, base: ll.Value, offset: ll.Value | int) -> ll.Value:
-        return e.load(e.at(base, offset, self.num.element), self.num.vector, self.num.lanes * self.num.bytes)
-
-    def _store(self, e: Emitter, value: ll.Value, base: ll.Value, offset: ll.Value | int) -> None:
-        e.store(value, e.at(base, offset, self.num.element), self.num.lanes * self.num.bytes)
-
     def transform_filter(self, e: Emitter, filter_: ll.Value, chunks: int) -> None:
         """This chunk's share of the panels: packed to scratch, then transformed."""
         c, num, panels = self.c, self.num, self.tiling.panels
@@ -189,11 +178,11 @@ class Winograd:
             run = c.depth * width * num.lanes
             with e.loop(0, run, num.lanes, "register") as at:
                 source, into = e.at(e.scratch, at, num.element), e.at(target, at, num.element)
-                taps = [[self._load(e, source, (i * TAPS + j) * run) for i in range(TAPS)] for j in range(TAPS)]
+                taps = [[load(e, self.num, source, (i * TAPS + j) * run) for i in range(TAPS)] for j in range(TAPS)]
                 columns = [filter_line(e, num, column) for column in taps]
                 for i in range(POINTS):
                     for j, value in enumerate(filter_line(e, num, [column[i] for column in columns])):
-                        self._store(e, value, into, (i * POINTS + j) * self.filter_plane)
+                        store(e, self.num, value, into, (i * POINTS + j) * self.filter_plane)
 
     def compute(self, e: Emitter, image: ll.Value, finish: Finish) -> None:
         """This chunk's share of the output pixels."""
@@ -205,62 +194,13 @@ class Winograd:
             tile = e.b.mul(block, i64(t.block))
             count = smaller(e, i64(t.block), e.b.sub(i64(self.total), tile))
             with e.loop(0, count, name="patch") as i:
-                self._patch(e, image, e.b.add(tile, i), i)
+                target = e.at(e.scratch, e.b.mul(i, i64(self.row)), self.num.element)
+                self.patches.factors(e, self.num, image, e.b.add(tile, i), target)
             with e.loop(first_panel, end_panel, t.together, "panels") as low:
                 high = smaller(e, end_panel, e.b.add(low, i64(t.together)))
                 self._multiply(e, low, high, count)
                 with e.loop(0, count, name="outputs") as i:
                     self._outputs(e, finish, e.b.add(tile, i), i, low, high)
-
-    def _position(self, e: Emitter, tile: ll.Value) -> tuple[ll.Value, ll.Value, ll.Value]:
-        """(image, row, column) of a tile, the latter two counted in tiles."""
-        t = self.tiling
-        line, across = e.b.udiv(tile, i64(t.across)), e.b.urem(tile, i64(t.across))
-        return e.b.udiv(line, i64(t.down)), e.b.urem(line, i64(t.down)), across
-
-    def _patch(self, e: Emitter, image: ll.Value, tile: ll.Value, index: ll.Value) -> None:
-        """The factors of one tile's input."""
-        c, num = self.c, self.num
-        number, down, across = self._position(e, tile)
-        top = e.b.add(e.b.mul(down, i64(OUTPUTS)), i64(c.rows.taps.offset))
-        left = e.b.add(e.b.mul(across, i64(OUTPUTS)), i64(c.columns.taps.offset))
-        line = e.b.add(e.b.mul(number, i64(c.rows.inputs)), top)
-        pixel = e.b.add(e.b.mul(line, i64(c.columns.inputs)), left)
-        source = e.at(image, e.b.mul(pixel, i64(c.pixel)), num.element)
-        first = smaller(e, i64(POINTS), larger(e, i64(0), e.b.sub(i64(0), top)))
-        end = larger(e, first, smaller(e, i64(POINTS), e.b.sub(i64(c.rows.inputs), top)))
-        target = e.at(e.scratch, e.b.mul(index, i64(self.row)), num.element)
-        for low, high, lanes in _registers(c.depth, num.lanes):
-            with e.loop(low, high, num.lanes, "channel") as channel:
-                into, given = e.at(target, channel, num.element), e.at(source, channel, num.element)
-                self._patch_rows(e, given, across, first, end, lanes)
-                self._patch_columns(e, into)
-
-    def _patch_rows(self, e: Emitter, source: ll.Value, across: ll.Value, first: ll.Value, end: ll.Value,
-                    lanes: int) -> None:
-        """Transform the rows of a patch into the spare registers; rows outside of the image are zeros."""
-        c, num = self.c, self.num
-        spare = e.at(e.scratch, self.spare_at, num.element)
-        for low, high in ((i64(0), first), (end, i64(POINTS))):
-            with e.loop(low, high, name="outside") as r:
-                line = e.at(spare, e.b.mul(r, i64(POINTS * num.lanes)), num.element)
-                for j in range(POINTS):
-                    self._store(e, num.zero, line, j * num.lanes)
-        for inside in _kinds(e, c.columns, self.tiling.across, across):
-            with e.loop(first, end, name="inside") as r:
-                given = e.at(source, e.b.mul(r, i64(c.columns.inputs * c.pixel)), num.element)
-                pixels = [load_lanes(e, e.at(given, j * c.pixel, num.element), num, lanes) if j in inside
-                          else num.zero for j in range(POINTS)]
-                line = e.at(spare, e.b.mul(r, i64(POINTS * num.lanes)), num.element)
-                for j, value in enumerate(input_line(e, num, pixels)):
-                    self._store(e, value, line, j * num.lanes)
-
-    def _patch_columns(self, e: Emitter, target: ll.Value) -> None:
-        spare = e.at(e.scratch, self.spare_at, self.num.element)
-        for j in range(POINTS):
-            column = [self._load(e, spare, (i * POINTS + j) * self.num.lanes) for i in range(POINTS)]
-            for i, value in enumerate(input_line(e, self.num, column)):
-                self._store(e, value, target, (i * POINTS + j) * self.factor_plane)
 
     def _multiply(self, e: Emitter, low: ll.Value, high: ll.Value, count: ll.Value) -> None:
         """36 products of a block's factors with those of panels [low, high)."""
@@ -283,7 +223,7 @@ class Winograd:
                     into = e.at(sums, e.b.add(e.b.mul(tile, i64(self.sum_row)), column), num.element)
                     for r, registers in enumerate(done):
                         for v, value in enumerate(registers):
-                            self._store(e, value, into, r * self.sum_row + v * num.lanes)
+                            store(e, self.num, value, into, r * self.sum_row + v * num.lanes)
 
     def _sums(self, e: Emitter, rows: Rows, columns: Columns, turn: ll.Value) -> Tile:
         """A register tile of sums; every turn over the tiles fetches a part of the next panel's factors."""
@@ -294,13 +234,13 @@ class Winograd:
             return accumulate(e, num, tile, rows, columns, depth)
         turns = t.block // t.height
         stretch = _STRETCH * columns.step
-        lines = -(-stretch // (_LINE * turns))
-        part = e.b.add(i64(depth * columns.step), e.b.mul(turn, i64(lines * _LINE)))
+        lines = -(-stretch // (LINE * turns))
+        part = e.b.add(i64(depth * columns.step), e.b.mul(turn, i64(lines * LINE)))
         initial = [rows.base, columns.base, e.at(columns.base, part, num.element)]
         flat = [v for row in tile for v in row]
         with e.loop_carried(0, depth // _STRETCH, 1, [*initial, *flat], "stretch") as (_, now, after):
             for i in range(lines):
-                e.prefetch(e.at(now[2], i * _LINE, num.element))
+                e.prefetch(e.at(now[2], i * LINE, num.element))
             done = accumulate(e, num, shaped(now[3:], width), replace(rows, base=now[0]),
                               replace(columns, base=now[1]), _STRETCH)
             after[:] = [e.at(now[0], _STRETCH, num.element), e.at(now[1], stretch, num.element),
@@ -312,7 +252,7 @@ class Winograd:
                  high: ll.Value) -> None:
         """A tile's sums over panels [low, high) to its outputs, inside of the image."""
         c, t, num = self.c, self.tiling, self.num
-        number, down, across = self._position(e, tile)
+        number, down, across = self.patches.grid.position(e, tile)
         row, column = e.b.mul(down, i64(OUTPUTS)), e.b.mul(across, i64(OUTPUTS))
         target = e.b.add(e.b.mul(number, i64(c.out_strides[0])),
                          e.b.add(e.b.mul(row, i64(c.out_strides[1])), e.b.mul(column, i64(c.out_strides[2]))))
@@ -320,7 +260,7 @@ class Winograd:
         given = e.at(e.scratch, e.b.add(i64(self.sums_at), e.b.mul(index, i64(self.sum_row))), num.element)
         first = e.b.mul(t.panels.start(e, low), i64(num.lanes))
         end = smaller(e, i64(c.width), e.b.mul(t.panels.start(e, high), i64(num.lanes)))
-        for whole, stop, lanes in _registers(c.width, num.lanes):
+        for whole, stop, lanes in registers(c.width, num.lanes):
             with e.loop(larger(e, first, i64(whole)), smaller(e, end, i64(stop)), num.lanes, "channel") as channel:
                 source = e.at(given, e.b.sub(channel, first), num.element)
                 self._sum_columns(e, source)
@@ -330,9 +270,9 @@ class Winograd:
         """Transform the columns of sums into the spare registers."""
         spare = e.at(e.scratch, self.spare_at, self.num.element)
         for j in range(POINTS):
-            column = [self._load(e, source, (i * POINTS + j) * self.sum_plane) for i in range(POINTS)]
+            column = [load(e, self.num, source, (i * POINTS + j) * self.sum_plane) for i in range(POINTS)]
             for i, value in enumerate(output_line(e, self.num, column)):
-                self._store(e, value, spare, (i * POINTS + j) * self.num.lanes)
+                store(e, self.num, value, spare, (i * POINTS + j) * self.num.lanes)
 
     def _sum_rows(self, e: Emitter, finish: Finish, target: ll.Value, channel: ll.Value, lanes: int,
                   across: ll.Value, rows: ll.Value) -> None:
@@ -342,39 +282,9 @@ class Winograd:
         for pixels, low, high in ((OUTPUTS, 0, whole), (rest, whole, self.tiling.across)):
             if low == high:
                 continue
-            with _between(e, across, low, high, self.tiling.across), e.loop(0, rows, name="row") as r:
+            with between(e, across, low, high, self.tiling.across), e.loop(0, rows, name="row") as r:
                 line = e.at(spare, e.b.mul(r, i64(POINTS * num.lanes)), num.element)
-                values = output_line(e, num, [self._load(e, line, j * num.lanes) for j in range(POINTS)])
+                values = output_line(e, num, [load(e, self.num, line, j * num.lanes) for j in range(POINTS)])
                 into = e.b.add(target, e.b.mul(r, i64(c.out_strides[1])))
                 finish(e, [[value] for value in values[:pixels]], into, c.out_strides[2], channel, lanes)
 
-
-def _registers(size: int, lanes: int) -> list[tuple[int, int, int]]:
-    """Runs of channels that fill registers alike: (first, end, lanes used)."""
-    whole = size // lanes * lanes
-    return [run for run in ((0, whole, lanes), (whole, size, size - whole)) if run[0] < run[1]]
-
-
-def _kinds(e: Emitter, axis: Axis, tiles: int, tile: ll.Value) -> Iterator[tuple[int, ...]]:
-    """The positions of a tile's patch along an axis that lie inside of the image; what is emitted between runs
-    for tiles of that kind only."""
-    runs: list[tuple[tuple[int, ...], int, int]] = []
-    for t in range(tiles):
-        start = t * OUTPUTS + axis.taps.offset
-        inside = tuple(j for j in range(POINTS) if 0 <= start + j < axis.inputs)
-        first = runs.pop()[1] if runs and runs[-1][0] == inside else t
-        runs.append((inside, first, t + 1))
-    for inside, low, high in runs:
-        with _between(e, tile, low, high, tiles):
-            yield inside
-
-
-@contextmanager
-def _between(e: Emitter, index: ll.Value, low: int, high: int, count: int) -> Iterator[None]:
-    """What is emitted inside runs only for ``low <= index < high`` of ``range(count)``."""
-    if (low, high) == (0, count):
-        yield
-        return
-    above, below = e.b.icmp_signed(">=", index, i64(low)), e.b.icmp_signed("<", index, i64(high))
-    with e.b.if_then(e.b.and_(above, below)):
-        yield

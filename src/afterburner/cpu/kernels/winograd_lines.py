@@ -58,3 +58,23 @@ def output_line(e: Emitter, num: Numeric, m: Sequence[ll.Value]) -> list[ll.Valu
             _add_scaled(e, num, _P, difference_p, _scaled(e, num, _Q, difference_q)),
             _add_scaled(e, num, _PP, sum_p, _scaled(e, num, _QQ, sum_q)),
             _add_scaled(e, num, _Q * _QQ, difference_q, last)]
+
+
+def gradient_line(e: Emitter, num: Numeric, y: Sequence[ll.Value]) -> list[ll.Value]:
+    """Four gradients of outputs to six factors (A y): the transpose of ``output_line``."""
+    factors = [y[0]]
+    for point, square in ((_P, _PP), (_Q, _QQ)):
+        even, odd = _add_scaled(e, num, square, y[2], y[0]), _add_scaled(e, num, square, y[3], y[1])
+        factors += [_add_scaled(e, num, sign * point, odd, even) for sign in (1, -1)]
+    return [*factors, y[3]]
+
+
+def filter_gradient_line(e: Emitter, num: Numeric, u: Sequence[ll.Value]) -> list[ll.Value]:
+    """Six gradients of a filter's factors to those of its three taps (G^T u): the transpose of ``filter_line``."""
+    norm_p, norm_q = 1 / (2 * _PP * (_PP - _QQ)), 1 / (2 * _QQ * (_QQ - _PP))
+    sum_p, sum_q = e.b.fadd(u[1], u[2]), e.b.fadd(u[3], u[4])
+    difference_p, difference_q = e.b.fsub(u[1], u[2]), e.b.fsub(u[3], u[4])
+    first = _add_scaled(e, num, norm_p, sum_p, _scaled(e, num, 1 / (_PP * _QQ), u[0]))
+    return [_add_scaled(e, num, norm_q, sum_q, first),
+            _add_scaled(e, num, _P * norm_p, difference_p, _scaled(e, num, _Q * norm_q, difference_q)),
+            _add_scaled(e, num, _PP * norm_p, sum_p, _add_scaled(e, num, _QQ * norm_q, sum_q, u[5]))]

@@ -1,0 +1,149 @@
+"""Patches of an image to Winograd's factors, and what the phases of all Winograd kernels share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from llvmlite import ir as ll
+
+from ..emitter import Emitter, i64
+from .gemm import Numeric, larger, load_lanes, smaller
+from .winograd_lines import OUTPUTS, POINTS
+
+PRODUCTS = POINTS * POINTS
+LINE = 16  # floats of a cache line
+
+
+def apart(size: int) -> int:
+    """At least ``size`` floats, an odd number of cache lines: 36 neighbours never share a set of a cache."""
+    return (-(-size // LINE) | 1) * LINE
+
+
+def load(e: Emitter, num: Numeric, base: ll.Value, offset: ll.Value | int) -> ll.Value:
+    """An aligned register."""
+    return e.load(e.at(base, offset, num.element), num.vector, num.lanes * num.bytes)
+
+
+def store(e: Emitter, num: Numeric, value: ll.Value, base: ll.Value, offset: ll.Value | int) -> None:
+    """Store an aligned register."""
+    e.store(value, e.at(base, offset, num.element), num.lanes * num.bytes)
+
+
+def registers(size: int, lanes: int) -> list[tuple[int, int, int]]:
+    """Runs of channels that fill registers alike: (first, end, lanes used)."""
+    whole = size // lanes * lanes
+    return [run for run in ((0, whole, lanes), (whole, size, size - whole)) if run[0] < run[1]]
+
+
+@contextmanager
+def between(e: Emitter, index: ll.Value, low: int, high: int, count: int) -> Iterator[None]:
+    """What is emitted inside runs only for ``low <= index < high`` of ``range(count)``."""
+    if (low, high) == (0, count):
+        yield
+        return
+    above, below = e.b.icmp_signed(">=", index, i64(low)), e.b.icmp_signed("<", index, i64(high))
+    with e.b.if_then(e.b.and_(above, below)):
+        yield
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The tiles of a batch of images, counted image by image, row by row."""
+
+    images: int
+    down: int
+    across: int
+
+    @property
+    def tiles(self) -> int:
+        return self.images * self.down * self.across
+
+    def position(self, e: Emitter, tile: ll.Value) -> tuple[ll.Value, ll.Value, ll.Value]:
+        """(image, row, column) of a tile, the latter two counted in tiles."""
+        line, across = e.b.udiv(tile, i64(self.across)), e.b.urem(tile, i64(self.across))
+        return e.b.udiv(line, i64(self.down)), e.b.urem(line, i64(self.down)), across
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Patches of a tensor, one a tile, and where their factors go.
+
+    Attributes:
+        grid: the tiles.
+        rows, columns, channels: of an image of the tensor.
+        offset: pixels from a tile's corner to its patch's.
+        side: pixels along a side of a patch; those outside of the image count as zeros.
+        transform: a line of ``side`` pixels to six factors.
+        row, plane: elements between the factors of neighbouring tiles and products.
+        spare: element of scratch where 36 registers may be kept.
+    """
+
+    grid: Grid
+    rows: int
+    columns: int
+    channels: int
+    offset: tuple[int, int]
+    side: int
+    transform: Callable[[Emitter, Numeric, Sequence[ll.Value]], list[ll.Value]]
+    row: int
+    plane: int
+    spare: int
+
+    def factors(self, e: Emitter, num: Numeric, source: ll.Value, tile: ll.Value, target: ll.Value,
+                first: ll.Value | None = None, end: ll.Value | None = None) -> None:
+        """Write the factors of a tile's channels [first, end), all by default, from ``target`` on; ``first`` is a
+        multiple of the lanes."""
+        number, down, across = self.grid.position(e, tile)
+        top = e.b.add(e.b.mul(down, i64(OUTPUTS)), i64(self.offset[0]))
+        left = e.b.add(e.b.mul(across, i64(OUTPUTS)), i64(self.offset[1]))
+        line = e.b.add(e.b.mul(number, i64(self.rows)), top)
+        pixel = e.b.add(e.b.mul(line, i64(self.columns)), left)
+        given = e.at(source, e.b.mul(pixel, i64(self.channels)), num.element)
+        inside = smaller(e, i64(self.side), larger(e, i64(0), e.b.sub(i64(0), top)))
+        outside = larger(e, inside, smaller(e, i64(self.side), e.b.sub(i64(self.rows), top)))
+        for low, high, lanes in registers(self.channels, num.lanes):
+            start = i64(low) if first is None else larger(e, i64(low), first)
+            stop = i64(high) if end is None else smaller(e, i64(high), end)
+            with e.loop(start, stop, num.lanes, "channel") as channel:
+                at = channel if first is None else e.b.sub(channel, first)
+                self._rows(e, num, e.at(given, channel, num.element), across, inside, outside, lanes)
+                self._columns(e, num, e.at(target, at, num.element))
+
+    def _rows(self, e: Emitter, num: Numeric, source: ll.Value, across: ll.Value, inside: ll.Value,
+              outside: ll.Value, lanes: int) -> None:
+        """Transform the rows of a patch into the spare registers; rows outside of the image are zeros."""
+        spare = e.at(e.scratch, self.spare, num.element)
+        for low, high in ((i64(0), inside), (outside, i64(self.side))):
+            with e.loop(low, high, name="outside") as r:
+                line = e.at(spare, e.b.mul(r, i64(POINTS * num.lanes)), num.element)
+                for j in range(POINTS):
+                    store(e, num, num.zero, line, j * num.lanes)
+        for kept in self._kinds(e, across):
+            with e.loop(inside, outside, name="inside") as r:
+                given = e.at(source, e.b.mul(r, i64(self.columns * self.channels)), num.element)
+                pixels = [load_lanes(e, e.at(given, j * self.channels, num.element), num, lanes) if j in kept
+                          else num.zero for j in range(self.side)]
+                line = e.at(spare, e.b.mul(r, i64(POINTS * num.lanes)), num.element)
+                for j, value in enumerate(self.transform(e, num, pixels)):
+                    store(e, num, value, line, j * num.lanes)
+
+    def _columns(self, e: Emitter, num: Numeric, target: ll.Value) -> None:
+        spare = e.at(e.scratch, self.spare, num.element)
+        for j in range(POINTS):
+            column = [load(e, num, spare, (i * POINTS + j) * num.lanes) for i in range(self.side)]
+            for i, value in enumerate(self.transform(e, num, column)):
+                store(e, num, value, target, (i * POINTS + j) * self.plane)
+
+    def _kinds(self, e: Emitter, across: ll.Value) -> Iterator[tuple[int, ...]]:
+        """The columns of a patch that lie inside of the image; what is emitted between runs for such tiles only."""
+        runs: list[tuple[tuple[int, ...], int, int]] = []
+        for tile in range(self.grid.across):
+            start = tile * OUTPUTS + self.offset[1]
+            kept = tuple(j for j in range(self.side) if 0 <= start + j < self.columns)
+            first = runs.pop()[1] if runs and runs[-1][0] == kept else tile
+            runs.append((kept, first, tile + 1))
+        for kept, low, high in runs:
+            with between(e, across, low, high, self.grid.across):
+                yield kept
