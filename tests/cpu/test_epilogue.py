@@ -6,6 +6,7 @@ from guarded import run_guarded
 
 from afterburner.cpu import isa as isas
 from afterburner.cpu.kernels import lower
+from afterburner.cpu.module import KernelModule
 from afterburner.ir import DTYPES, Builder, Node, TensorType, interpret
 from afterburner.ir.ops.control import Fusion
 from afterburner.ir.ops.conv import Conv2d, Conv2dInputGrad
@@ -19,6 +20,7 @@ ROOTS = {
     "row": (Matmul(False, True), (1, 20), (19, 20)),
     "column": (Matmul(False, False), (33, 20), (20, 1)),
     "long": (Matmul(True, False), (5000, 12), (5000, 33)),
+    "large": (Matmul(True, False), (64, 700), (64, 450)),
     "nothing": (Matmul(False, False), (3, 0), (0, 5)),
     "conv2d": (Conv2d(**ONE), (2, 5, 9, 8), (3, 3, 8, 21)),
     "conv2d_input_grad": (Conv2dInputGrad(**ONE, input_shape=(2, 5, 9, 11)), (3, 3, 11, 8), (2, 5, 9, 8)),
@@ -80,6 +82,14 @@ def masked(builder, result):
 @pytest.mark.parametrize("root", ROOTS)
 def test_f32(root, epilogue, isa_name):
     check(root, "f32", epilogue, isa_name)
+
+
+@pytest.mark.parametrize("root,asked", [("large", True), ("matmul", False), ("long", False)])
+def test_what_a_large_product_is_finished_with_is_asked_for_early(root, asked):
+    node, _ = fused(root, "f32", masked)
+    module = KernelModule(isas.host("avx2"))
+    module.add(lower(node, module.isa))
+    assert ("call void @\"llvm.prefetch" in str(module.llvm)) is asked
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "f16", "f64"])

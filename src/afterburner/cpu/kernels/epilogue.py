@@ -27,6 +27,15 @@ _POLYNOMIALS = frozenset({"exp", "expm1", "log", "log1p", "tanh", "sigmoid", "er
 
 
 @dataclass(frozen=True)
+class Stream:
+    """A tensor of the shape of a contraction's result: its address, bytes of an element, read or written."""
+
+    base: ll.Value
+    bytes: int
+    written: bool
+
+
+@dataclass(frozen=True)
 class Contraction:
     """What a kernel computes: a contraction alone, or the root of a fusion.
 
@@ -65,6 +74,13 @@ class Contraction:
         if value.constant is not None:
             return table(e, value.constant)
         return e.operand([i.value for i in self.body.inputs].index(value))
+
+    def streams(self, e: Emitter) -> list[Stream]:
+        """What finishing a tile reads and writes besides the sums, element by element."""
+        written = [Stream(e.result(i), v.type.dtype.bytes, True) for i, v in enumerate(self.node.results)]
+        inputs = [i.value for i in self.body.inputs] if self.body is not None else []
+        return written + [Stream(e.operand(i), v.type.dtype.bytes, False) for i, v in enumerate(inputs)
+                          if v not in self.root.operands and v.shape == self.shapes[-1]]
 
     def key(self, isa: Isa) -> str:
         """Text that determines the code."""

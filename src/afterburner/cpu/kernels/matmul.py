@@ -10,12 +10,12 @@ from llvmlite import ir as ll
 
 from ...ir import Node
 from ...ir.ops.matmul import Matmul
-from ..emitter import Emitter, i64, stored_type
+from ..emitter import I8, Emitter, i64, stored_type
 from ..halves import is_half
 from ..isa import Isa
 from ..kernel import Kernel, Phase
 from .dot import dot_phase
-from .epilogue import Contraction, Finish, contraction_of
+from .epilogue import Contraction, Finish, Stream, contraction_of
 from .gemm import (
     CHUNK_CYCLES,
     MOST_CHUNKS,
@@ -39,6 +39,8 @@ from .packing import copy_rows, copy_run, pack_columns, pack_columns_transposed
 
 _BLOCK_BYTES = 256 << 10  # of packed B: leaves room for A and C in a 512 KB second-level cache
 _LINE = 64  # bytes of a cache line
+_COLD_BYTES = 1 << 20  # of a result: what is read and written with it is then not in the second-level cache
+_FETCH_STEPS = 64  # of k; 400 cycles of a register tile, which is about what memory takes to answer
 _A_BYTES = 48 << 10  # of packed A: rows that long are read well from strided memory
 
 
@@ -150,15 +152,16 @@ def _even(size: int, limit: int) -> int:
 
 
 Addresses = Callable[[Emitter], tuple[ll.Value, ll.Value]]
+Streams = Callable[[Emitter], list[Stream]]
 
 
 class Gemm:
     """Emits one product for a blocking."""
 
     def __init__(self, p: Product, blocking: Blocking, num: Numeric, stored: ll.Type, operands: Addresses,
-                 finish: Finish) -> None:
+                 finish: Finish, streams: Streams) -> None:
         self.p, self.by, self.num, self.stored, self.operands = p, blocking, num, stored, operands
-        self.finish = finish
+        self.finish, self.streams = finish, streams
         self.slot = blocking.depth * blocking.columns.widest * num.lanes
         self.panels_per_part = -(-blocking.columns.parts // blocking.parts[2])
         self.b_bytes = self.slot * self.panels_per_part * num.bytes if blocking.pack_b else 0
@@ -262,9 +265,22 @@ class Gemm:
             a = Rows(base, [r * by_m for r in range(height)], by_k)
             for width, panel, column, last in self._panels(e):
                 b = self._columns(e, width, panel, column, start, last)
-                tile = accumulate(e, self.num, zeros(self.num, height, width), a, b, count)
                 offset = e.b.add(self.origin, e.b.add(e.b.mul(row, i64(self.p.n)), column))
+                self._fetch(e, offset, height, width)
+                tile = accumulate(e, self.num, zeros(self.num, height, width), a, b, count)
                 self._finish(e, tile, offset, column, last, again)
+
+    def _fetch(self, e: Emitter, offset: ll.Value, height: int, width: int) -> None:
+        """Ask for what the tile will be finished with while its sums are made: a processor does not see from
+        a row of a tile that it will go on with the row below."""
+        one_pass = not self.by.partial and self.by.depth >= self.p.k >= _FETCH_STEPS
+        for stream in self.streams(e) if one_pass else []:
+            if self.p.batch * self.p.m * self.p.n * stream.bytes < _COLD_BYTES:
+                continue
+            base = e.at(stream.base, e.b.mul(offset, i64(stream.bytes)), I8)
+            for r in range(height):
+                for line in range(0, width * self.num.lanes * stream.bytes, _LINE):
+                    e.prefetch(e.at(base, r * self.p.n * stream.bytes + line, I8), stream.written)
 
     def _columns(self, e: Emitter, width: int, panel: ll.Value, column: ll.Value, start: ll.Value,
                  last: int) -> Columns:
@@ -378,7 +394,7 @@ def lower_product(c: Contraction, p: Product, isa: Isa, order: tuple[int, int], 
     finish, key = c.finish(isa), c.key(isa)
     if p.m <= 2 and p.transpose_b and (p.m == 1 or not p.transpose_a) and not half:
         return Kernel(c.node, (dot_phase(p, num, operands, finish),), key, label=label)
-    gemm = Gemm(p, block(p, num, isa, half, c.body is not None), num, stored, operands, finish)
+    gemm = Gemm(p, block(p, num, isa, half, c.body is not None), num, stored, operands, finish, c.streams)
     phases = [Phase(gemm.by.chunks, gemm.emit)]
     temps: tuple[int, ...] = ()
     if gemm.by.partial:
