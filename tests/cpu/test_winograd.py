@@ -9,7 +9,7 @@ from test_conv import SETS, build
 from test_epilogue import bias_relu, fused, masked, residual_tanh
 
 from afterburner.cpu import isa as isas
-from afterburner.cpu.kernels import conv_direct, lower, winograd
+from afterburner.cpu.kernels import conv_direct, conv_filter_grad, lower, winograd, winograd_filter_grad
 from afterburner.ir import interpret
 
 # An output shares its products with its tile: what bounds its error is the largest sum of |x||w| of the tile, here
@@ -31,13 +31,14 @@ CASES = {
     "many channels": ((1, 4, 5, 130), (3, 3, 130, 197), (1, 1), ONE, (1, 1), 1),
     "many tiles": ((3, 41, 38, 19), (3, 3, 19, 33), (1, 1), ONE, (1, 1), 1),
 }
-NAMES = ["conv2d", "conv2d_input_grad"]
+NAMES = ["conv2d", "conv2d_input_grad", "conv2d_filter_grad"]
 
 
 @pytest.fixture
 def always(monkeypatch):
     """Winograd wherever it is possible, whatever it costs."""
     monkeypatch.setattr(conv_direct, "winograd_pays", lambda c, num, isa: winograd.fits(c))
+    monkeypatch.setattr(conv_filter_grad, "filter_grad_pays", lambda op, dy, num, isa: winograd_filter_grad.fits(op))
 
 
 def lowered(node, isa_name):

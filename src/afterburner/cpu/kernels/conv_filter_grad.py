@@ -16,6 +16,7 @@ from llvmlite import ir as ll
 
 from ...ir import Node
 from ...ir.ops.conv import Conv2dFilterGrad
+from ...ir.types import F32
 from ..emitter import Emitter, const, i64, stored_type
 from ..halves import is_half
 from ..isa import Isa
@@ -45,6 +46,7 @@ from .gemm import (
 )
 from .matmul import combine_phase, zero_kernel
 from .packing import copy_columns, copy_rows, copy_run
+from .winograd_filter_grad import filter_grad_pays, lower_winograd_filter_grad
 
 _FEW_CHANNELS = 3  # so few that a tile takes neighbouring taps of a filter row as well
 _UNIT = 192  # output pixels whose packed panel stays in a first-level cache
@@ -376,6 +378,8 @@ def lower_conv2d_filter_grad(node: Node, isa: Isa) -> Kernel:
     if op.groups > 1 and op.filter_shape[2] == 1 and op.filter_shape[3] == op.groups:
         return lower_depthwise_filter_grad(c, isa, label)
     num = numeric(c.dtype, isa)
+    if isa.precision == "fast" and c.dtype == F32 and filter_grad_pays(op, dy, num, isa):
+        return lower_winograd_filter_grad(c, num, isa, f"{label} (Winograd)")
     f = plan_of(op, x, dy, num, isa)
     partial = f.parts[0] > 1 or is_half(c.dtype)
     gradient = FilterGradient(f, num, stored_type(c.dtype), partial)
