@@ -15,8 +15,9 @@ import program_kit as kit
 import pytest
 
 from afterburner.cpu import schedule, target
-from afterburner.cpu.compiled import CompiledKernel, compile_kernels, computed, kernels_of
+from afterburner.cpu.compiled import CompiledKernel, computed, kernels_of
 from afterburner.cpu.engine import engine, object_key
+from afterburner.cpu.generate import compile_kernels
 from afterburner.cpu.isa import host
 from afterburner.cpu.kernel import Unsupported
 from afterburner.ir import Builder, Graph, TensorType, interpret

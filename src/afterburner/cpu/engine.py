@@ -15,6 +15,7 @@ from typing import Any
 
 import llvmlite
 
+from ..options import Options
 from ..runtime.arena import Arena
 from ..runtime.cache import ObjectCache
 from ..runtime.team import Team, TeamCode
@@ -43,10 +44,9 @@ class Engine:
         text = runtime_text(isa_module.host().triple)
         isa = isa_module.host()
         code, _ = cached(text, isa, lambda: jit.compile_object(text, isa), cache)
-        # The library is never unloaded: workers are inside it until the process ends.
-        self._library = jit.Library(code, isa)
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._library))
-        found = self._library.load(RUNTIME_SYMBOLS)
+        library = jit.Library(code, isa)
+        library.keep()  # workers are inside it until the process ends
+        found = library.load(RUNTIME_SYMBOLS)
         self._team_code = TeamCode(
             TEAM_BYTES, found["team_init"], found["team_work"], found["team_launch"], found["team_stop"])
         self.run = _RUN(found["program_run"])
@@ -81,6 +81,11 @@ class Engine:
         """In a forked child: its parent's workers and lock do not exist here."""
         self.lock = threading.Lock()
         self._team = None
+
+
+def object_cache(chosen: Options) -> ObjectCache | None:
+    """The cache of compiled objects; None where it is switched off."""
+    return ObjectCache(chosen.cache_path / "objects", chosen.cache_limit << 20) if chosen.cache else None
 
 
 def cached(identity: str, isa: Isa, compile_: Callable[[], bytes],

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from ..options import options
 from ..runtime.buffers import HandoverCode
 from . import jit
+from .engine import cached, object_cache
 from .isa import host
 
 _FLAG_OFFSET = 48  # bytes: DLManagedTensor.manager_ctx follows the 48-byte DLTensor
@@ -50,15 +52,14 @@ done:
 }
 """
 
-_KEPT: list[jit.Library] = []  # TensorFlow may call the deleter until the process ends
-
 
 @lru_cache(maxsize=1)
 def handover_code() -> HandoverCode:
     """The functions, loaded for the life of the process."""
     isa = host()
     text = f'target triple = "{isa.triple}"\n' + _TEXT.replace("$flag", str(_FLAG_OFFSET))
-    library = jit.Library(jit.compile_object(text, isa), isa)
-    _KEPT.append(library)
+    code, _ = cached(text, isa, lambda: jit.compile_object(text, isa), object_cache(options()))
+    library = jit.Library(code, isa)
+    library.keep()  # TensorFlow may call the deleter until the process ends
     symbols = library.load(("afterburner_release", "afterburner_capsules"))
     return HandoverCode(symbols["afterburner_release"], symbols["afterburner_capsules"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from dataclasses import dataclass
 
-import llvmlite.binding as llvm
+from .host import this_host
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ _AVX2 = ("avx2", "fma", "f16c")
 
 def host_features() -> dict[str, bool]:
     """What LLVM finds on this machine: feature name to presence."""
-    return dict(llvm.get_host_cpu_features())
+    return this_host().features
 
 
 def available() -> tuple[str, ...]:
@@ -77,7 +77,7 @@ def host(name: str | None = None, precision: str = "default") -> Isa:
     features = _features(chosen)
     return Isa(
         name=chosen, bf16_dot=chosen == "avx512" and host_features().get("avx512bf16", False),
-        triple=llvm.get_process_triple(), cpu=llvm.get_host_cpu_name() if name is None else "",
+        triple=this_host().triple, cpu=this_host().cpu if name is None else "",
         features=features, precision=precision, **form,  # type: ignore[arg-type]
     )
 

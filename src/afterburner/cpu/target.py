@@ -16,11 +16,10 @@ from ..ir import Graph, Input, TensorType
 from ..ir.text import print_graph
 from ..options import Options
 from ..options import options as current_options
-from ..runtime.cache import ObjectCache
 from ..runtime.executable import KernelInfo
 from ..runtime.team import available_cpus
-from .compiled import Code, CompiledKernel, compile_kernels, computed, kernels_of
-from .engine import Engine, cached, engine
+from .compiled import Code, CompiledKernel, computed, kernels_of
+from .engine import Engine, cached, engine, object_cache
 from .isa import Isa, host
 from .kernel import Kernel
 from .kernels import lower
@@ -57,14 +56,20 @@ def assemble(graph: Graph, kernels: Callable[[], Sequence[Kernel]], isa: Isa, ch
     """An executable of a graph whose kernels, where they are not cached, are made by ``kernels``."""
     if chosen.fault == "codegen":
         raise PlantedFault("planted failure of code generation")
-    cache = ObjectCache(chosen.cache_path / "objects", chosen.cache_limit << 20) if chosen.cache else None
+    cache = object_cache(chosen)
     shared = engine(cache)
     dump = None if chosen.dump is None else chosen.dump / f"{graph.name}.{time.time_ns():x}.ll"
-    raw, found = cached(_identity(graph), isa, lambda: compile_kernels(kernels(), isa, dump),
+    raw, found = cached(_identity(graph), isa, lambda: _generate(kernels(), isa, dump),
                         cache if dump is None else None)
     settings = _Settings(isa.name, chosen.threads or threads or available_cpus(), chosen.profile, found,
                          chosen.fault == "run", chosen.cache_path, isa.precision)
     return CpuExecutable(graph, kernels_of(raw, computed(graph)), Code(raw, isa), shared, settings)
+
+
+def _generate(kernels: Sequence[Kernel], isa: Isa, dump: Path | None) -> bytes:
+    from .generate import compile_kernels  # takes llvmlite, which a process with cached code does not need
+
+    return compile_kernels(kernels, isa, dump)
 
 
 @dataclass(frozen=True)
