@@ -70,7 +70,8 @@ class Options:
     isa: str = _knob("", str, "instruction set override: avx512, avx2, neon or generic")
     precision: str = _knob("default", _precision, "fast: float32 convolutions 3×3 by Winograd's algorithm, which "
                            "changes numbers; default: never")
-    compile_after: int = _knob(1, _count, "calls of a signature that run on TensorFlow before it is compiled")
+    compile_after: int = _knob(1, _count, "calls of a function that run on TensorFlow before it is compiled; "
+                               "steps that update 100 variables or more do not wait")
     variants: int = _knob(4, _count, "signatures of one function that may be compiled")
     skip_ops: tuple[str, ...] = _knob((), _names, "TensorFlow op types never taken, separated by ;")
     skip_passes: tuple[str, ...] = _knob((), _names, "optional passes left out, separated by ;")

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from .runtime.executable import Executable
 
 
+_SLOW_OPS = 1000  # from here on compilation takes seconds
+
+
 @dataclass
 class KernelReport:
     """One kernel.
@@ -120,6 +123,11 @@ class Recorder:
         with self._lock:
             self._entries.append(item)
         return item
+
+    def compiling(self, entry: Entry, ops: int) -> None:
+        """Say that a part is being compiled, where that takes its time."""
+        if ops >= _SLOW_OPS:
+            say(f"{entry.report.name}: compiling {ops} ops; this takes a while, unless the cache has them")
 
     def compiled(self, entry: Entry, part: PartReport, executable: Executable) -> None:
         """Note a compiled part and say so."""

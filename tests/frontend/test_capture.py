@@ -309,6 +309,54 @@ def test_a_function_called_once_is_not_compiled():
         assert len(taken.executables) == 1
 
 
+def _many_variables(count):
+    variables = [tf.Variable(1.0 + i) for i in range(count)]
+
+    @tf.function
+    def step(x):
+        for v in variables:
+            v.assign_sub(0.5 * (v - x))
+        return tf.add_n([v.read_value() for v in variables])
+
+    return step
+
+
+def test_a_step_that_trains_a_large_network_is_compiled_at_once():
+    expected = _many_variables(110)(tf.constant(2.0))
+    small, large = _many_variables(20), _many_variables(110)
+    with captured(compile_after=1) as taken:
+        small(tf.constant(2.0))
+        assert not taken.executables
+        close(large(tf.constant(2.0)), expected)
+        assert len(taken.executables) == 1
+
+
+def test_many_variables_that_are_only_read_wait():
+    variables = [tf.Variable(1.0 + i) for i in range(110)]
+
+    @tf.function
+    def answer(x):
+        return tf.add_n([v * x for v in variables])
+
+    with captured(compile_after=1) as taken:
+        answer(tf.constant(2.0))
+        assert not taken.executables
+
+
+def test_long_compilations_are_announced(capfd):
+    @tf.function
+    def step(x):
+        for _ in range(501):
+            x = tf.exp(x) * 0.5
+        return x
+
+    with captured(verbosity="line"):
+        step(_data(3))
+    first, second = capfd.readouterr().err.splitlines()
+    assert first.startswith("afterburner: step: compiling 1002 ops")
+    assert "compiled in" in second or "from the cache" in second
+
+
 def test_rare_shapes_stay_and_variants_are_bounded():
     @tf.function(input_signature=[tf.TensorSpec((None, 3))])
     def f(x):

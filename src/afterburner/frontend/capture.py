@@ -32,6 +32,8 @@ _MIN_OPS = 3
 _MAX_REFUSALS = 16  # operations found out one by one; each costs an import
 _MIN_STEP_OPS = 20  # a loop over an iterator with less inside turns faster in TensorFlow,
 _MIN_LOOP_OPS = 150  # and so does any other loop
+_UPDATES = ("AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp")
+_LARGE_STEP_VARIABLES = 100  # updated by one call: a training step of a network with some dozens of layers
 
 
 class FunctionState:
@@ -52,7 +54,7 @@ class FunctionState:
         report = self._entry.report
         report.calls += 1
         if self.taken is None:
-            if self.left or report.calls <= options().compile_after:
+            if self.left or (report.calls <= options().compile_after and not self._is_large_step(function)):
                 return None
             self._prepare(function)
             if self.taken is None:
@@ -61,6 +63,19 @@ class FunctionState:
         outputs = taken.run(arguments)
         self._learn_refusals(function, taken)
         return outputs
+
+    def _is_large_step(self, function: Any) -> bool:
+        """Whether a call trains a large network. That is compiled at its first call: TensorFlow would take
+        memory for all intermediate values, and a process's peak stays what it was once."""
+        if sum(t.dtype == tf.resource for t in function.graph.inputs) < _LARGE_STEP_VARIABLES:
+            return False
+        try:
+            flat = self._flattened(function)
+        except Exception:  # noqa: BLE001 - met again, and told, when the function is cut
+            return False
+        read = {op.inputs[0] for op in flat.ops if op.type == "ReadVariableOp"}
+        written = {op.inputs[0] for op in flat.ops if op.type in _UPDATES or op.type.startswith("ResourceApply")}
+        return len(read & written) >= _LARGE_STEP_VARIABLES
 
     def _prepare(self, function: Any) -> None:
         with self._lock:
@@ -82,11 +97,9 @@ class FunctionState:
 
     def _cut(self, function: Any) -> None:
         _refuse_accelerators()
-        if self._flat is None:
-            self._flat = flatten(function.graph, self._entry.report.name)
-            self._flat.outputs = self._flat.outputs[: len(function.function_type.flat_outputs)]
+        flat = self._flattened(function)
         xla = must_use_xla(function)
-        cut = self._partition(self._flat, xla)
+        cut = self._partition(flat, xla)
         report = self._entry.report
         report.left = describe_left(cut.left)
         report.seen_ops = sum(op.type != "Const" for s in cut.stages for op in s.ops)
@@ -94,7 +107,13 @@ class FunctionState:
         _refuse_poor(cut, report.seen_ops, xla)
         report.arithmetic_share = _arithmetic_share(cut)
         take = Take(lambda flat: self._partition(flat, xla), self._engine, self._entry)
-        self.taken = TakenFunction(self._flat, cut, take)
+        self.taken = TakenFunction(flat, cut, take)
+
+    def _flattened(self, function: Any) -> FlatGraph:
+        if self._flat is None:
+            self._flat = flatten(function.graph, self._entry.report.name)
+            self._flat.outputs = self._flat.outputs[: len(function.function_type.flat_outputs)]
+        return self._flat
 
     def _partition(self, flat: FlatGraph, xla: bool) -> Partition:
         def reason(op: FlatOp) -> str | None:

@@ -216,6 +216,7 @@ class NativeStage:
     def _compile(self, arguments: Sequence[Any], values: list[Any]) -> Variant:
         started = time.perf_counter()
         stage = self.stage
+        self.engine.recorder.compiling(self.entry, self.op_count)
         types = [TensorType(ir_dtype(t.dtype), tuple(t.shape)) for t in arguments]
         self._refuse_aliases(values)
         variables = self._variable_types(values)
