@@ -1,10 +1,13 @@
 """Compares single kernels with stock TensorFlow on the same shapes.
 
-    python benchmarks/kernels.py [--threads 2] [--turns 15] [part of a case's name ...]
+    python benchmarks/kernels.py [--threads 2] [--turns 15] [--precision fast] [part of a case's name ...]
+    python benchmarks/kernels.py --ranges
 
 Both sides take turns, each turn as many runs as fill a few milliseconds; printed are the best times, the ratio
 of the best and the median ratio of the turns. With one thread, CPU time is measured, which other processes
-disturb less; with more, wall time.
+disturb less; with more, wall time. With ``--precision fast`` the table has our default precision in the middle and
+ends with the errors (root mean square, relative) to float64 of fast, default and TensorFlow; only convolutions that
+fast changes are shown. ``--ranges`` prints such errors for operands whose channels differ in scale.
 """
 
 from __future__ import annotations
@@ -165,6 +168,77 @@ def compare(case: Case, threads: int, turns: int) -> str:
             f"TF {min(theirs) * 1e3:8.3f} ms ({flops / min(theirs) / 1e9:5.0f} GF)  {best:5.2f}x  median {ratio:5.2f}x")
 
 
+def compare_precisions(case: Case, turns: int) -> str:
+    """One line: fast and default precision and TensorFlow in turn on one thread, and their errors to float64."""
+    name, node, arrays, stock = case
+    sets = [isas.host(None, precision) for precision in ("fast", "default")]
+    kernels = [lower(node, isa) for isa in sets]
+    if "(Winograd)" not in kernels[0].label:
+        return ""
+    benches = [Bench(kernel, arrays, isa, 1) for kernel, isa in zip(kernels, sets, strict=True)]
+    tensors = [tf.constant(a) for a in arrays]
+    function = tf.function(stock).get_concrete_function(*tensors)
+    spent: list[list[float]] = [[], [], []]
+    for _ in range(turns):
+        for times, bench in zip(spent, benches, strict=False):
+            times.append(float(bench.seconds_of_one_thread(2).min()))
+        spent[2].append(seconds_of(lambda: function(*tensors), 2, time.process_time))
+    exact = tf.function(stock)(*(tf.constant(a.astype(np.float64)) for a in arrays)).numpy()
+    results = [*(b.results[0] for b in benches), function(*tensors).numpy()]
+    errors = " ".join(f"{deviation(r, exact):.1e}" for r in results)
+    flops = node.op.flops(tuple(v.type for v in node.operands), tuple(v.type for v in node.results))
+    rates = "  ".join(f"{label} {min(t) * 1e3:7.2f} ms ({flops / min(t) / 1e9:4.0f} GF)"
+                      for label, t in zip(("fast", "default", "TF"), spent, strict=True))
+    ratios = [statistics.median(t / f for t, f in zip(times, spent[0], strict=True)) for times in spent[1:]]
+    return f"{name:18s} {rates}  median {ratios[0]:.2f}x default {ratios[1]:.2f}x TF  errors {errors}"
+
+
+def deviation(result: np.ndarray, exact: np.ndarray) -> float:
+    """Root mean square error over root mean square value."""
+    return float(np.linalg.norm(result.reshape(-1) - exact.reshape(-1)) / np.linalg.norm(exact))
+
+
+RANGES = {  # what channels and taps are multiplied by: exponents of ten drawn from 0 to these
+    "equal": (0, 0, 0), "channels to 1e2": (2, 0, 0), "channels to 1e4": (4, 0, 0), "pixels to 1e2": (0, 2, 0),
+    "pixels to 1e4": (0, 4, 0), "taps to 1e2": (0, 0, 2), "taps to 1e4": (0, 0, 4),
+}
+
+
+def print_ranges() -> None:
+    """Errors of fast and default precision on operands of unequal scale: root mean square over root mean square
+    value, and the largest relative to the output's own sum of |x||w|."""
+    x, w, y = (2, 28, 28, 64), (3, 3, 64, 64), (2, 28, 28, 64)
+    attributes = dict(strides=(1, 1), padding=ONE, dilation=(1, 1), groups=1)
+    cases = {"f": (Conv2d(**attributes), [x, w]), "w": (Conv2dFilterGrad(**attributes, filter_shape=w), [x, y]),
+             "i": (Conv2dInputGrad(**attributes, input_shape=x), [w, y])}
+    for kind, (op, shapes) in cases.items():
+        for label, exponents in RANGES.items():
+            node, arrays = node_of(op, shapes)
+            for array in arrays:
+                scale_unequally(array, exponents, array.shape == w)
+            wide = [a.astype(np.float64) for a in arrays]
+            exact, = node.op.evaluate(*wide)
+            magnitude, = node.op.evaluate(*map(np.abs, wide))
+            line = []
+            for precision in ("fast", "default"):
+                isa = isas.host(None, precision)
+                bench = Bench(lower(node, isa), arrays, isa, 1)
+                bench.cycles(1)
+                result = bench.results[0]
+                worst = np.max(np.abs(result - exact) / magnitude)
+                line.append(f"{precision} {deviation(result, exact):.1e} {worst:.1e}")
+            print(f"{kind} {label:16s} {'   '.join(line)}", flush=True)
+
+
+def scale_unequally(array: np.ndarray, exponents: tuple[int, int, int], is_filter: bool) -> None:
+    """Multiply channels, and pixels or taps, by random powers of ten."""
+    rng = np.random.default_rng(1)
+    channels, pixels, taps = exponents
+    array *= 10 ** rng.uniform(0, channels, array.shape[-1:])
+    spatial = taps if is_filter else pixels
+    array *= 10 ** rng.uniform(0, spatial, (*array.shape[:-1], 1) if not is_filter else (*array.shape[:2], 1, 1))
+
+
 def ticks_per_second() -> float:
     """Ticks a second of the counter that ``Bench.cycles`` reads."""
     node, arrays = node_of(Matmul(False, False), [(512, 512), (512, 512)])
@@ -180,13 +254,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--turns", type=int, default=15)
+    parser.add_argument("--precision", choices=("default", "fast"), default="default")
+    parser.add_argument("--ranges", action="store_true")
     parser.add_argument("names", nargs="*")
     options = parser.parse_args()
-    tf.config.threading.set_intra_op_parallelism_threads(options.threads)
+    fast = options.precision == "fast"
+    tf.config.threading.set_intra_op_parallelism_threads(1 if fast else options.threads)
     tf.config.threading.set_inter_op_parallelism_threads(1)
+    if options.ranges:
+        print_ranges()
+        return
     for case in (*products(), *convolutions()):
-        if not options.names or any(n in case[0] for n in options.names):
-            print(compare(case, options.threads, options.turns), flush=True)
+        if options.names and not any(n in case[0] for n in options.names):
+            continue
+        line = compare_precisions(case, options.turns) if fast else compare(case, options.threads, options.turns)
+        if line:
+            print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -129,10 +129,10 @@ class FilterGradient:
         self.gradients_at = PRODUCTS * input_plane
         self.spare_at = self.gradients_at + PRODUCTS * gradient_plane
         self.scratch = (self.spare_at + PRODUCTS * lanes) * num.bytes
-        self.inputs = Patches(tiling.grid, *x[1:], (-op.padding[0][0], -op.padding[1][0]), POINTS, input_line,
+        self.inputs = Patches(tiling.grid, x[1], x[2], x[3], (-op.padding[0][0], -op.padding[1][0]), POINTS, input_line,
                               input_row, input_plane, self.spare_at)
-        self.gradients = Patches(tiling.grid, *dy[1:], (0, 0), OUTPUTS, gradient_line, gradient_row, gradient_plane,
-                                 self.spare_at)
+        self.gradients = Patches(tiling.grid, dy[1], dy[2], dy[3], (0, 0), OUTPUTS, gradient_line, gradient_row,
+                                 gradient_plane, self.spare_at)
         self.row = -(-self.width // lanes) * lanes
         self.plane = apart(self.depth * self.row)
 
