@@ -6,7 +6,7 @@ from cpu_harness import run_kernel
 from guarded import run_guarded
 
 from afterburner.cpu import isa as isas
-from afterburner.cpu.kernels import conv
+from afterburner.cpu.kernels import conv, correlation_streamed
 from afterburner.ir import DTYPES, Builder, TensorType
 from afterburner.ir.ops.conv import Conv2d, Conv2dFilterGrad, Conv2dInputGrad, output_size
 
@@ -28,6 +28,7 @@ CASES = {
     "dilated and strided": ((1, 15, 14, 4), (3, 3, 4, 8), (2, 3), ((1, 2), (0, 2)), (3, 2), 1),
     "groups": ((2, 8, 9, 12), (3, 3, 4, 30), (1, 1), ((1, 1), (1, 1)), (1, 1), 3),
     "strided groups": ((1, 9, 9, 8), (3, 2, 4, 8), (2, 2), ((1, 0), (0, 1)), (1, 1), 2),
+    "halved": ((2, 8, 8, 20), (4, 4, 20, 70), (2, 2), ((1, 1), (1, 1)), (1, 1), 1),
     "padding beyond window": ((1, 3, 4, 4), (2, 2, 4, 8), (1, 1), ((3, 2), (2, 3)), (1, 1), 1),
     "many channels": ((1, 4, 4, 130), (3, 3, 130, 70), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
     "depthwise": ((2, 9, 10, 20), (3, 3, 1, 20), (1, 1), ((1, 1), (1, 1)), (1, 1), 20),
@@ -85,3 +86,22 @@ def test_f32(name, case, isa_name):
 @pytest.mark.parametrize("name", NAMES)
 def test_other_types(name, case, dtype):
     check(name, CASES[case], dtype, isas.available()[0])
+
+
+@pytest.mark.parametrize("isa_name", SETS)
+@pytest.mark.parametrize("case", ["same", "wide same", "asymmetric", "strided stem", "dilated and strided", "halved",
+                                  "padding beyond window", "many channels"])
+@pytest.mark.parametrize("name", NAMES[:2])
+def test_filter_that_passes_once(name, case, isa_name, monkeypatch):
+    node, arrays = build(name, CASES[case], "f32")
+    isa = isas.host(isa_name)
+    packed = conv.LOWERINGS[name](node, isa)
+    monkeypatch.setattr(correlation_streamed, "_FILTER_BYTES", 0)
+    monkeypatch.setattr(correlation_streamed, "_PANELS", 1)
+    streamed = conv.LOWERINGS[name](node, isa)
+    assert [len(kernel.phases) for kernel in (packed, streamed)] == [2, 1]
+    expected, = run_kernel(packed, arrays, isa)
+    got, = run_guarded(streamed, arrays, isa)
+    assert got.tobytes() == expected.tobytes()
+    again, = run_kernel(streamed, arrays, isa, reverse=True)
+    assert got.tobytes() == again.tobytes()

@@ -14,6 +14,7 @@ from ..halves import is_half
 from ..isa import Isa
 from ..kernel import Kernel, Phase
 from .correlation import Axis, Correlation, Correlator, Plan, Taps
+from .correlation_streamed import StreamedCorrelator, streamed_plans
 from .depthwise import is_depthwise, lower_depthwise
 from .epilogue import Contraction, contraction_of
 from .gemm import CHUNK_CYCLES, MOST_CHUNKS, Numeric, choose_tile, numeric
@@ -115,6 +116,9 @@ def _lower(contraction: Contraction, isa: Isa, correlations: Callable[[], list[C
         return lower_depthwise(contraction, isa, parts, order, filter_columns, label)
     if isa.precision == "fast" and contraction.dtype == F32 and len(parts) == 1 and winograd_pays(parts[0], num, isa):
         return lower_winograd(contraction, parts[0], num, isa, order, filter_columns, f"{label} (Winograd)")
+    streamed = None if is_half(contraction.dtype) else streamed_plans(parts, num, isa)
+    if streamed is not None:
+        return _streamed(contraction, parts, streamed, isa, order, filter_columns, label)
     plans = [plan_of(c, num, isa) for c in parts]
     correlators, at, chunks = [], 0, max(prod(p.parts) for p in plans)
     for c, plan in zip(parts, plans, strict=True):
@@ -122,6 +126,23 @@ def _lower(contraction: Contraction, isa: Isa, correlations: Callable[[], list[C
         correlators.append(Correlator(c, plan, num, stored, at, filter_columns))
         at += -(-correlators[-1].packed_elements // 16) * 16
     return Layer(contraction, tuple(correlators), *order, chunks).kernel(isa, label)
+
+
+def _streamed(contraction: Contraction, parts: list[Correlation], plans: list[Plan], isa: Isa,
+              order: tuple[int, int], filter_columns: int, label: str) -> Kernel:
+    """One phase, cut along output channels, in which the filter is packed where it is used."""
+    num, finish = numeric(contraction.dtype, isa), contraction.finish(isa)
+    chunks = max(p.parts[1] for p in plans)
+    correlators = [StreamedCorrelator(c, p, num, stored_type(contraction.dtype), 0, filter_columns)
+                   for c, p in zip(parts, plans, strict=True)]
+
+    def compute(e: Emitter) -> None:
+        image, filter_ = (contraction.operand(e, i) for i in order)
+        for correlator in correlators:
+            correlator.stream(e, image, filter_, finish, chunks)
+
+    scratch = max(correlator.scratch for correlator in correlators)
+    return Kernel(contraction.node, (Phase(chunks, compute),), contraction.key(isa), (), scratch, label)
 
 
 def gradient_taps(size: int, stride: int, dilation: int, before: int, phase: int) -> Taps:

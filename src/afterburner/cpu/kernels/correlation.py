@@ -189,13 +189,20 @@ class Correlator:
     def pack_panel(self, e: Emitter, filter_: ll.Value, group: ll.Value, channel: ll.Value, target: ll.Value,
                    width: int, last: int) -> None:
         """Copy ``width`` registers of channels of the filter to [tap row][tap column][depth][registers]."""
-        c, rows, columns = self.c, self.c.rows.taps, self.c.columns.taps
-        with e.loop(0, rows.count, name="i") as i, e.loop(0, columns.count, name="j") as j:
+        row = self.c.columns.taps.count * self.c.depth * width * self.num.lanes
+        with e.loop(0, self.c.rows.taps.count, name="i") as i:
+            into = e.at(target, e.b.mul(i, i64(row)), self.num.element)
+            self.pack_row(e, filter_, group, channel, i, into, width, last)
+
+    def pack_row(self, e: Emitter, filter_: ll.Value, group: ll.Value, channel: ll.Value, i: ll.Value,
+                 target: ll.Value, width: int, last: int) -> None:
+        """Copy one row of taps of ``width`` registers of channels to [tap column][depth][registers]."""
+        c = self.c
+        pack = pack_columns_transposed if c.transposed else pack_columns
+        stride = c.depth * c.groups if c.transposed else c.width * c.groups
+        with e.loop(0, c.columns.taps.count, name="j") as j:
             source = e.at(filter_, self._filter_offset(e, group, channel, i, j), self.stored)
-            tap = e.b.add(e.b.mul(i, i64(columns.count)), j)
-            into = e.at(target, e.b.mul(tap, i64(c.depth * width * self.num.lanes)), self.num.element)
-            pack = pack_columns_transposed if c.transposed else pack_columns
-            stride = c.depth * c.groups if c.transposed else c.width * c.groups
+            into = e.at(target, e.b.mul(j, i64(c.depth * width * self.num.lanes)), self.num.element)
             pack(e, self.num, source, stride, i64(c.depth), into, width, last, self.stored)
 
     def _filter_offset(self, e: Emitter, group: ll.Value, channel: ll.Value, i: ll.Value, j: ll.Value) -> ll.Value:
@@ -253,14 +260,16 @@ class Correlator:
         for pixels, masks, low, high in kinds_of(self.plan.tiles, c.columns):
             with e.loop(low, high, name="tile") as tile:
                 x = self.plan.tiles.start(e, tile)
-                sums = self._tile(e, line, packed, x, pixels, width, masks, first, end)
+                sums = zeros(self.num, pixels, width)
+                sums = self._tile(e, sums, line, packed, x, masks, first, end, i64(0))
                 into = e.b.add(target, e.b.mul(x, i64(c.out_strides[2])))
                 finish(e, sums, into, c.out_strides[2], column, last)
 
-    def _tile(self, e: Emitter, line: ll.Value, packed: ll.Value, x: ll.Value, pixels: int, width: int,
-              masks: tuple[tuple[int, ...], ...], first: ll.Value | int, end: ll.Value | int) -> Tile:
-        c, taps = self.c, self.c.columns.taps
-        sums = zeros(self.num, pixels, width)
+    def _tile(self, e: Emitter, sums: Tile, line: ll.Value, packed: ll.Value, x: ll.Value,
+              masks: tuple[tuple[int, ...], ...], first: ll.Value | int, end: ll.Value | int,
+              held: ll.Value) -> Tile:
+        """Add to ``sums`` the taps of rows [first, end); ``packed`` starts with those of row ``held``."""
+        c, taps, width = self.c, self.c.columns.taps, len(sums[0])
         if not masks:
             return sums
         left = e.b.mul(e.b.add(e.b.mul(x, i64(taps.stride)), i64(taps.offset)), i64(c.pixel))
@@ -270,7 +279,7 @@ class Correlator:
         flat = [v for row in sums for v in row]
         with e.loop_carried(first, end, 1, flat, "i") as (i, now, after):
             a = e.at(origin, e.b.mul(i, i64(row_step)), self.num.element)
-            b = e.at(packed, e.b.mul(i, i64(run * taps.count)), self.num.element)
+            b = e.at(packed, e.b.mul(e.b.sub(i, held), i64(run * taps.count)), self.num.element)
             tile = shaped(now, width)
             for low, high, active in _segments(masks):
                 tile = self._segment(e, tile, a, b, low, high, active, run)

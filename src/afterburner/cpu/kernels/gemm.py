@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from llvmlite import ir as ll
 
@@ -335,11 +336,13 @@ def step_cycles(rows: int, vectors: int, isa: Isa) -> float:
     return cycles * 1.05 if vectors > 2 else cycles
 
 
-def choose_tile(rows: int, vectors: int, steps: int, isa: Isa) -> tuple[Cut, Cut]:
-    """Cuts of a result of ``rows`` by ``vectors`` registers that cost the fewest estimated cycles."""
+@cache
+def choose_tile(rows: int, vectors: int, steps: int, isa: Isa, widest: int = _WIDEST) -> tuple[Cut, Cut]:
+    """Cuts of a result of ``rows`` by ``vectors`` registers that cost the fewest estimated cycles; at most ``widest``
+    registers a row."""
     best: tuple[float, int, Cut, Cut] | None = None
     for high in range(1, min(rows, _TALLEST) + 1):
-        for wide in range(1, min(vectors, _WIDEST) + 1):
+        for wide in range(1, min(vectors, widest) + 1):
             down, across = cut(rows, high), cut(vectors, wide)
             spans = [(r, v) for r in down.spans() for v in across.spans()]
             cost = sum((steps * step_cycles(r[0], v[0], isa) + 10 + r[0] * v[0]) * (r[2] - r[1]) * (v[2] - v[1])
