@@ -99,3 +99,27 @@ def test_only_where_it_pays(name):
     assert "(Winograd)" not in label((4, 28, 28, 64), (64, 64), "fast", "bf16")
     assert "(Winograd)" not in label((4, 28, 28, 3), (3, 4), "fast")
     assert "(Winograd)" not in label((1, 7, 7, 512), (512, 512), "fast")
+
+
+def test_what_is_not_finite_stays_within_its_tiles(always):
+    node, (x, w) = build("conv2d", CASES["many tiles"], "f32")
+    kernel, isa = lowered(node, None)
+    clean, = run_kernel(kernel, [x, w], isa)
+    x[1, 9, 9, 3] = np.inf  # in the patches of tiles whose rows and columns begin at 4 and 8
+    spoilt, = run_kernel(kernel, [x, w], isa)
+    direct, = run_kernel(lower(node, isas.host()), [x, w], isas.host())
+    touched = np.zeros(clean.shape, bool)
+    touched[1, 4:12, 4:12] = True
+    np.testing.assert_array_equal(spoilt[~touched], clean[~touched])
+    assert not np.isfinite(spoilt[~np.isfinite(direct)]).any()
+
+
+def test_error_on_operands_of_unequal_scale():
+    node, (x, w) = build("conv2d", ((2, 28, 28, 64), (3, 3, 64, 64), (1, 1), ONE, (1, 1), 1), "f32")
+    rng = np.random.default_rng(1)
+    x *= (10 ** rng.uniform(0, 4, x.shape[-1:])).astype(np.float32)
+    w *= (10 ** rng.uniform(0, 4, (3, 3, 1, 1))).astype(np.float32)
+    kernel, isa = lowered(node, None)
+    got, = run_kernel(kernel, [x, w], isa)
+    exact, = node.op.evaluate(x.astype(np.float64), w.astype(np.float64))
+    assert np.linalg.norm(got - exact) <= TYPICAL * np.linalg.norm(exact)
