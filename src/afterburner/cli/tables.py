@@ -73,7 +73,8 @@ def _print_function(function: Record, console: Console) -> None:
             console.print(f"and {hidden} kernels more; --json has them all")
     if function["parts"]:
         console.print("of peak: of the measured arithmetic or memory rate, whichever binds; "
-                      "over 100% where the data is still in a cache", style="dim")
+                      "over 100% where the data is still in a cache or Winograd's algorithm saves products",
+                      style="dim")
     if function["left"]:
         console.print(_left_table(function))
     for failure in function["failures"]:

@@ -42,6 +42,7 @@ _BLOCK = 24  # tiles of a block, about: what is read of the filters' factors ser
 _SUMS_BYTES = 512 << 10  # sums of a block before they become outputs
 _CACHED_BYTES = 256 << 10  # of filters' factors that stay in the second-level cache
 _STRETCH = 16  # steps between prefetches
+_PANELS = 4  # of a chunk at least: each chunk transforms the whole input of its tiles
 
 # Cycles of one register of channels of one tile, measured with AVX2; of the filter where it comes from memory.
 _INPUT_CYCLES, _OUTPUT_CYCLES, _FILTER_CYCLES = 220, 190, 300
@@ -115,7 +116,8 @@ def tiling_of(c: Correlation, num: Numeric, isa: Isa) -> Tiling:
     wanted = int(max(1, min(MOST_CHUNKS, cycles // CHUNK_CYCLES)))
     blocks = -(-total // block)
     parts = min(blocks, wanted)
-    return Tiling(down, across, height, panels, block, together, (parts, min(panels.parts, -(-wanted // parts))))
+    sideways = max(1, min(-(-wanted // parts), panels.parts // _PANELS))
+    return Tiling(down, across, height, panels, block, together, (parts, sideways))
 
 
 def lower_winograd(contraction: Contraction, c: Correlation, num: Numeric, isa: Isa, order: tuple[int, int],
