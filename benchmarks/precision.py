@@ -3,8 +3,8 @@
     python benchmarks/precision.py [--seeds 5] [--epochs 6]
 
 For each seed: the accuracy on held-out digits of each, and how far the loss of a step is from stock's at most, over
-the first 20 steps and over all, relative to the first loss. Stock with one thread, and with oneDNN where TensorFlow does
-not switch it on by itself, is printed as well: that is how far apart two runs of stock TensorFlow are.
+the first 20 steps and over all, relative to the first loss. Stock with one thread, and with oneDNN where TensorFlow
+does not switch it on by itself, is printed as well: that is how far apart two runs of stock TensorFlow are.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ def main() -> None:
         for name, result in results.items():
             apart = np.abs(np.array(result["losses"]) - reference) / reference[0]
             print(f"seed {seed} {name:16s} accuracy {result['accuracy']:.4f}  loss apart {apart[:FIRST].max():.1e} "
-                  f"in {FIRST} steps, {apart.max():.1e} in {len(apart)}; {result['winograd']} Winograd kernels", flush=True)
+                  f"in {FIRST} steps, {apart.max():.1e} in {len(apart)}; {result['winograd']} Winograd kernels",
+                  flush=True)
 
 
 if __name__ == "__main__":
