@@ -33,26 +33,38 @@ def pack_columns(e: Emitter, num: Numeric, source: ll.Value, stride: int, steps:
 def pack_columns_transposed(e: Emitter, num: Numeric, source: ll.Value, stride: int, steps: ll.Value,
                             target: ll.Value, vectors: int, last_lanes: int, stored: ll.Type) -> None:
     """As ``pack_columns`` where column j is the contiguous row j of ``source``: squares are transposed."""
-    row = vectors * num.lanes
+    whole = vectors if last_lanes == num.lanes else vectors - 1
+    stride_into = vectors * num.lanes
+    with e.loop(0, whole, name="register") as v:
+        lines = e.at(source, e.b.mul(v, i64(num.lanes * stride)), stored)
+        into = e.at(target, e.b.mul(v, i64(num.lanes)), num.element)
+        _transpose_lines(e, num, lines, stride, steps, into, stride_into, num.lanes, stored)
+    if whole < vectors:
+        lines = e.at(source, whole * num.lanes * stride, stored)
+        into = e.at(target, whole * num.lanes, num.element)
+        _transpose_lines(e, num, lines, stride, steps, into, stride_into, last_lanes, stored)
+
+
+def _transpose_lines(e: Emitter, num: Numeric, lines: ll.Value, stride: int, steps: ll.Value, into: ll.Value,
+                     row: int, count: int, stored: ll.Type) -> None:
+    """Make ``count`` lines the first columns of a register's width; ``row`` elements lie between its rows."""
     align = num.lanes * num.bytes
-    for v in range(vectors):
-        count = last_lanes if v == vectors - 1 else num.lanes
-        lines = e.at(source, v * num.lanes * stride, stored)
-        into = e.at(target, v * num.lanes, num.element)
-        squares = e.b.and_(steps, i64(-num.lanes))
-        with e.loop(0, squares, num.lanes, "square") as k:
-            block = [load_lanes(e, e.at(e.at(lines, k, stored), j * stride, stored), num, num.lanes, stored)
-                     if j < count else num.zero for j in range(num.lanes)]
-            at = e.at(into, e.b.mul(k, i64(row)), num.element)
-            for j, column in enumerate(transpose(e, block)):
-                e.store(column, e.at(at, j * row, num.element), align)
-        with e.loop(squares, steps, 1, "line") as k:
-            line = e.at(lines, k, stored)
-            at = e.at(into, e.b.mul(k, i64(row)), num.element)
-            for j in range(num.lanes):
-                value = load_scalar(e, num, e.at(line, j * stride, stored), stored) if j < count \
-                    else ll.Constant(num.element, 0)
-                e.store(value, e.at(at, j, num.element), num.bytes)
+    squares = e.b.and_(steps, i64(-num.lanes))
+    with e.loop(0, squares, num.lanes, "square") as k:
+        block = [load_lanes(e, e.at(e.at(lines, k, stored), j * stride, stored), num, num.lanes, stored)
+                 if j < count else num.zero for j in range(num.lanes)]
+        at = e.at(into, e.b.mul(k, i64(row)), num.element)
+        for j, column in enumerate(transpose(e, block)):
+            e.store(column, e.at(at, j * row, num.element), align)
+    if isinstance(steps, ll.Constant) and steps.constant % num.lanes == 0:
+        return
+    with e.loop(squares, steps, 1, "line") as k:
+        line = e.at(lines, k, stored)
+        at = e.at(into, e.b.mul(k, i64(row)), num.element)
+        for j in range(num.lanes):
+            value = load_scalar(e, num, e.at(line, j * stride, stored), stored) if j < count \
+                else ll.Constant(num.element, 0)
+            e.store(value, e.at(at, j, num.element), num.bytes)
 
 
 def copy_run(e: Emitter, num: Numeric, source: ll.Value, target: ll.Value, count: int, stored: ll.Type) -> None:
