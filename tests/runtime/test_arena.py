@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import sys
 
 import psutil
 import pytest
@@ -31,6 +32,32 @@ def test_grows_to_the_largest_lease_and_is_aligned():
     arena.lease(second, 5 * MB)
     assert arena.address % HUGE_PAGE == 0 and arena.size == 6 * MB and arena.needed == 5 * MB
     touch(arena, arena.size)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has huge pages to keep away from")
+def test_a_small_lease_takes_what_it_touches():
+    arena, owner = Arena(), Owner()
+    arena.lease(owner, 64 << 10)
+    touch(arena, 1)
+    with open("/proc/self/smaps") as file:
+        ours = next(lines for start, end, lines in _blocks(file) if start <= arena.address < end)
+    taken = sum(int(line.split()[1]) for line in ours if line.startswith("Rss:"))
+    assert 0 < taken <= 64  # kB
+
+
+def _blocks(lines):
+    """(start, end, its lines) of each mapping in smaps."""
+    block = None
+    for line in lines:
+        head = line.split()[0]
+        if not head.endswith(":"):
+            if block:
+                yield block
+            start, end = (int(n, 16) for n in head.split("-"))
+            block = (start, end, [])
+        else:
+            block[2].append(line)
+    yield block
 
 
 def test_an_empty_lease_takes_nothing():

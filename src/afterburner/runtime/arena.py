@@ -9,6 +9,7 @@ from collections import deque
 from typing import Any
 
 HUGE_PAGE = 2 << 20  # bytes
+_SMALL = HUGE_PAGE // 2  # below, a huge page would take more memory than it holds, and small pages do
 _MADVISE_FREE = getattr(mmap, "MADV_DONTNEED", None)
 
 
@@ -17,7 +18,7 @@ class ArenaError(MemoryError):
 
 
 class Arena:
-    """A block as large as the largest live lease, on huge pages where the system has them.
+    """A block as large as the largest live lease; a large one on huge pages where the system has them.
 
     The caller serialises ``lease``, ``settle`` and the use of the memory (the engine's lock). An owner
     may go at any time in any thread; that takes effect at the next ``lease`` or ``settle``.
@@ -75,9 +76,10 @@ class Arena:
             block = mmap.mmap(-1, rounded + HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         except (OSError, OverflowError, ValueError) as error:
             raise ArenaError(f"no memory for {rounded >> 20} MB of intermediate values: {error}") from error
-        if hasattr(mmap, "MADV_HUGEPAGE"):
+        advice = "MADV_NOHUGEPAGE" if size < _SMALL else "MADV_HUGEPAGE"
+        if hasattr(mmap, advice):
             try:
-                block.madvise(mmap.MADV_HUGEPAGE)
+                block.madvise(getattr(mmap, advice))
             except OSError:
                 pass  # a kernel without huge pages: slower, not wrong
         self._close()

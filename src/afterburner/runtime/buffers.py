@@ -131,7 +131,7 @@ class BufferPool:
 
     Args:
         load: gives native functions that stay loaded for the life of the process; called with the
-            first shelf, since it loads LLVM, which takes 60 MB.
+            first shelf, since it may have to compile them.
     """
 
     def __init__(self, load: Callable[[], HandoverCode]) -> None:
