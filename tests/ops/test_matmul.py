@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from .steps import import_concrete
 from .table import FLOATS, RUNNERS, Record, check, floats, ints, raw, record
 
 
@@ -55,6 +56,12 @@ _EINSUMS = (
     ("...i,...i->...", (2, 3, 4), (3, 4)),
     ("ijk,jk->i", (2, 3, 4), (3, 4)),
     ("ij,kj->k", (2, 3), (4, 3)),
+    ("bijc,bijd->bcd", (2, 3, 4, 5), (2, 3, 4, 6)),  # Gram matrices and their gradients
+    ("bcd,bijc->bijd", (2, 5, 6), (2, 3, 4, 5)),
+    ("bcd,bijd->bijc", (2, 5, 6), (2, 3, 4, 6)),
+    ("ij,kj->ki", (2, 3), (4, 3)),
+    ("ji,j->i", (2, 3), (2,)),
+    ("i,j->ji", (3,), (4,)),
 )
 
 
@@ -88,3 +95,12 @@ RECORDS = _products() + _einsums()
 @pytest.mark.parametrize("case", RECORDS, ids=str)
 def test_matmul(case: Record, runner: str) -> None:
     check(case, RUNNERS[runner])
+
+
+@pytest.mark.parametrize(("equation", "a", "b"), _EINSUMS[12:16], ids=str)
+def test_einsum_of_matrices_needs_no_transpose(equation: str, a: tuple[int, ...], b: tuple[int, ...]) -> None:
+    function = tf.function(lambda x, y: tf.raw_ops.Einsum(inputs=(x, y), equation=equation))
+    arguments = floats(*a), floats(*b)
+    concrete = function.get_concrete_function(*map(tf.constant, arguments))
+    graph = import_concrete(concrete, arguments).imported.graph
+    assert {node.op.name for node in graph.nodes} <= {"matmul", "reshape"}

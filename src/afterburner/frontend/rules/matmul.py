@@ -87,7 +87,8 @@ def _arranged(ctx: Importer, term: _Term, labels: str) -> Value:
 
 
 def _contracted(ctx: Importer, a: _Term, b: _Term, result: str) -> _Term:
-    """The product, its axes labelled batch, free of a, free of b."""
+    """The product, its axes labelled batch, free of one operand, free of the other: of the one whose axes come first
+    in the result."""
     sizes: dict[str, int] = {}
     axes = (*zip(a.labels, a.value.shape, strict=True), *zip(b.labels, b.value.shape, strict=True))
     for label, size in axes:
@@ -99,9 +100,12 @@ def _contracted(ctx: Importer, a: _Term, b: _Term, result: str) -> _Term:
     inner = "".join(label for label in shared if label not in result)
     rows = "".join(label for label in a.labels if label not in shared)
     columns = "".join(label for label in b.labels if label not in shared)
-    left = _matrix(ctx, a, sizes, batch, rows, inner)
-    right = _matrix(ctx, b, sizes, batch, inner, columns)
-    product = ctx.emit(Matmul(), left, right)
+    if result == batch + columns + rows != batch + rows + columns:
+        a, b, rows, columns = b, a, columns, rows
+    turned = a.labels == batch + inner + rows, b.labels == batch + columns + inner
+    left = _matrix(ctx, a, sizes, batch, *((inner, rows) if turned[0] else (rows, inner)))
+    right = _matrix(ctx, b, sizes, batch, *((columns, inner) if turned[1] else (inner, columns)))
+    product = ctx.emit(Matmul(*turned), left, right)
     shape = [sizes[label] for label in batch + rows + columns]
     return _Term(ctx.reshape(product, shape), batch + rows + columns)
 
