@@ -21,6 +21,8 @@ ROOTS = {
     "column": (Matmul(False, False), (33, 20), (20, 1)),
     "long": (Matmul(True, False), (5000, 12), (5000, 33)),
     "large": (Matmul(True, False), (64, 700), (64, 450)),
+    "large conv2d": (Conv2d(**ONE), (2, 64, 64, 8), (3, 3, 8, 41)),
+    "large conv2d_input_grad": (Conv2dInputGrad(**ONE, input_shape=(2, 64, 64, 41)), (3, 3, 41, 2), (2, 64, 64, 2)),
     "nothing": (Matmul(False, False), (3, 0), (0, 5)),
     "conv2d": (Conv2d(**ONE), (2, 5, 9, 8), (3, 3, 8, 21)),
     "conv2d_input_grad": (Conv2dInputGrad(**ONE, input_shape=(2, 5, 9, 11)), (3, 3, 11, 8), (2, 5, 9, 8)),
@@ -84,7 +86,9 @@ def test_f32(root, epilogue, isa_name):
     check(root, "f32", epilogue, isa_name)
 
 
-@pytest.mark.parametrize("root,asked", [("large", True), ("matmul", False), ("long", False)])
+@pytest.mark.parametrize("root,asked", [
+    ("large", True), ("matmul", False), ("long", False), ("large conv2d", True), ("large conv2d_input_grad", True),
+    ("conv2d", False)])
 def test_what_a_large_product_is_finished_with_is_asked_for_early(root, asked):
     node, _ = fused(root, "f32", masked)
     module = KernelModule(isas.host("avx2"))

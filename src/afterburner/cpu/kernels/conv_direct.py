@@ -123,7 +123,7 @@ def _lower(contraction: Contraction, isa: Isa, correlations: Callable[[], list[C
     correlators, at, chunks = [], 0, max(prod(p.parts) for p in plans)
     for c, plan in zip(parts, plans, strict=True):
         plan = plan if len(plans) == 1 else plan_of(c, num, isa, (chunks, 1))
-        correlators.append(Correlator(c, plan, num, stored, at, filter_columns))
+        correlators.append(Correlator(c, plan, num, stored, at, filter_columns, contraction.streams))
         at += -(-correlators[-1].packed_elements // 16) * 16
     return Layer(contraction, tuple(correlators), *order, chunks).kernel(isa, label)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from llvmlite import ir as ll
 
 from ..emitter import Emitter, i64
-from .epilogue import Finish
+from .epilogue import EARLY_STEPS, Finish, Streams, ask_early, cold
 from .gemm import (
     Columns,
     Cut,
@@ -31,6 +31,8 @@ from .gemm import (
     zeros,
 )
 from .packing import pack_columns, pack_columns_transposed
+
+_ASKED_STEPS = 8  # products an element below which asking takes longer than waiting
 
 
 @dataclass(frozen=True)
@@ -161,9 +163,9 @@ class Correlator:
     """Emits the phases of one correlation whose packed filter lies at ``temp 0 + packed_at`` elements."""
 
     def __init__(self, c: Correlation, plan: Plan, num: Numeric, stored: ll.Type, packed_at: int,
-                 filter_columns: int) -> None:
+                 filter_columns: int, streams: Streams = lambda e: []) -> None:
         self.c, self.plan, self.num, self.stored, self.packed_at = c, plan, num, stored, packed_at
-        self.filter_columns = filter_columns
+        self.filter_columns, self.streams = filter_columns, streams
         self.slot = c.steps * plan.panels.widest * num.lanes
         self.blocks_per_image = -(-c.rows.outputs // plan.block) if plan.block else 0
 
@@ -260,10 +262,21 @@ class Correlator:
         for pixels, masks, low, high in kinds_of(self.plan.tiles, c.columns):
             with e.loop(low, high, name="tile") as tile:
                 x = self.plan.tiles.start(e, tile)
+                into = e.b.add(target, e.b.mul(x, i64(c.out_strides[2])))
+                self._ask(e, into, pixels, width)
                 sums = zeros(self.num, pixels, width)
                 sums = self._tile(e, sums, line, packed, x, masks, first, end, i64(0))
-                into = e.b.add(target, e.b.mul(x, i64(c.out_strides[2])))
                 finish(e, sums, into, c.out_strides[2], column, last)
+
+    def _ask(self, e: Emitter, into: ll.Value, pixels: int, width: int) -> None:
+        """Ask for what this tile is finished with; where its sums are soon made, for what a later one is."""
+        c = self.c
+        if c.steps < _ASKED_STEPS:
+            return
+        tiles = -(-EARLY_STEPS // c.steps) - 1
+        ahead = e.b.add(into, i64(tiles * pixels * c.out_strides[2]))
+        streams = cold(self.streams(e), c.images * c.out_strides[0])
+        ask_early(e, streams, ahead, pixels, c.out_strides[2], width * self.num.lanes)
 
     def _tile(self, e: Emitter, sums: Tile, line: ll.Value, packed: ll.Value, x: ll.Value,
               masks: tuple[tuple[int, ...], ...], first: ll.Value | int, end: ll.Value | int,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ from llvmlite import ir as ll
 
 from ...ir import DType, Graph, Node, Value, print_graph
 from .. import scalar
-from ..emitter import Emitter, i64
+from ..emitter import I8, Emitter, i64
 from ..isa import Isa
 from ..kernel import Unsupported
 from .gemm import Numeric, Tile, load_part, numeric, store_part
@@ -33,6 +33,37 @@ class Stream:
     base: ll.Value
     bytes: int
     written: bool
+
+
+Streams = Callable[[Emitter], list[Stream]]
+
+_LINE = 64  # bytes of a cache line
+_COLD_BYTES = 1 << 20  # of a result: what is read and written with it is then not in the second-level cache
+EARLY_STEPS = 64  # products an element: 400 cycles of a register tile, about what memory takes to answer
+
+
+def cold(streams: Iterable[Stream], size: int) -> list[Stream]:
+    """Streams of ``size`` elements that are worth asking for early: too large to be in a cache."""
+    return [s for s in streams if size * s.bytes >= _COLD_BYTES]
+
+
+def ask_early(e: Emitter, streams: Iterable[Stream], offset: ll.Value, rows: int, stride: int, width: int) -> None:
+    """Ask for what a tile will be finished with while its sums are made: a processor does not see from a row of
+    a tile that it will go on with the row below.
+
+    Args:
+        e: where to emit.
+        streams: what is read and written.
+        offset: element of the tile's first row and column.
+        rows: of the tile.
+        stride: elements between rows.
+        width: elements of a row of the tile.
+    """
+    for stream in streams:
+        base = e.at(stream.base, e.b.mul(offset, i64(stream.bytes)), I8)
+        for r in range(rows):
+            for line in range(0, width * stream.bytes, _LINE):
+                e.prefetch(e.at(base, r * stride * stream.bytes + line, I8), stream.written)
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ from llvmlite import ir as ll
 
 from ...ir import Node
 from ...ir.ops.matmul import Matmul
-from ..emitter import I8, Emitter, i64, stored_type
+from ..emitter import Emitter, i64, stored_type
 from ..halves import is_half
 from ..isa import Isa
 from ..kernel import Kernel, Phase
 from .dot import dot_phase
-from .epilogue import Contraction, Finish, Stream, contraction_of
+from .epilogue import EARLY_STEPS, Contraction, Finish, Streams, ask_early, cold, contraction_of
 from .gemm import (
     CHUNK_CYCLES,
     MOST_CHUNKS,
@@ -39,8 +39,6 @@ from .packing import copy_rows, copy_run, pack_columns, pack_columns_transposed
 
 _BLOCK_BYTES = 256 << 10  # of packed B: leaves room for A and C in a 512 KB second-level cache
 _LINE = 64  # bytes of a cache line
-_COLD_BYTES = 1 << 20  # of a result: what is read and written with it is then not in the second-level cache
-_FETCH_STEPS = 64  # of k; 400 cycles of a register tile, which is about what memory takes to answer
 _A_BYTES = 48 << 10  # of packed A: rows that long are read well from strided memory
 
 
@@ -152,7 +150,6 @@ def _even(size: int, limit: int) -> int:
 
 
 Addresses = Callable[[Emitter], tuple[ll.Value, ll.Value]]
-Streams = Callable[[Emitter], list[Stream]]
 
 
 class Gemm:
@@ -266,21 +263,14 @@ class Gemm:
             for width, panel, column, last in self._panels(e):
                 b = self._columns(e, width, panel, column, start, last)
                 offset = e.b.add(self.origin, e.b.add(e.b.mul(row, i64(self.p.n)), column))
-                self._fetch(e, offset, height, width)
+                self._ask(e, offset, height, width)
                 tile = accumulate(e, self.num, zeros(self.num, height, width), a, b, count)
                 self._finish(e, tile, offset, column, last, again)
 
-    def _fetch(self, e: Emitter, offset: ll.Value, height: int, width: int) -> None:
-        """Ask for what the tile will be finished with while its sums are made: a processor does not see from
-        a row of a tile that it will go on with the row below."""
-        one_pass = not self.by.partial and self.by.depth >= self.p.k >= _FETCH_STEPS
-        for stream in self.streams(e) if one_pass else []:
-            if self.p.batch * self.p.m * self.p.n * stream.bytes < _COLD_BYTES:
-                continue
-            base = e.at(stream.base, e.b.mul(offset, i64(stream.bytes)), I8)
-            for r in range(height):
-                for line in range(0, width * self.num.lanes * stream.bytes, _LINE):
-                    e.prefetch(e.at(base, r * self.p.n * stream.bytes + line, I8), stream.written)
+    def _ask(self, e: Emitter, offset: ll.Value, height: int, width: int) -> None:
+        if not self.by.partial and self.by.depth >= self.p.k >= EARLY_STEPS:
+            streams = cold(self.streams(e), self.p.batch * self.p.m * self.p.n)
+            ask_early(e, streams, offset, height, self.p.n, width * self.num.lanes)
 
     def _columns(self, e: Emitter, width: int, panel: ll.Value, column: ll.Value, start: ll.Value,
                  last: int) -> Columns:
