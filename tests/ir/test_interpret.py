@@ -67,6 +67,13 @@ def test_sums_over_axes_of_size_one_copy() -> None:
     assert np.signbit(kept).all()
 
 
+def test_running_sums_start_at_zero() -> None:
+    zeros = np.full(3, -0.0, np.float32)
+    for exclusive in (False, True):
+        sums = one("cumsum", zeros, attributes=f"{{axis=0, exclusive={exclusive}, reverse=False}}")
+        assert not np.signbit(sums).any()
+
+
 def test_integers_wrap_and_divide_towards_what_they_say() -> None:
     np.testing.assert_array_equal(one("add", np.int8([127]), np.int8([1])), np.int8([-128]))
     np.testing.assert_array_equal(one("floor_div", i32(-7, 7, 1), i32(2, -2, 0)), i32(-4, -4, 0))

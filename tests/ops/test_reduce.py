@@ -83,6 +83,7 @@ def _others() -> list[Record]:
                 note = f"{axis}{exclusive}{reverse}"
                 records.append(record("Cumsum", function, floats(6, 5), note=note))
                 records.append(record("Cumsum", function, ints(6, 5), note=note))
+                records.append(record("Cumsum", function, np.full((3, 2), -0.0, np.float32), note=note + "zeros"))
     nchw = raw("BiasAddGrad", "out_backprop", data_format="NCHW")
     records += [
         record("L2Loss", raw("L2Loss", "t"), floats(7, 9)),

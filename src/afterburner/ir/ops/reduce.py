@@ -156,7 +156,7 @@ class Cumsum(Op):
         (x,) = arrays
         wide = x.astype(np.float64) if x.dtype.kind not in "iu" else x
         ordered = np.flip(wide, self.axis) if self.reverse else wide
-        total = np.cumsum(ordered, axis=self.axis, dtype=wide.dtype)
+        total = np.cumsum(ordered, axis=self.axis, dtype=wide.dtype) + wide.dtype.type(0)  # sums start at 0: no -0.0
         if self.exclusive:
             total = np.roll(total, 1, self.axis)
             first = [slice(None)] * x.ndim
