@@ -92,7 +92,8 @@ def test_ctrl_c_ends_it_as_plainly(tmp_path: Path) -> None:
     for launcher in ([], ["-m", "afterburner", "run"]):
         process = subprocess.Popen(
             [sys.executable, *launcher, "program.py"], cwd=tmp_path, env=os.environ | {"PYTHONPATH": SRC},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # a shell's background job ignores it
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
         time.sleep(0.5)  # by then it sleeps
         process.send_signal(signal.SIGINT)
