@@ -49,7 +49,8 @@ def test_ctrl_c_in_a_compiled_step(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(LOOP)
     process = subprocess.Popen(
         [sys.executable, "-m", "afterburner", "run", "program.py"], cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": SRC}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        env=os.environ | {"PYTHONPATH": SRC}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # a shell's background job ignores it
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)

@@ -304,6 +304,15 @@ print("done")
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "done", "")
 
 
+@pytest.fixture
+def interrupts():
+    """SIGINT as Python handles it, also in a background job, whose shell lets it be ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interrupts")
 def test_an_interrupt_waits_for_the_program_and_does_no_harm():
     graph = chain(30)
     executable = target.compile_graph(graph, options(threads=2))
