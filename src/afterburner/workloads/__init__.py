@@ -11,7 +11,8 @@ from __future__ import annotations
 import pkgutil
 from collections.abc import Callable, Iterable
 
-Build = Callable[[], dict[str, tuple[int, Callable[[], object]]]]
+Units = dict[str, tuple[int, Callable[[], object]]]  # name: (units that a call does, the call)
+Build = Callable[[], Units]
 
 _NETWORKS = ("resnet50v2", "mobilenetv3", "densenet121", "cyclegan", "style_transfer")
 _INFERENCE = "-infer"

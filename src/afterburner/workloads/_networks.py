@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from typing import Protocol
 
 import keras
 import numpy as np
 import tensorflow as tf
+
+from . import Units
 
 SIZE = 224
 TRAINING_STEPS = 2
@@ -16,8 +16,6 @@ PREDICT_BATCH = 32
 PREDICT_BATCHES = 2
 SINGLE_CALLS = 10
 TIMINGS = 3  # seconds a call: more timings in a process would tell little more
-
-Units = dict[str, tuple[int, Callable[[], object]]]
 
 
 class Network(Protocol):
@@ -56,12 +54,3 @@ def inference(network: Network) -> Units:
     batched = f"batch of {PREDICT_BATCH}"
     return {batched: (PREDICT_BATCHES, lambda: model.predict(data, batch_size=PREDICT_BATCH, verbose=0)),
             "sample": (SINGLE_CALLS, single)}
-
-
-def report(units: Units) -> None:
-    """Time each unit once it is warm, for a file that is run alone."""
-    for unit, (count, call) in units.items():
-        call()
-        start = time.perf_counter()
-        call()
-        print(f"{(time.perf_counter() - start) / count * 1e3:.0f} ms a {unit}")

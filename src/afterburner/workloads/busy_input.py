@@ -3,14 +3,12 @@ of 400,000 numbers in a ``tf.data`` worker. A training step that starves the wor
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
 import keras
 import numpy as np
 import tensorflow as tf
 
-from . import lenet
+from . import Units, lenet
+from ._alone import report
 
 STEPS = 20
 _SORTED = 400_000
@@ -22,7 +20,7 @@ def _prepare(batch: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]
     return batch * (1 + numbers[0]), labels
 
 
-def build() -> dict[str, tuple[int, Callable[[], object]]]:
+def build() -> Units:
     """An epoch over a pipeline that works in parallel with the training step."""
     keras.utils.set_random_seed(1)
     data = lenet.images(lenet.BATCH * STEPS)
@@ -34,8 +32,4 @@ def build() -> dict[str, tuple[int, Callable[[], object]]]:
 
 
 if __name__ == "__main__":
-    for unit, (units, call) in build().items():
-        call()
-        start = time.perf_counter()
-        call()
-        print(f"{(time.perf_counter() - start) / units * 1e3:.3f} ms a {unit}")
+    report(build())

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import keras
 import tensorflow as tf
+
+from . import Units
+from ._alone import report
 
 CALLS = 1000
 
@@ -27,7 +29,7 @@ def step_of(network: keras.Model) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
     return step
 
 
-def build() -> dict[str, tuple[int, Callable[[], object]]]:
+def build() -> Units:
     """Calls of the step from a Python loop, always on the same batch."""
     keras.utils.set_random_seed(1)
     network = keras.Sequential([
@@ -48,8 +50,4 @@ def build() -> dict[str, tuple[int, Callable[[], object]]]:
 
 
 if __name__ == "__main__":
-    for unit, (units, call) in build().items():
-        call()
-        start = time.perf_counter()
-        call()
-        print(f"{(time.perf_counter() - start) / units * 1e3:.3f} ms a {unit}")
+    report(build())

@@ -6,11 +6,13 @@ The networks are those of pix2pix (Isola et al., 2017) with instance normalizati
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 
 import keras
 import tensorflow as tf
+
+from . import Units
+from ._alone import report
 
 SIZE = 256
 STEPS = 3
@@ -129,7 +131,7 @@ def images(count: int, size: int = SIZE) -> tuple[tf.Tensor, ...]:
     return tuple(tf.random.uniform((1, size, size, 3), -1, 1, seed=i) for i in range(count))
 
 
-def build() -> dict[str, tuple[int, Callable[[], object]]]:
+def build() -> Units:
     """Calls of the step from a Python loop, each on another pair of random images."""
     keras.utils.set_random_seed(1)
     data = images(2 * STEPS)
@@ -144,8 +146,4 @@ def build() -> dict[str, tuple[int, Callable[[], object]]]:
 
 
 if __name__ == "__main__":
-    for unit, (units, call) in build().items():
-        call()
-        start = time.perf_counter()
-        call()
-        print(f"{(time.perf_counter() - start) / units * 1e3:.0f} ms a {unit}")
+    report(build())

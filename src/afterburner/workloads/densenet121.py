@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import keras
 
-from ._networks import SIZE, TIMINGS, Units, report, training
+from . import Units
+from ._alone import report
+from ._networks import SIZE, TIMINGS, training
 
 REPEATS = TIMINGS
 BATCH = 16

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
 import keras
 import numpy as np
+
+from . import Units
+from ._alone import report
 
 BATCH = 128
 STEPS = 20
@@ -34,7 +34,7 @@ def images(count: int) -> np.ndarray:
     return np.random.default_rng(1).random((count, 28, 28, 1), np.float32)
 
 
-def build() -> dict[str, tuple[int, Callable[[], object]]]:
+def build() -> Units:
     """An epoch over arrays in memory."""
     keras.utils.set_random_seed(1)
     data = images(BATCH * STEPS)
@@ -44,8 +44,4 @@ def build() -> dict[str, tuple[int, Callable[[], object]]]:
 
 
 if __name__ == "__main__":
-    for unit, (units, call) in build().items():
-        call()
-        start = time.perf_counter()
-        call()
-        print(f"{(time.perf_counter() - start) / units * 1e3:.3f} ms a {unit}")
+    report(build())

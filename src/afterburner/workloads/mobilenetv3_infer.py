@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ._networks import TIMINGS, Units, inference, report
+from . import Units
+from ._alone import report
+from ._networks import TIMINGS, inference
 from .mobilenetv3 import network
 
 REPEATS = TIMINGS

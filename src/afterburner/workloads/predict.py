@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
 import keras
 
-from . import lenet
+from . import Units, lenet
+from ._alone import report
 
 SAMPLES = 3200
 BATCH = 32
 
 
-def build() -> dict[str, tuple[int, Callable[[], object]]]:
+def build() -> Units:
     """One call of ``predict``; its unit is a batch."""
     keras.utils.set_random_seed(1)
     data = lenet.images(SAMPLES)
@@ -22,8 +20,4 @@ def build() -> dict[str, tuple[int, Callable[[], object]]]:
 
 
 if __name__ == "__main__":
-    for unit, (units, call) in build().items():
-        call()
-        start = time.perf_counter()
-        call()
-        print(f"{(time.perf_counter() - start) / units * 1e3:.3f} ms a {unit}")
+    report(build())

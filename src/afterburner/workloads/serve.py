@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
 import keras
 import tensorflow as tf
 
-from . import lenet
+from . import Units, lenet
+from ._alone import report
 
 SINGLE_CALLS = 300
 BATCH_CALLS = 100
 
 
-def build() -> dict[str, tuple[int, Callable[[], object]]]:
+def build() -> Units:
     """Calls of each kind from a Python loop; a result is read after each, as a server would."""
     keras.utils.set_random_seed(1)
     network = lenet.model()
@@ -33,8 +31,4 @@ def build() -> dict[str, tuple[int, Callable[[], object]]]:
 
 
 if __name__ == "__main__":
-    for unit, (units, call) in build().items():
-        call()
-        start = time.perf_counter()
-        call()
-        print(f"{(time.perf_counter() - start) / units * 1e3:.3f} ms a {unit}")
+    report(build())

@@ -6,12 +6,14 @@ the two that come with scikit-learn.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import keras
 import numpy as np
 import tensorflow as tf
+
+from . import Units
+from ._alone import report
 
 SIZE = 256
 STEPS = 5
@@ -80,7 +82,7 @@ def step_of(network: keras.Model, image: tf.Variable, style: list[tf.Tensor],
     return step
 
 
-def build() -> dict[str, tuple[int, Callable[[], object]]]:
+def build() -> Units:
     """Steps from the content photograph towards the style of the other."""
     keras.utils.set_random_seed(1)
     content_image, style_image = photographs()
@@ -97,8 +99,4 @@ def build() -> dict[str, tuple[int, Callable[[], object]]]:
 
 
 if __name__ == "__main__":
-    for unit, (units, call) in build().items():
-        call()
-        start = time.perf_counter()
-        call()
-        print(f"{(time.perf_counter() - start) / units * 1e3:.0f} ms a {unit}")
+    report(build())
