@@ -15,7 +15,8 @@ _MOVED_BYTES = 1 << 20
 _WORTH_SHARING = 2e-6  # seconds of serial work that pay for a barrier
 RATE = 1e10  # bytes or elementwise operations a second on one core: the order of magnitude
 _DENSE_RATE = 5e10  # floating-point operations a second of matrix products and convolutions
-_DENSE = ("matmul", "conv2d", "conv2d_input_grad", "conv2d_filter_grad")
+_DENSE = ("matmul", "conv2d", "conv2d_input_grad", "conv2d_filter_grad", "conv2d_input_grad_pooled",
+          "conv2d_filter_grad_pooled")
 _PER_KERNEL = 1e-7  # seconds
 
 
