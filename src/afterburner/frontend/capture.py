@@ -17,7 +17,7 @@ from tensorflow.python.eager.polymorphic_function import atomic_function
 from ..errors import NotTaken, StrictError
 from ..options import options
 from ..report import Entry
-from . import fastpath
+from . import fastpath, iterators
 from .flatten import FlatGraph, FlatOp, branch_graph, flatten, must_use_xla, xla_differs
 from .function import Engine, Take, TakenFunction, branch_names, describe_left, is_control
 from .import_graph import supported
@@ -240,6 +240,7 @@ def install(engine: Engine) -> None:
     watch()
     atomic_function.AtomicFunction.call_flat = _hooked_call_flat
     fastpath.install()
+    iterators.install()
 
 
 def uninstall() -> None:
@@ -248,6 +249,7 @@ def uninstall() -> None:
     _engine = None
     atomic_function.AtomicFunction.call_flat = _call_flat
     fastpath.uninstall()
+    iterators.uninstall()
     unwatch()
     forget_all()
 

@@ -1,0 +1,168 @@
+"""Used-up input pipelines are destroyed in a thread of their own.
+
+The autotuner of ``tf.data`` is woken when its pipeline is cancelled, but the mark that it then looks for is set
+only after all have been woken. Where it looks too early it sleeps on until its next look, which may be as far
+away as it has been running, and the thread that dropped the last reference to the iterator waits for it: at the
+end of an epoch, a validation, a ``predict``.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import re
+import threading
+from collections import deque
+from collections.abc import Iterator
+from queue import SimpleQueue
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python.data.ops import iterator_ops
+from tensorflow.python.eager import context
+
+_ATTRIBUTE = "_afterburner_destroyed_later"
+_MOST_BYTES = 512 << 20  # of tensors in pipelines that live on a little
+_IN_MEMORY = frozenset(f"{name}Dataset" for name in (
+    "Batch", "Cache", "Concatenate", "Filter", "FlatMap", "Interleave", "Map", "Options", "PaddedBatch",
+    "ParallelBatch", "ParallelInterleave", "ParallelMap", "Prefetch", "Range", "Repeat", "Restructured", "Shuffle",
+    "Skip", "Take", "Tensor", "TensorSlice", "Unbatch", "Window", "Zip"))
+_HARMLESS_STATE = frozenset((
+    "RandomShuffle", "RandomUniform", "RandomUniformInt", "RandomStandardNormal", "TruncatedNormal",
+    "Assert", "PartitionedCall", "StatefulPartitionedCall"))
+
+
+class _Destroyer:
+    """A thread that drops references."""
+
+    def __init__(self) -> None:
+        self._waiting: SimpleQueue[Any] = SimpleQueue()  # may be entered again by a destructor
+        self._thread: threading.Thread | None = None
+        self._sizes: deque[int] = deque()  # of what waits; changed without a lock, by single C calls
+        self._closed = False
+
+    def start(self) -> None:
+        """Start the thread, unless it runs."""
+        if self._thread is None and not self._closed:
+            self._thread = threading.Thread(target=self._drop, name="afterburner-iterators", daemon=True)
+            self._thread.start()
+
+    def drop(self, reference: Any, size: int) -> None:
+        """Drop a reference to ``size`` bytes later; the caller does it where too much is waiting."""
+        if self._thread is not None and not self._closed and sum(tuple(self._sizes), size) <= _MOST_BYTES:
+            self._sizes.append(size)
+            self._waiting.put(([reference], size))
+
+    def close(self) -> None:
+        """Wait until everything is dropped; from now on callers do it themselves."""
+        self._closed = True
+        if self._thread is not None:
+            self._waiting.put(None)
+            self._thread.join()
+
+    def _drop(self) -> None:
+        while (item := self._waiting.get()) is not None:
+            reference, size = item
+            reference.clear()
+            self._sizes.remove(size)
+
+
+_destroyer = _Destroyer()
+atexit.register(lambda: _destroyer.close())
+
+
+def _forget_thread() -> None:
+    """In a forked child, which has no thread but its own."""
+    global _destroyer
+    _destroyer = _Destroyer()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_thread)
+
+
+class _DestroyedLater:
+    """Goes with an iterator and keeps its resource a little longer."""
+
+    def __init__(self, resource: Any, size: int) -> None:
+        self._resource, self._size = resource, size
+
+    def __del__(self) -> None:
+        _destroyer.drop(self._resource, self._size)
+
+
+_PIPELINE_BYTES = 1 << 20  # of a pipeline without its tensors, roughly
+
+
+def destroyed_unseen(dataset: Any) -> int:
+    """Bytes of a pipeline, if nobody can tell when it is destroyed: it holds no files, calls no Python and has
+    no other side effects; else 0."""
+    parts = list(_parts(dataset))
+    functions = [f.function for part in parts for f in part._functions()]  # noqa: SLF001
+    unseen = (
+        all(type(part).__name__.lstrip("_") in _IN_MEMORY for part in parts)
+        and not any(_is_given(getattr(part, "_filename", "")) for part in parts)
+        and all(_is_harmless(function.graph) for function in functions))
+    if not unseen:
+        return 0
+    held = [t for part in parts for t in getattr(part, "_tensors", ())]
+    held += [t for function in functions for t in function.captured_inputs]
+    return _PIPELINE_BYTES + sum(map(_bytes, held))
+
+
+def _parts(dataset: Any) -> Iterator[Any]:
+    yield dataset
+    for part in dataset._inputs():  # noqa: SLF001
+        yield from _parts(part)
+
+
+def _is_given(name: Any) -> bool:
+    """Whether a file name, a Python string or a tensor, is not empty."""
+    return bool(name.numpy() if isinstance(name, tf.Tensor) else name)
+
+
+def _bytes(tensor: Any) -> int:
+    if not isinstance(tensor, tf.Tensor) or tensor.dtype in (tf.resource, tf.variant):
+        return 0
+    return int((tensor.shape.num_elements() or 0) * tensor.dtype.size)
+
+
+def _is_harmless(graph: Any) -> bool:
+    definition = graph.as_graph_def()
+    nodes = [*definition.node, *(n for f in definition.library.function for n in f.node_def)]
+    return not any(_is_stateful(graph, node.op) for node in nodes)
+
+
+def _is_stateful(graph: Any, operation: str) -> bool:
+    if operation in _HARMLESS_STATE:
+        return False
+    kind = re.fullmatch(r"(\w+Dataset)(V\d)?", operation)
+    if kind is not None:
+        return kind[1] not in _IN_MEMORY or kind[1] == "CacheDataset"  # which may write to a file
+    return bool(graph.op_def_for_type(operation).is_stateful)
+
+
+_create_iterator = iterator_ops.OwnedIterator._create_iterator  # noqa: SLF001
+
+
+def _hooked_create_iterator(self: Any, dataset: Any) -> None:
+    _create_iterator(self, dataset)
+    if not context.executing_eagerly():
+        return
+    try:
+        size = destroyed_unseen(self._dataset)
+    except Exception:  # noqa: BLE001 - a dataset of another make
+        return
+    if size:
+        _destroyer.start()
+        self.__dict__[_ATTRIBUTE] = _DestroyedLater(self._iterator_resource, size)
+
+
+def install() -> None:
+    """From now on, iterators over harmless pipelines are destroyed later."""
+    iterator_ops.OwnedIterator._create_iterator = _hooked_create_iterator  # noqa: SLF001
+
+
+def uninstall() -> None:
+    """Leave TensorFlow as it was."""
+    iterator_ops.OwnedIterator._create_iterator = _create_iterator  # noqa: SLF001

@@ -1,0 +1,150 @@
+"""Input pipelines destroyed in a thread of their own: which ones, and that it happens."""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import afterburner
+from afterburner.frontend import iterators
+from afterburner.frontend.iterators import destroyed_unseen
+from tests.cli.commands import run
+
+_X = np.arange(12, dtype=np.float32).reshape(6, 2)
+
+
+def _slices() -> tf.data.Dataset:
+    return tf.data.Dataset.from_tensor_slices(_X)
+
+
+HARMLESS: dict[str, Callable[[], tf.data.Dataset]] = {
+    "batches": lambda: _slices().cache().shuffle(6).repeat(2).batch(2, num_parallel_calls=2).prefetch(2),
+    "map": lambda: _slices().map(lambda x: x + tf.random.uniform([2]), num_parallel_calls=tf.data.AUTOTUNE),
+    "files by name": lambda: tf.data.Dataset.from_tensors("a").map(tf.io.read_file),
+    "nested": lambda: _slices().interleave(lambda x: tf.data.Dataset.from_tensor_slices(x).map(tf.square)),
+}
+
+
+def _in_python() -> tf.data.Dataset:
+    return _slices().map(lambda x: tf.py_function(lambda v: v, [x], tf.float32))
+
+
+def _in_python_within() -> tf.data.Dataset:
+    return _slices().flat_map(lambda x: tf.data.Dataset.from_tensors(tf.numpy_function(lambda v: v, [x], tf.float32)))
+
+
+def _writes() -> tf.data.Dataset:
+    return _slices().map(lambda x: (tf.io.write_file("a", "b"), x)[1])
+
+
+SEEN: dict[str, Callable[[], tf.data.Dataset]] = {
+    "file of a cache": lambda: _slices().cache("a"),
+    "records": lambda: tf.data.TFRecordDataset(["a"]),
+    "records within": lambda: tf.data.Dataset.from_tensors("a").interleave(tf.data.TFRecordDataset),
+    "generator": lambda: tf.data.Dataset.from_generator(lambda: iter(_X), output_signature=tf.TensorSpec((2,))),
+    "Python": _in_python,
+    "Python within": _in_python_within,
+    "written file": _writes,
+}
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_pipelines_in_memory_may_be_destroyed_later(name: str) -> None:
+    assert destroyed_unseen(HARMLESS[name]())
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_pipelines_with_side_effects_are_destroyed_where_they_are_dropped(name: str) -> None:
+    assert not destroyed_unseen(SEEN[name]())
+
+
+def test_keras_own_pipelines_over_arrays_are_destroyed_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+
+    def note(dataset: Any) -> int:
+        found.append(destroyed_unseen(dataset))
+        return found[-1]
+
+    monkeypatch.setattr(iterators, "destroyed_unseen", note)
+    model = keras.Sequential([keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    with afterburner.enabled():
+        model.fit(_X, _X[:, :1], batch_size=4, validation_split=0.5, verbose=0)
+        model.predict(_X, verbose=0)
+    assert len(found) >= 3
+    assert all(found)
+
+
+def test_an_iterator_goes_when_it_is_dropped() -> None:
+    with afterburner.enabled():
+        iterator = iter(HARMLESS["batches"]())
+        resource = weakref.ref(iterator._iterator_resource)
+        first = next(iterator)
+        del iterator
+        deadline = time.monotonic() + 30
+        while resource() is not None and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert resource() is None
+    assert first.shape == (2, 2)
+
+
+class _Slow:
+    """Its destructor waits."""
+
+    def __init__(self, release: threading.Event, threads: list[int]) -> None:
+        self._release, self._threads = release, threads
+
+    def __del__(self) -> None:
+        self._release.wait(30)
+        self._threads.append(threading.get_ident())
+
+
+def test_the_size_of_a_pipeline_is_that_of_its_tensors() -> None:
+    small, large = (tf.data.Dataset.from_tensors(tf.zeros([n], tf.uint8)) for n in (0, 5 << 20))
+    assert destroyed_unseen(large) - destroyed_unseen(small) == 5 << 20
+    captured = tf.zeros([3 << 20], tf.uint8)
+    assert destroyed_unseen(small.map(lambda x: captured)) - destroyed_unseen(small) == 3 << 20
+
+
+def test_references_are_dropped_in_the_thread_but_by_the_caller_where_much_is_waiting() -> None:
+    destroyer, release, threads = iterators._Destroyer(), threading.Event(), []
+    free = threading.Event()
+    free.set()
+    here = threading.get_ident()
+    destroyer.start()
+    destroyer.drop(_Slow(release, threads), iterators._MOST_BYTES - 1)
+    destroyer.drop(_Slow(free, threads), 1)
+    assert not threads
+    destroyer.drop(_Slow(free, threads), 1)
+    assert threads == [here]
+    release.set()
+    destroyer.close()
+    assert len(threads) == 3
+    assert threads[1] == threads[2] != here
+    destroyer.drop(_Slow(free, threads), 1)
+    assert threads[3:] == [here]
+
+
+def test_a_process_may_end_while_a_pipeline_is_destroyed(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import afterburner; afterburner.enable()\n"
+        "import tensorflow as tf\n"
+        "for _ in range(5):\n"
+        "    data = tf.data.Dataset.range(3000).map(lambda i: i + 1, num_parallel_calls=2).prefetch(2)\n"
+        "    iterator = iter(data)\n"
+        "    assert sum(int(i) for i in iterator) == 3000 * 3001 // 2\n"
+        "    del iterator\n"
+        "print('done')\n")
+    finished = run(str(script))
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.strip() == "done"
