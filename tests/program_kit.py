@@ -1,12 +1,14 @@
 """Small kernels made by hand and helpers to run executables on arrays, for tests of the machinery."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from cpu_harness import aligned
 from llvmlite import ir as ll
 
 from afterburner.cpu.emitter import F32, Emitter
+from afterburner.cpu.generate import compile_kernels
 from afterburner.cpu.isa import Isa
 from afterburner.cpu.kernel import Kernel, Phase, Unsupported
 from afterburner.ir import Node
@@ -21,6 +23,11 @@ def lower(node: Node, isa: Isa) -> Kernel:
     if node.op.name == "reduce_sum" and node.results[0].shape == ():
         return _sum(node)
     raise Unsupported(f"no kernel for {node.op.name}")
+
+
+def compile_nodes(nodes: Sequence[Node], isa: Isa, dump: Path | None = None) -> bytes:
+    """In place of ``build.compile_nodes``."""
+    return compile_kernels([lower(node, isa) for node in nodes], isa)
 
 
 def _binary(node: Node) -> Kernel:

@@ -1,4 +1,4 @@
-"""A second process takes all its code from the cache: no LLVM, the same bits."""
+"""No process of the user's loads LLVM, and a second one takes all its code from the cache: the same bits."""
 
 from __future__ import annotations
 
@@ -46,9 +46,8 @@ def train(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.skipif(sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"),
                     reason="elsewhere LLVM links")
-def test_a_warm_process_needs_no_llvm_and_computes_the_same_bits(tmp_path: Path) -> None:
+def test_a_process_needs_no_llvm_and_a_warm_one_computes_the_same_bits(tmp_path: Path) -> None:
     cold, warm = train(tmp_path / "c"), train(tmp_path / "c")
-    assert cold["llvm"] and cold["text"]
-    assert not warm["llvm"] and not warm["text"]
+    assert not any((cold["llvm"], cold["text"], warm["llvm"], warm["text"]))
     assert warm["cached"] and all(warm["cached"]) and not all(cold["cached"])
     assert warm["bits"] == cold["bits"]

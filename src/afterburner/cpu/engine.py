@@ -41,9 +41,11 @@ class Engine:
     """
 
     def __init__(self, cache: ObjectCache | None) -> None:
+        from .build import compile_text
+
         text = runtime_text(isa_module.host().triple)
         isa = isa_module.host()
-        code, _ = cached(text, isa, lambda: jit.compile_object(text, isa), cache)
+        code, _ = cached(text, isa, lambda: compile_text(text, isa), cache)
         library = jit.Library(code, isa)
         library.keep()  # workers are inside it until the process ends
         found = library.load(RUNTIME_SYMBOLS)

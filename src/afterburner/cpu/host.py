@@ -67,9 +67,15 @@ def read_host(raw: bytes) -> Host | None:
 
 
 def _ask() -> Host:
-    from .llvm import host_facts
+    from .crew import CREW, NoWorkers
 
-    return Host(*host_facts())
+    try:
+        head, _ = CREW.ask({"do": "host"})
+        return Host(*head["facts"])
+    except NoWorkers:
+        from .llvm import host_facts
+
+        return Host(*host_facts())
 
 
 def _identity() -> str | None:

@@ -14,7 +14,8 @@ from .isa import Isa
 
 
 @lru_cache(maxsize=1)
-def _initialise() -> None:
+def initialise() -> None:
+    """Set LLVM up, once."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     llvm.initialize_native_asmparser()
@@ -25,7 +26,7 @@ def _initialise() -> None:
 
 def new_machine(isa: Isa) -> llvm.TargetMachine:
     """LLVM's target machine for an instruction set, shared with nobody."""
-    _initialise()
+    initialise()
     target = llvm.Target.from_triple(isa.triple)
     return target.create_target_machine(
         cpu=isa.cpu, features=isa.features, opt=2, reloc="pic", codemodel="default", jit=True)
@@ -76,7 +77,7 @@ class LinkedCode:
     """Object files linked by LLVM; their memory goes with this object."""
 
     def __init__(self, parts: Sequence[bytes], isa: Isa) -> None:
-        _initialise()
+        initialise()
         self._compiler = llvm.create_lljit_compiler(machine(isa))
         self._builder = llvm.JITLibraryBuilder().add_current_process()
         for part in parts:

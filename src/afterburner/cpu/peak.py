@@ -15,6 +15,7 @@ from ..options import Options
 from ..runtime.measure import MachinePeak, load_peak, save_peak
 from .emitter import F32, Emitter
 from .engine import object_key
+from .generate import compile_kernels
 from .isa import Isa, host
 from .kernel import Kernel, Phase
 from .program import LINE, aligned_words
@@ -75,7 +76,7 @@ def _arithmetic(isa: Isa, threads: int) -> CpuExecutable:
 
 
 def _compiled(graph: Graph, kernels: Sequence[Kernel], isa: Isa, threads: int) -> CpuExecutable:
-    return assemble(graph, lambda: kernels, isa, Options(cache=False, threads=threads))
+    return assemble(graph, lambda: compile_kernels(kernels, isa), isa, Options(cache=False, threads=threads))
 
 
 def _accumulators(isa: Isa) -> int:

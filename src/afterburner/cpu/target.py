@@ -21,8 +21,6 @@ from ..runtime.team import available_cpus
 from .compiled import Code, CompiledKernel, computed, kernels_of
 from .engine import Engine, cached, engine, object_cache
 from .isa import Isa, host
-from .kernel import Kernel
-from .kernels import lower
 from .place import Placement, place
 from .program import ARENA, COPY_CHUNK, FRAME_BASES, NULL, Frame, Item, Program, Slot
 from .schedule import RATE, Segment, cost, segments, waves
@@ -48,28 +46,27 @@ def compile_graph(graph: Graph, options: Options | None = None, threads: int = 0
     """
     chosen = options or current_options()
     isa = host(chosen.isa or None, chosen.precision)
-    return assemble(graph, lambda: [lower(n, isa) for n in computed(graph)], isa, chosen, threads)
+    dump = None if chosen.dump is None else chosen.dump / f"{graph.name}.{time.time_ns():x}.ll"
+
+    def generate() -> bytes:
+        from .build import compile_nodes
+
+        return compile_nodes(computed(graph), isa, dump)
+
+    return assemble(graph, generate, isa, replace(chosen, cache=chosen.cache and dump is None), threads)
 
 
-def assemble(graph: Graph, kernels: Callable[[], Sequence[Kernel]], isa: Isa, chosen: Options,
+def assemble(graph: Graph, generate: Callable[[], bytes], isa: Isa, chosen: Options,
              threads: int = 0) -> CpuExecutable:
-    """An executable of a graph whose kernels, where they are not cached, are made by ``kernels``."""
+    """An executable of a graph whose code, where it is not cached, is made by ``generate``."""
     if chosen.fault == "codegen":
         raise PlantedFault("planted failure of code generation")
     cache = object_cache(chosen)
     shared = engine(cache)
-    dump = None if chosen.dump is None else chosen.dump / f"{graph.name}.{time.time_ns():x}.ll"
-    raw, found = cached(_identity(graph), isa, lambda: _generate(kernels(), isa, dump),
-                        cache if dump is None else None)
+    raw, found = cached(_identity(graph), isa, generate, cache)
     settings = _Settings(isa.name, chosen.threads or threads or available_cpus(), chosen.profile, found,
                          chosen.fault == "run", chosen.cache_path, isa.precision)
     return CpuExecutable(graph, kernels_of(raw, computed(graph)), Code(raw, isa), shared, settings)
-
-
-def _generate(kernels: Sequence[Kernel], isa: Isa, dump: Path | None) -> bytes:
-    from .generate import compile_kernels  # takes llvmlite, which a process with cached code does not need
-
-    return compile_kernels(kernels, isa, dump)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ Lowering = Callable[[Node, Isa], Kernel]
 
 
 @lru_cache(maxsize=1)
-def _families() -> dict[str, Lowering]:
+def families() -> dict[str, Lowering]:
+    """Lowerings by the operation, or the kind of fusion, that they are for."""
     from . import conv, fused, gather, matmul, pool, random, sort
 
     table: dict[str, Lowering] = {}
@@ -32,7 +33,7 @@ def lower(node: Node, isa: Isa) -> Kernel:
     name = node.op.name
     if isinstance(node.op, Fusion) and node.op.kind != "loop":
         name = node.op.kind  # a contraction's family also lowers what rides on its result
-    lowering = _families().get(name)
+    lowering = families().get(name)
     if lowering is None:
         raise Unsupported(f"no kernel for {node.op.name}")
     return lowering(node, isa)
