@@ -133,7 +133,7 @@ def test_one_that_dies_without_work_is_replaced() -> None:
     compile_text(TEXT, host())
     for worker in CREW.numbers():
         os.kill(worker, signal.SIGKILL)
-        assert until(lambda number=worker: _dead(number))
+        os.waitid(os.P_PID, worker, os.WEXITED | os.WNOWAIT)
     assert compile_text(TEXT, host())
 
 
