@@ -13,6 +13,7 @@ from .fold_constants import fold_constants
 from .fuse import fuse
 from .order import order
 from .record_maxima import record_maxima
+from .rematerialize import rematerialize
 from .simplify import simplify
 
 Pass = Callable[[Graph], Graph]
@@ -61,6 +62,8 @@ def optimize(graph: Graph, skip: Collection[str] = (), dump: Dump | None = None,
         ("fuse", partial(fuse, epilogues=epilogues)),
         ("eliminate_dead_code", eliminate_dead_code),  # views that only a fusion read, now inside it
         ("order", order),
+        ("rematerialize", rematerialize),
+        ("eliminate_dead_code", eliminate_dead_code),  # views of values that are not kept
     )
     names = {name for name, _ in (*CLEANUP, *lowering)}
     if set(skip) - names:
