@@ -45,15 +45,18 @@ from .gemm import (
     zeros,
 )
 from .matmul import combine_phase, zero_kernel
-from .packing import copy_columns, copy_rows, copy_run
+from .packing import copy_rows, copy_run, pack_columns
 from .winograd_filter_grad import filter_grad_pays, lower_winograd_filter_grad
 
 _FEW_CHANNELS = 3  # so few that a tile takes neighbouring taps of a filter row as well
-_UNIT = 192  # output pixels whose packed panel stays in a first-level cache
-_LONG_UNIT = 800  # where the gradient is large, to read and write it less often
-_SMALL_SUMS = 128 << 10  # bytes of sums that stay in the second-level cache
-_INPUT_BYTES = 80 << 10  # of input copied in one go
+_PANEL_BYTES = 20 << 10  # of a unit's packed panel: most of a first-level cache
+_INPUT_BYTES = 256 << 10  # of input copied in one go: half of a second-level cache
 _COPIES = 4 << 20  # bytes of private sums
+_COPIED_PIXELS = 64  # for each copy of the sums, at least
+_STEPS = 256  # pixels of a unit, about
+_BLOCK = 8  # pixels whose channels are copied together
+_LINE = 64  # bytes of a cache line
+_COPY, _ADD = 2.5, 4.0  # cycles to copy a register's width of an operand, and of private sums
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,11 @@ class FilterGrad:
         return plain and not self.merged
 
     @property
+    def flat(self) -> bool:
+        """The pixels of a unit are one run of adjacent pixels in both operands."""
+        return self.sparse and self.op.strides == (1, 1)
+
+    @property
     def strides(self) -> tuple[int, int]:
         """Strides over the copied input."""
         return (1, 1) if self.sparse else self.op.strides
@@ -136,24 +144,36 @@ def plan_of(op: Conv2dFilterGrad, x: tuple[int, ...], dy: tuple[int, ...], num: 
     kh, kw, depth, outputs = op.filter_shape
     width = outputs // op.groups
     merged = depth <= _FEW_CHANNELS and op.groups == 1 and op.dilation[1] == 1
-    tiles, panels = choose_tile(depth * kw if merged else depth, -(-width // num.lanes), _UNIT, isa)
-    cycles = prod(dy) * kh * kw * depth / num.lanes / 2
-    wanted = int(max(1, min(MOST_CHUNKS, cycles // CHUNK_CYCLES)))
-    size = prod(op.filter_shape) * num.bytes
-    copies = int(max(1, min(wanted, _COPIES // size, cycles / size / 4)))
-    down = min(-(-wanted // copies), max(1, tiles.parts // 4))  # copying the input costs more than copying dy
-    across = min(-(-wanted // (copies * down)), panels.parts * op.groups)
-    pixels = _UNIT if size // (across * down) <= _SMALL_SUMS else _LONG_UNIT
+    tiles, panels = choose_tile(depth * kw if merged else depth, -(-width // num.lanes), _STEPS, isa)
+    pixels = max(1, _PANEL_BYTES // (panels.widest * num.lanes * num.bytes))
     image = dy[1] * dy[2]
     if image <= pixels:
-        unit = (max(1, min(x[0] // copies, pixels // image)), dy[1])
+        unit = (min(x[0], pixels // image), dy[1])
     else:
         rows = max(1, pixels // dy[2])
         unit = (1, -(-dy[1] // -(-dy[1] // rows)))
     bordered = merged or 0 < sum(op.padding[1]) <= dy[2] / 12
-    found = FilterGrad(op, x, dy, merged, tiles, panels, bordered, unit, 1, (1, across, down))
+    found = FilterGrad(op, x, dy, merged, tiles, panels, bordered, unit, 1, (1, 1, 1))
     together = max(1, _INPUT_BYTES // (found.tile_input * num.bytes))
-    return replace(found, together=together, parts=(min(copies, found.units), across, down))
+    return replace(found, together=together, parts=_parts(found, num))
+
+
+def _parts(f: FilterGrad, num: Numeric) -> tuple[int, int, int]:
+    """The cut into chunks that copies least: every part of the tiles copies dy, every part of the panels the input,
+    and every part of the units makes private sums."""
+    pixels = prod(f.dy[:3])
+    cycles = f.sums * pixels / num.lanes / 2
+    wanted = int(max(1, min(MOST_CHUNKS, cycles // CHUNK_CYCLES)))
+    most = max(1, min(wanted, f.units, _COPIES // (f.sums * num.bytes), pixels // _COPIED_PIXELS))
+    panels = f.panels.parts * f.op.groups
+    found = []
+    for copies in range(1, most + 1):
+        for down in range(1, min(f.tiles.parts, -(-wanted // copies)) + 1):
+            across = min(panels, -(-wanted // (copies * down)))
+            operands = down * prod(f.dy) + across * prod(f.x) // prod(f.op.strides)
+            private = (copies + 1) * f.sums * _ADD if copies > 1 else 0
+            found.append((-min(wanted, copies * across * down), _COPY * operands + private, copies, across, down))
+    return min(found)[2:]
 
 
 class FilterGradient:
@@ -163,9 +183,7 @@ class FilterGradient:
         self.f, self.num, self.stored, self.partial = f, num, stored, partial
         groups, lanes = f.op.groups, num.lanes
         self.depth, self.width = f.op.filter_shape[2], f.op.filter_shape[3] // groups
-        self.slot = f.unit_pixels * f.panels.widest * lanes
-        per_part = min(-(-f.panels.parts * groups // f.parts[1]), f.panels.parts)
-        self.input_at = self.slot * per_part
+        self.input_at = f.unit_pixels * f.panels.widest * lanes
         self.scratch = (self.input_at + f.tile_input * (1 if f.merged else f.together)) * num.bytes
 
     def emit(self, e: Emitter) -> None:
@@ -182,22 +200,16 @@ class FilterGradient:
         with e.loop(first, end, name="unit") as unit:
             again = e.b.icmp_signed(">", unit, first)
             for group, low, high in walk_groups(e, f.op.groups, f.panels.parts, *panel_range):
-                self.first_panel, self.end_panel = low, high
-                self._unit(e, unit, group, again)
+                self._unit(e, unit, group, (low, high), again)
 
-    def _panels(self, e: Emitter) -> Iterator[tuple[int, ll.Value, ll.Value, int]]:
-        """Loops over this chunk's panels: (registers, packed panel, first channel, lanes of the last register)."""
-        walk = walk_panels(e, self.f.panels, self.num.lanes, self.width, self.first_panel, self.end_panel)
-        for width, panel, channel, last in walk:
-            slot = e.b.mul(e.b.sub(panel, self.first_panel), i64(self.slot))
-            yield width, e.at(e.scratch, slot, self.num.element), channel, last
-
-    def _unit(self, e: Emitter, unit: ll.Value, group: ll.Value, again: ll.Value) -> None:
+    def _unit(self, e: Emitter, unit: ll.Value, group: ll.Value, panels: tuple[ll.Value, ll.Value],
+              again: ll.Value) -> None:
         f, op = self.f, self.f.op
         image = e.b.mul(e.b.udiv(unit, i64(f.row_blocks)), i64(f.unit[0]))
         self.images = smaller(e, i64(f.unit[0]), e.b.sub(i64(f.x[0]), image))
         self.first_row = e.b.mul(e.b.urem(unit, i64(f.row_blocks)), i64(f.unit[1]))
         self.end_row = smaller(e, i64(f.dy[1]), e.b.add(self.first_row, i64(f.unit[1])))
+        self.pixels = e.b.mul(e.b.mul(self.images, e.b.sub(self.end_row, self.first_row)), i64(f.dy[2]))
         top = e.b.sub(e.b.mul(self.first_row, i64(op.strides[0])), i64(op.padding[0][0]))
         self.top = larger(e, i64(0), top)
         reach = (op.filter_shape[0] - 1) * op.dilation[0] + 1 - op.padding[0][0]
@@ -205,42 +217,56 @@ class FilterGradient:
         self.bottom = smaller(e, i64(f.x[1]), bottom)
         if f.sparse:
             self.top, self.bottom = self.first_row, self.end_row
-        self._pack_outputs(e, image, group)
         if f.merged:
             self._pack_input(e, image, group, None)
-            self._tiles(e, *self.tile_range, group, again)
+            self._panels(e, panels, self.tile_range, image, group, again)
             return
         with e.loop(*self.tile_range, f.together, "tiles") as tile:
             end = smaller(e, self.tile_range[1], e.b.add(tile, i64(f.together)))
             self._pack_input(e, image, group, (tile, end))
-            self._tiles(e, tile, end, group, again)
+            self._panels(e, panels, (tile, end), image, group, again)
 
-    def _tiles(self, e: Emitter, first: ll.Value, end: ll.Value, group: ll.Value, again: ll.Value) -> None:
-        for height, tile, row in self.f.tiles.walk(e, first, end):
-            source = self._input(e)
-            if not self.f.merged:
-                source = self._tile_input(e, e.b.sub(tile, first))
-            self._taps(e, height, row, source, group, again)
+    def _panels(self, e: Emitter, panels: tuple[ll.Value, ll.Value], tiles: tuple[ll.Value, ll.Value],
+                image: ll.Value, group: ll.Value, again: ll.Value) -> None:
+        """Panel by panel: copy dy, then add up all tiles."""
+        f, (_, rows, columns, channels) = self.f, self.f.dy
+        pixel = e.b.mul(e.b.add(e.b.mul(image, i64(rows)), self.first_row), i64(columns))
+        line = e.b.add(e.b.mul(pixel, i64(channels)), e.b.mul(group, i64(self.width)))
+        first = e.b.mul(f.panels.start(e, panels[0]), i64(self.num.lanes))
+        following = e.b.add(e.b.add(line, e.b.mul(self.pixels, i64(channels))), first)  # the next unit's first panel
+        for width, panel, channel, last in walk_panels(e, f.panels, self.num.lanes, self.width, *panels):
+            at = e.b.add(line, channel)
+            source = e.at(e.operand(1), at, self.stored)
+            pack_columns(e, self.num, source, channels, self.pixels, e.scratch, width, last, self.stored)
+            more = e.b.icmp_signed("<", e.b.add(panel, i64(1)), panels[1])
+            coming = e.b.select(more, e.b.add(at, i64(width * self.num.lanes)), following)
+            for height, tile, row in f.tiles.walk(e, *tiles):
+                number = e.b.sub(tile, tiles[0])
+                self._ask_output(e, coming, number, width)
+                source = self._input(e) if f.merged else self._tile_input(e, number)
+                self._taps(e, (height, width, last), row, channel, source, group, again)
 
-    def _pack_outputs(self, e: Emitter, image: ll.Value, group: ll.Value) -> None:
-        """This unit's pixels of dy, panel by panel."""
-        _, height, width, channels = self.f.dy
-        pixel = e.b.mul(e.b.add(e.b.mul(image, i64(height)), self.first_row), i64(width))
-        rows = e.b.sub(self.end_row, self.first_row)
-        count = e.b.mul(e.b.mul(self.images, rows), i64(width))
-        base = e.b.add(e.b.mul(pixel, i64(channels)), e.b.mul(group, i64(self.width)))
-        source = e.at(e.operand(1), base, self.stored)
-        with e.loop(0, count, name="pixel") as p:
-            line = e.at(source, e.b.mul(p, i64(channels)), self.stored)
-            for registers, packed, channel, last in self._panels(e):
-                at = e.at(packed, e.b.mul(p, i64(registers * self.num.lanes)), self.num.element)
-                copy_columns(e, self.num, e.at(line, channel, self.stored), at, registers, last, self.stored)
+    def _ask_output(self, e: Emitter, panel: ll.Value, tile: ll.Value, width: int) -> None:
+        """Ask for a tile's share of the panel of dy that will be copied next."""
+        f, channels = self.f, self.f.dy[3]
+        share = -(-f.unit_pixels // min(f.together, f.tiles.parts // f.parts[2]))
+        size = self.num.bytes if self.stored == self.num.element else 2
+        address = e.at(e.operand(1), e.b.add(panel, e.b.mul(tile, i64(share * channels))), self.stored)
+        with e.loop_carried(0, share, 1, [address], "ask") as (_, now, after):
+            for at in range(0, width * self.num.lanes * size, _LINE):
+                e.prefetch(e.at(now[0], at // size, self.stored))
+            after[0] = e.at(now[0], channels, self.stored)
 
     def _pack_input(self, e: Emitter, image: ll.Value, group: ll.Value,
                     tiles: tuple[ll.Value, ll.Value] | None) -> None:
         """The rows of x that this unit reads: all channels together, or one tile's after another's."""
         f, (_, height, width, channels) = self.f, self.f.x
         left, right = f.op.padding[1] if f.bordered else (0, 0)
+        if tiles is not None and f.flat:
+            pixel = e.b.mul(e.b.add(e.b.mul(image, i64(height)), self.first_row), i64(width * channels))
+            source = e.at(e.operand(0), e.b.add(pixel, e.b.mul(group, i64(self.depth))), self.stored)
+            self._copy_pixels(e, source, channels, i64(0), self.pixels, tiles)
+            return
         with e.loop(0, self.images, name="image") as i, e.loop(self.top, self.bottom, name="line") as y:
             at = e.b.add(e.b.mul(i, i64(f.input_rows)), e.b.sub(y, self.top))
             pixel = e.b.mul(at, i64(f.input_columns))
@@ -258,11 +284,31 @@ class FilterGradient:
             for first, last in ((0, left), (left + width, left + width + right)):
                 for size, target, _ in self._inputs(e, pixel, tiles) if first < last else ():
                     self._clear(e, e.at(target, first * size, self.num.element), (last - first) * size)
-            with e.loop(0, f.dy[2] if f.sparse else width, name="pixel") as x:
-                at = e.b.add(pixel, e.b.add(x, i64(left)))
-                line = e.at(source, e.b.mul(x, i64(step[1] * channels)), self.stored)
-                for size, target, channel in self._inputs(e, at, tiles):
-                    copy_run(e, self.num, e.at(line, channel, self.stored), target, size, self.stored)
+            count = f.dy[2] if f.sparse else width
+            self._copy_pixels(e, source, step[1] * channels, e.b.add(pixel, i64(left)), count, tiles)
+
+    def _copy_pixels(self, e: Emitter, source: ll.Value, stride: int, pixel: ll.Value, count: ll.Value | int,
+                     tiles: tuple[ll.Value, ll.Value]) -> None:
+        """Copy pixels ``stride`` elements apart to each tile's, some at a time; the last ones not beyond their end."""
+        if isinstance(count, int):
+            block = max(1, (count - 1) // -(-max(1, count - 1) // _BLOCK))
+            whole: ll.Value = i64((count - 1) // block * block)
+        else:
+            block = _BLOCK
+            whole = e.b.mul(e.b.udiv(e.b.sub(count, i64(1)), i64(block)), i64(block))
+        for low, high, at_once in ((i64(0), whole, block), (whole, count, 1)):
+            with e.loop(low, high, at_once, name="pixel") as x:
+                line = e.at(source, e.b.mul(x, i64(stride)), self.stored)
+                for size, target, channel in self._inputs(e, e.b.add(pixel, x), tiles):
+                    for p in range(at_once):
+                        given = e.at(e.at(line, channel, self.stored), p * stride, self.stored)
+                        copy_run(e, self.num, given, e.at(target, p * size, self.num.element),
+                                 self._copied(size) if high is whole else size, self.stored)
+
+    def _copied(self, size: int) -> int:
+        """Elements that a copy of a tile's channels may write: what is too much belongs to the next pixel."""
+        whole = -(-size // self.num.lanes) * self.num.lanes
+        return whole if whole <= 2 * size else size
 
     def _inputs(self, e: Emitter, pixel: ll.Value,
                 tiles: tuple[ll.Value, ll.Value]) -> Iterator[tuple[int, ll.Value, ll.Value]]:
@@ -281,19 +327,26 @@ class FilterGradient:
     def _input(self, e: Emitter) -> ll.Value:
         return e.at(e.scratch, self.input_at, self.num.element)
 
-    def _taps(self, e: Emitter, height: int, row: ll.Value, source: ll.Value, group: ll.Value, again: ll.Value) -> None:
-        f, op = self.f, self.f.op
+    def _taps(self, e: Emitter, shape: tuple[int, int, int], row: ll.Value, channel: ll.Value, source: ll.Value,
+              group: ll.Value, again: ll.Value) -> None:
+        """Add a unit's products to the sums of all taps of a tile of (rows, registers, lanes of the last)."""
+        f, op, (height, width, last) = self.f, self.f.op, shape
         kh, kw, depth, outputs = op.filter_shape
         columns = 1 if f.merged else kw
         with e.loop(0, kh, name="kh") as i, e.loop(0, columns, name="kw") as j:
-            rows = self._range(e, 0, i, self.first_row, self.end_row)
-            across = (i64(0), i64(f.dy[2])) if f.bordered else self._range(e, 1, j, i64(0), i64(f.dy[2]))
             tap = e.b.mul(e.b.add(e.b.mul(i, i64(kw)), j), i64(depth))
-            for width, packed, channel, last in self._panels(e):
-                tile = self._sum(e, height, row, source, width, packed, i, j, rows, across)
-                column = e.b.add(e.b.mul(group, i64(self.width)), channel)
-                at = e.b.add(e.b.mul(e.b.add(tap, row), i64(outputs)), column)
-                self._finish(e, tile, e.at(self.target, at, self.num.element), last, again)
+            column = e.b.add(e.b.mul(group, i64(self.width)), channel)
+            target = e.at(self.target, e.b.add(e.b.mul(e.b.add(tap, row), i64(outputs)), column), self.num.element)
+            self._ask(e, target, height, width)
+            tile = self._sum(e, height, row, source, width, i, j)
+            self._finish(e, tile, target, last, again)
+
+    def _ask(self, e: Emitter, target: ll.Value, height: int, width: int) -> None:
+        """Ask for the sums that will be added to."""
+        for r in range(height):
+            for at in range(0, width * self.num.lanes * self.num.bytes, _LINE):
+                start = r * self.f.op.filter_shape[3] + at // self.num.bytes
+                e.prefetch(e.at(target, start, self.num.element), to_write=True)
 
     def _inside(self, axis: int) -> bool:
         """Whether all taps of all output positions lie inside of the input."""
@@ -315,12 +368,16 @@ class FilterGradient:
         high = e.b.udiv(larger(e, i64(0), e.b.add(short, i64(size + stride - 1))), i64(stride))
         return larger(e, first, low), smaller(e, end, high)
 
-    def _sum(self, e: Emitter, height: int, row: ll.Value, source: ll.Value, width: int, packed: ll.Value,
-             i: ll.Value, j: ll.Value, rows: tuple[ll.Value, ll.Value], across: tuple[ll.Value, ll.Value]) -> Tile:
+    def _sum(self, e: Emitter, height: int, row: ll.Value, source: ll.Value, width: int, i: ll.Value,
+             j: ll.Value) -> Tile:
         """Register sums of one tap over the pixels of the unit."""
         f, op, num = self.f, self.f.op, self.num
+        if f.sparse:
+            return accumulate(e, num, zeros(num, height, width), Rows(source, range(height), height),
+                              self._columns(e.scratch, width), self.pixels)
+        rows = self._range(e, 0, i, self.first_row, self.end_row)
+        across = (i64(0), i64(f.dy[2])) if f.bordered else self._range(e, 1, j, i64(0), i64(f.dy[2]))
         channels = self.depth if f.merged else height
-        run = width * num.lanes
         line = f.input_columns * channels
         left = e.b.mul(j, i64(op.dilation[1]))
         if not f.bordered:
@@ -333,7 +390,6 @@ class FilterGradient:
         fixed = f.bordered or self._inside(1)
         count = f.dy[2] if fixed else e.b.sub(across[1], across[0])
         flat = [v for line_ in zeros(num, height, width) for v in line_]
-        offsets = [v * num.lanes for v in range(width)]
         with e.loop_carried(0, self.images, 1, flat, "image") as (image, outer, outer_after):
             x_image = e.at(source, e.b.add(e.b.mul(image, i64(f.input_rows * line)), column), num.element)
             pixels = e.b.mul(image, i64(f.unit[1] * f.dy[2]))
@@ -341,13 +397,16 @@ class FilterGradient:
                 x_row = e.b.add(e.b.mul(y, i64(f.strides[0])), shift)
                 a = e.at(x_image, e.b.mul(x_row, i64(line)), num.element)
                 pixel = e.b.add(e.b.mul(e.b.sub(y, self.first_row), i64(f.dy[2])), e.b.add(pixels, across[0]))
-                b = e.at(packed, e.b.mul(pixel, i64(run)), num.element)
+                b = e.at(e.scratch, e.b.mul(pixel, i64(width * num.lanes)), num.element)
                 tile = accumulate(e, num, shaped(now, width), Rows(a, range(height), f.strides[1] * channels),
-                                  Columns(b, offsets, run, num.lanes, num.lanes * num.bytes), count,
-                                  unroll=4)
+                                  self._columns(b, width), count, unroll=4)
                 after[:] = [v for line_ in tile for v in line_]
             outer_after[:] = after
         return shaped(outer_after, width)
+
+    def _columns(self, base: ll.Value, width: int) -> Columns:
+        lanes = self.num.lanes
+        return Columns(base, [v * lanes for v in range(width)], width * lanes, lanes, lanes * self.num.bytes)
 
     def _finish(self, e: Emitter, tile: Tile, target: ll.Value, last: int, again: ll.Value) -> None:
         with e.b.if_else(again) as (then, otherwise):
