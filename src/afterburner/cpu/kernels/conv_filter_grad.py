@@ -71,6 +71,7 @@ class FilterGrad:
         bordered: the copy of the input has zeros at its sides, so that every tap has all columns.
         unit: (images, rows) of one unit; several images only where rows are all.
         together: tiles whose input is copied in one go.
+        abreast: panels of dy that are copied in one go.
         parts: chunks along (units, panels, tiles).
     """
 
@@ -83,6 +84,7 @@ class FilterGrad:
     bordered: bool
     unit: tuple[int, int]
     together: int
+    abreast: int
     parts: tuple[int, int, int]
 
     @property
@@ -135,6 +137,12 @@ class FilterGrad:
         return self.unit[0] * self.input_rows * self.input_columns * channels
 
     @property
+    def asked(self) -> int:
+        """Pixels that each tile of each panel asks for, so that together they ask for a whole unit."""
+        tiles = min(self.together, self.tiles.parts // self.parts[2])
+        return -(-self.unit_pixels // (tiles * self.abreast))
+
+    @property
     def sums(self) -> int:
         return prod(self.op.filter_shape)
 
@@ -153,9 +161,11 @@ def plan_of(op: Conv2dFilterGrad, x: tuple[int, ...], dy: tuple[int, ...], num: 
         rows = max(1, pixels // dy[2])
         unit = (1, -(-dy[1] // -(-dy[1] // rows)))
     bordered = merged or 0 < sum(op.padding[1]) <= dy[2] / 12
-    found = FilterGrad(op, x, dy, merged, tiles, panels, bordered, unit, 1, (1, 1, 1))
-    together = max(1, _INPUT_BYTES // (found.tile_input * num.bytes))
-    return replace(found, together=together, parts=_parts(found, num))
+    found = FilterGrad(op, x, dy, merged, tiles, panels, bordered, unit, 1, 1, (1, 1, 1))
+    parts = _parts(found, num)
+    together = min(-(-tiles.parts // parts[2]), max(1, _INPUT_BYTES // (found.tile_input * num.bytes)))
+    abreast = min(panels.parts, -(-panels.parts * op.groups // parts[1]), max(1, pixels // found.unit_pixels))
+    return replace(found, together=tiles.parts if merged else together, abreast=abreast, parts=parts)
 
 
 def _parts(f: FilterGrad, num: Numeric) -> tuple[int, int, int]:
@@ -183,7 +193,8 @@ class FilterGradient:
         self.f, self.num, self.stored, self.partial = f, num, stored, partial
         groups, lanes = f.op.groups, num.lanes
         self.depth, self.width = f.op.filter_shape[2], f.op.filter_shape[3] // groups
-        self.input_at = f.unit_pixels * f.panels.widest * lanes
+        self.slot = f.unit_pixels * f.panels.widest * lanes
+        self.input_at = self.slot * f.abreast
         self.scratch = (self.input_at + f.tile_input * (1 if f.merged else f.together)) * num.bytes
 
     def emit(self, e: Emitter) -> None:
@@ -228,34 +239,77 @@ class FilterGradient:
 
     def _panels(self, e: Emitter, panels: tuple[ll.Value, ll.Value], tiles: tuple[ll.Value, ll.Value],
                 image: ll.Value, group: ll.Value, again: ll.Value) -> None:
-        """Panel by panel: copy dy, then add up all tiles."""
-        f, (_, rows, columns, channels) = self.f, self.f.dy
+        """Some panels at a time: copy dy, then add up all tiles."""
+        f, (_, rows, columns, _) = self.f, self.f.dy
         pixel = e.b.mul(e.b.add(e.b.mul(image, i64(rows)), self.first_row), i64(columns))
-        line = e.b.add(e.b.mul(pixel, i64(channels)), e.b.mul(group, i64(self.width)))
-        first = e.b.mul(f.panels.start(e, panels[0]), i64(self.num.lanes))
-        following = e.b.add(e.b.add(line, e.b.mul(self.pixels, i64(channels))), first)  # the next unit's first panel
-        for width, panel, channel, last in walk_panels(e, f.panels, self.num.lanes, self.width, *panels):
-            at = e.b.add(line, channel)
-            source = e.at(e.operand(1), at, self.stored)
-            pack_columns(e, self.num, source, channels, self.pixels, e.scratch, width, last, self.stored)
-            more = e.b.icmp_signed("<", e.b.add(panel, i64(1)), panels[1])
-            coming = e.b.select(more, e.b.add(at, i64(width * self.num.lanes)), following)
+        with e.loop(*panels, f.abreast, "panels") as first:
+            end = smaller(e, panels[1], e.b.add(first, i64(f.abreast)))
+            for width, _, packed, channel, last in self._packed(e, first, end):
+                source = self._at_output(e, pixel, group, channel)
+                pack_columns(e, self.num, source, f.dy[3], self.pixels, packed, width, last, self.stored)
+            self._look_ahead(e, pixel, group, panels, (first, end), tiles)
             for height, tile, row in f.tiles.walk(e, *tiles):
                 number = e.b.sub(tile, tiles[0])
-                self._ask_output(e, coming, number, width)
                 source = self._input(e) if f.merged else self._tile_input(e, number)
-                self._taps(e, (height, width, last), row, channel, source, group, again)
+                turn = e.b.sub(e.b.mul(number, i64(f.abreast)), first)
+                for width, panel, packed, channel, last in self._packed(e, first, end):
+                    self.asked = e.b.mul(e.b.add(turn, panel), i64(f.asked))
+                    self._taps(e, (height, width, last), row, channel, source, packed, group, again)
 
-    def _ask_output(self, e: Emitter, panel: ll.Value, tile: ll.Value, width: int) -> None:
-        """Ask for a tile's share of the panel of dy that will be copied next."""
-        f, channels = self.f, self.f.dy[3]
-        share = -(-f.unit_pixels // min(f.together, f.tiles.parts // f.parts[2]))
-        size = self.num.bytes if self.stored == self.num.element else 2
-        address = e.at(e.operand(1), e.b.add(panel, e.b.mul(tile, i64(share * channels))), self.stored)
-        with e.loop_carried(0, share, 1, [address], "ask") as (_, now, after):
-            for at in range(0, width * self.num.lanes * size, _LINE):
-                e.prefetch(e.at(now[0], at // size, self.stored))
-            after[0] = e.at(now[0], channels, self.stored)
+    def _packed(self, e: Emitter, first: ll.Value,
+                end: ll.Value) -> Iterator[tuple[int, ll.Value, ll.Value, ll.Value, int]]:
+        """Loops over panels copied together: (registers, panel, its copy, first channel, lanes of the last one)."""
+        for width, panel, channel, last in walk_panels(e, self.f.panels, self.num.lanes, self.width, first, end):
+            slot = e.b.mul(e.b.sub(panel, first), i64(self.slot))
+            yield width, panel, e.at(e.scratch, slot, self.num.element), channel, last
+
+    def _at_output(self, e: Emitter, pixel: ll.Value, group: ll.Value, channel: ll.Value) -> ll.Value:
+        inside = e.b.add(e.b.mul(group, i64(self.width)), channel)
+        return e.at(e.operand(1), e.b.add(e.b.mul(pixel, i64(self.f.dy[3])), inside), self.stored)
+
+    def _at_input(self, e: Emitter, pixel: ll.Value, group: ll.Value, channel: ll.Value) -> ll.Value:
+        inside = e.b.add(e.b.mul(group, i64(self.depth)), channel)
+        return e.at(e.operand(0), e.b.add(e.b.mul(pixel, i64(self.f.x[3])), inside), self.stored)
+
+    def _look_ahead(self, e: Emitter, pixel: ll.Value, group: ll.Value, panels: tuple[ll.Value, ll.Value],
+                    now: tuple[ll.Value, ll.Value], tiles: tuple[ll.Value, ll.Value]) -> None:
+        """Find what will be copied next: the panels after ``now``; of the input, where that is simple, what follows
+        these tiles, a part of each pixel with each turn of panels."""
+        f, lanes = self.f, self.num.lanes
+        more_panels = e.b.icmp_signed("<", now[1], panels[1])
+        more_tiles = e.b.icmp_signed("<", tiles[1], self.tile_range[1])
+        later = e.b.add(pixel, self.pixels)
+        turned = e.b.select(more_tiles, pixel, later)
+        panel = e.b.select(more_panels, now[1], panels[0])
+        channel = e.b.mul(f.panels.start(e, panel), i64(lanes))
+        self.coming = [(self._at_output(e, e.b.select(more_panels, pixel, turned), group, channel), f.dy[3],
+                        self._lines(f.abreast * f.panels.widest * lanes))]
+        if not f.flat or f.merged:
+            return
+        tile = e.b.select(more_tiles, tiles[1], self.tile_range[0])
+        lines = self._lines(f.together * f.tiles.widest)
+        turns = -(-min(-(-f.panels.parts * f.op.groups // f.parts[1]), f.panels.parts) // f.abreast)
+        share = -(-lines // turns)
+        turn = e.b.udiv(e.b.sub(now[0], panels[0]), i64(f.abreast))
+        skipped = smaller(e, e.b.mul(turn, i64(share)), i64(lines - share))
+        source = self._at_input(e, turned, group, f.tiles.start(e, tile))
+        self.coming.append((e.at(source, e.b.mul(skipped, i64(_LINE // self.size)), self.stored), f.x[3], share))
+
+    @property
+    def size(self) -> int:
+        """Bytes of a stored element."""
+        return self.num.bytes if self.stored == self.num.element else 2
+
+    def _lines(self, count: int) -> int:
+        """Cache lines of adjacent elements."""
+        return -(-count * self.size // _LINE)
+
+    def _ask_pixel(self, e: Emitter, pixel: ll.Value) -> None:
+        """Ask for a pixel of what will be copied next."""
+        for source, stride, lines in self.coming:
+            line = e.at(source, e.b.mul(pixel, i64(stride)), self.stored)
+            for at in range(lines):
+                e.prefetch(e.at(line, at * _LINE // self.size, self.stored))
 
     def _pack_input(self, e: Emitter, image: ll.Value, group: ll.Value,
                     tiles: tuple[ll.Value, ll.Value] | None) -> None:
@@ -263,8 +317,8 @@ class FilterGradient:
         f, (_, height, width, channels) = self.f, self.f.x
         left, right = f.op.padding[1] if f.bordered else (0, 0)
         if tiles is not None and f.flat:
-            pixel = e.b.mul(e.b.add(e.b.mul(image, i64(height)), self.first_row), i64(width * channels))
-            source = e.at(e.operand(0), e.b.add(pixel, e.b.mul(group, i64(self.depth))), self.stored)
+            pixel = e.b.mul(e.b.add(e.b.mul(image, i64(height)), self.first_row), i64(width))
+            source = self._at_input(e, pixel, group, i64(0))
             self._copy_pixels(e, source, channels, i64(0), self.pixels, tiles)
             return
         with e.loop(0, self.images, name="image") as i, e.loop(self.top, self.bottom, name="line") as y:
@@ -328,25 +382,49 @@ class FilterGradient:
         return e.at(e.scratch, self.input_at, self.num.element)
 
     def _taps(self, e: Emitter, shape: tuple[int, int, int], row: ll.Value, channel: ll.Value, source: ll.Value,
-              group: ll.Value, again: ll.Value) -> None:
+              packed: ll.Value, group: ll.Value, again: ll.Value) -> None:
         """Add a unit's products to the sums of all taps of a tile of (rows, registers, lanes of the last)."""
         f, op, (height, width, last) = self.f, self.f.op, shape
         kh, kw, depth, outputs = op.filter_shape
         columns = 1 if f.merged else kw
+        if not f.flat:
+            with e.loop(self.asked, e.b.add(self.asked, i64(f.asked)), name="ask") as pixel:
+                self._ask_pixel(e, pixel)
         with e.loop(0, kh, name="kh") as i, e.loop(0, columns, name="kw") as j:
             tap = e.b.mul(e.b.add(e.b.mul(i, i64(kw)), j), i64(depth))
             column = e.b.add(e.b.mul(group, i64(self.width)), channel)
             target = e.at(self.target, e.b.add(e.b.mul(e.b.add(tap, row), i64(outputs)), column), self.num.element)
-            self._ask(e, target, height, width)
-            tile = self._sum(e, height, row, source, width, i, j)
+            self._ask_sums(e, target, height, width)
+            if f.flat:
+                tile = self._run(e, height, source, width, packed)
+            else:
+                tile = self._sum(e, height, row, source, width, packed, i, j)
             self._finish(e, tile, target, last, again)
 
-    def _ask(self, e: Emitter, target: ll.Value, height: int, width: int) -> None:
+    def _ask_sums(self, e: Emitter, target: ll.Value, height: int, width: int) -> None:
         """Ask for the sums that will be added to."""
         for r in range(height):
-            for at in range(0, width * self.num.lanes * self.num.bytes, _LINE):
-                start = r * self.f.op.filter_shape[3] + at // self.num.bytes
+            for at in range(self._lines(width * self.num.lanes)):
+                start = r * self.f.op.filter_shape[3] + at * _LINE // self.num.bytes
                 e.prefetch(e.at(target, start, self.num.element), to_write=True)
+
+    def _run(self, e: Emitter, height: int, source: ll.Value, width: int, packed: ll.Value) -> Tile:
+        """Register sums over one run of pixels; every so many ask for one that will be copied next."""
+        f, num = self.f, self.num
+        steps = -(-f.unit_pixels // f.asked)
+        whole = e.b.udiv(self.pixels, i64(steps))
+
+        def add(tile: Tile, turn: ll.Value, count: ll.Value | int) -> Tile:
+            first = e.b.mul(turn, i64(steps))
+            a = e.at(source, e.b.mul(first, i64(height)), num.element)
+            b = e.at(packed, e.b.mul(first, i64(width * num.lanes)), num.element)
+            return accumulate(e, num, tile, Rows(a, range(height), height), self._columns(b, width), count, unroll=4)
+
+        flat = [v for row in zeros(num, height, width) for v in row]
+        with e.loop_carried(0, whole, 1, flat, "run") as (turn, now, after):
+            self._ask_pixel(e, e.b.add(self.asked, turn))
+            after[:] = [v for row in add(shaped(now, width), turn, steps) for v in row]
+        return add(shaped(after, width), whole, e.b.sub(self.pixels, e.b.mul(whole, i64(steps))))
 
     def _inside(self, axis: int) -> bool:
         """Whether all taps of all output positions lie inside of the input."""
@@ -368,13 +446,10 @@ class FilterGradient:
         high = e.b.udiv(larger(e, i64(0), e.b.add(short, i64(size + stride - 1))), i64(stride))
         return larger(e, first, low), smaller(e, end, high)
 
-    def _sum(self, e: Emitter, height: int, row: ll.Value, source: ll.Value, width: int, i: ll.Value,
-             j: ll.Value) -> Tile:
+    def _sum(self, e: Emitter, height: int, row: ll.Value, source: ll.Value, width: int, packed: ll.Value,
+             i: ll.Value, j: ll.Value) -> Tile:
         """Register sums of one tap over the pixels of the unit."""
         f, op, num = self.f, self.f.op, self.num
-        if f.sparse:
-            return accumulate(e, num, zeros(num, height, width), Rows(source, range(height), height),
-                              self._columns(e.scratch, width), self.pixels)
         rows = self._range(e, 0, i, self.first_row, self.end_row)
         across = (i64(0), i64(f.dy[2])) if f.bordered else self._range(e, 1, j, i64(0), i64(f.dy[2]))
         channels = self.depth if f.merged else height
@@ -397,7 +472,7 @@ class FilterGradient:
                 x_row = e.b.add(e.b.mul(y, i64(f.strides[0])), shift)
                 a = e.at(x_image, e.b.mul(x_row, i64(line)), num.element)
                 pixel = e.b.add(e.b.mul(e.b.sub(y, self.first_row), i64(f.dy[2])), e.b.add(pixels, across[0]))
-                b = e.at(e.scratch, e.b.mul(pixel, i64(width * num.lanes)), num.element)
+                b = e.at(packed, e.b.mul(pixel, i64(width * num.lanes)), num.element)
                 tile = accumulate(e, num, shaped(now, width), Rows(a, range(height), f.strides[1] * channels),
                                   self._columns(b, width), count, unroll=4)
                 after[:] = [v for line_ in tile for v in line_]
