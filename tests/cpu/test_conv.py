@@ -6,7 +6,8 @@ from cpu_harness import run_kernel
 from guarded import run_guarded
 
 from afterburner.cpu import isa as isas
-from afterburner.cpu.kernels import conv, correlation_streamed
+from afterburner.cpu.kernels import conv, correlation_streamed, filter_grad_plan
+from afterburner.cpu.kernels.gemm import numeric
 from afterburner.ir import DTYPES, Builder, TensorType
 from afterburner.ir.ops.conv import Conv2d, Conv2dFilterGrad, Conv2dInputGrad, output_size
 
@@ -86,6 +87,30 @@ def test_f32(name, case, isa_name):
 @pytest.mark.parametrize("name", NAMES)
 def test_other_types(name, case, dtype):
     check(name, CASES[case], dtype, isas.available()[0])
+
+
+@pytest.mark.parametrize("isa_name", SETS)
+@pytest.mark.parametrize("panel, inputs, chunk", [(1 << 11, 1 << 10, 200), (1 << 14, 1 << 12, 1000)])
+@pytest.mark.parametrize("case", ["same", "strided stem", "strided 1x1", "plain 1x1", "groups", "dilated and strided",
+                                  "halved", "many channels"])
+def test_filter_gradient_in_many_pieces(case, panel, inputs, chunk, isa_name, monkeypatch):
+    monkeypatch.setattr(filter_grad_plan, "_PANEL_BYTES", panel)
+    monkeypatch.setattr(filter_grad_plan, "_INPUT_BYTES", inputs)
+    monkeypatch.setattr(filter_grad_plan, "_COPIED_PIXELS", 8)
+    monkeypatch.setattr(filter_grad_plan, "CHUNK_CYCLES", chunk)
+    check("conv2d_filter_grad", CASES[case], "f32", isa_name)
+
+
+def test_cut_of_a_filter_gradient():
+    isa = isas.host("avx2")
+    op = Conv2dFilterGrad(strides=(1, 1), padding=((0, 0), (0, 0)), dilation=(1, 1), groups=1,
+                          filter_shape=(1, 1, 256, 1024))
+    num = numeric(DTYPES["f32"], isa)
+    plan = filter_grad_plan.plan_of(op, (16, 14, 14, 256), (16, 14, 14, 1024), num, isa)
+    copies, across, down = plan.parts
+    assert copies * across * down >= 32
+    assert down <= 2  # dy, the wider operand, is copied at most twice
+    assert plan.unit == (1, 14)
 
 
 @pytest.mark.parametrize("isa_name", SETS)

@@ -2,14 +2,14 @@
 
 A register tile holds the gradients of some input channels (or, where channels are few, of adjacent elements
 of a filter row) by some registers of output channels for one filter tap, summed over a unit of output pixels.
-Both operands of a unit are copied to scratch in the order in which tiles read them. Where the gradient is
-small, parts of the pixels have private sums that a second phase adds in a fixed order.
+Both operands of a unit are copied to scratch in the order in which tiles read them; while the sums are made, tiles
+ask for what is copied next. Where the gradient is small, parts of the pixels have private sums that a second phase
+adds in a fixed order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from math import prod
 
 from llvmlite import ir as ll
@@ -17,22 +17,19 @@ from llvmlite import ir as ll
 from ...ir import Node
 from ...ir.ops.conv import Conv2dFilterGrad
 from ...ir.types import F32
-from ..emitter import Emitter, const, i64, stored_type
+from ..emitter import I64, Emitter, const, i64, stored_type
 from ..halves import is_half
 from ..isa import Isa
 from ..kernel import Kernel, Phase
 from .depthwise import lower_depthwise_filter_grad
 from .epilogue import contraction_of
+from .filter_grad_plan import FilterGrad, plan_of
 from .gemm import (
-    CHUNK_CYCLES,
-    MOST_CHUNKS,
     Columns,
-    Cut,
     Numeric,
     Rows,
     Tile,
     accumulate,
-    choose_tile,
     larger,
     load_lanes,
     numeric,
@@ -48,142 +45,8 @@ from .matmul import combine_phase, zero_kernel
 from .packing import copy_rows, copy_run, pack_columns
 from .winograd_filter_grad import filter_grad_pays, lower_winograd_filter_grad
 
-_FEW_CHANNELS = 3  # so few that a tile takes neighbouring taps of a filter row as well
-_PANEL_BYTES = 20 << 10  # of a unit's packed panel: most of a first-level cache
-_INPUT_BYTES = 256 << 10  # of input copied in one go: half of a second-level cache
-_COPIES = 4 << 20  # bytes of private sums
-_COPIED_PIXELS = 64  # for each copy of the sums, at least
-_STEPS = 256  # pixels of a unit, about
 _BLOCK = 8  # pixels whose channels are copied together
 _LINE = 64  # bytes of a cache line
-_COPY, _ADD = 2.5, 4.0  # cycles to copy a register's width of an operand, and of private sums
-
-
-@dataclass(frozen=True)
-class FilterGrad:
-    """Sizes of the operation and of the pieces it is cut in.
-
-    Attributes:
-        op, x, dy: the operation and its operand shapes.
-        merged: tile rows run over (filter column, channel), not over channels only.
-        tiles: cut of the tile rows.
-        panels: cut of a group's output channels, in registers.
-        bordered: the copy of the input has zeros at its sides, so that every tap has all columns.
-        unit: (images, rows) of one unit; several images only where rows are all.
-        together: tiles whose input is copied in one go.
-        abreast: panels of dy that are copied in one go.
-        parts: chunks along (units, panels, tiles).
-    """
-
-    op: Conv2dFilterGrad
-    x: tuple[int, ...]
-    dy: tuple[int, ...]
-    merged: bool
-    tiles: Cut
-    panels: Cut
-    bordered: bool
-    unit: tuple[int, int]
-    together: int
-    abreast: int
-    parts: tuple[int, int, int]
-
-    @property
-    def row_blocks(self) -> int:
-        return -(-self.dy[1] // self.unit[1])
-
-    @property
-    def units(self) -> int:
-        return -(-self.x[0] // self.unit[0]) * self.row_blocks
-
-    @property
-    def sparse(self) -> bool:
-        """Only the pixels that a strided 1x1 filter meets are copied."""
-        plain = self.op.filter_shape[:2] == (1, 1) and self.op.padding == ((0, 0), (0, 0))
-        return plain and not self.merged
-
-    @property
-    def flat(self) -> bool:
-        """The pixels of a unit are one run of adjacent pixels in both operands."""
-        return self.sparse and self.op.strides == (1, 1)
-
-    @property
-    def strides(self) -> tuple[int, int]:
-        """Strides over the copied input."""
-        return (1, 1) if self.sparse else self.op.strides
-
-    @property
-    def unit_pixels(self) -> int:
-        return self.unit[0] * self.unit[1] * self.dy[2]
-
-    @property
-    def input_rows(self) -> int:
-        """Input rows that a unit reads of one image, at most."""
-        if self.sparse:
-            return self.unit[1]
-        span = (self.unit[1] - 1) * self.op.strides[0] + (self.op.filter_shape[0] - 1) * self.op.dilation[0] + 1
-        return min(span, self.x[1])
-
-    @property
-    def input_columns(self) -> int:
-        """Columns of the copied input."""
-        if self.sparse:
-            return self.dy[2]
-        return self.x[2] + (sum(self.op.padding[1]) if self.bordered else 0)
-
-    @property
-    def tile_input(self) -> int:
-        """Elements of the input copied for one tile, or for all where they share it."""
-        channels = self.op.filter_shape[2] if self.merged else self.tiles.widest
-        return self.unit[0] * self.input_rows * self.input_columns * channels
-
-    @property
-    def asked(self) -> int:
-        """Pixels that each tile of each panel asks for, so that together they ask for a whole unit."""
-        tiles = min(self.together, self.tiles.parts // self.parts[2])
-        return -(-self.unit_pixels // (tiles * self.abreast))
-
-    @property
-    def sums(self) -> int:
-        return prod(self.op.filter_shape)
-
-
-def plan_of(op: Conv2dFilterGrad, x: tuple[int, ...], dy: tuple[int, ...], num: Numeric, isa: Isa) -> FilterGrad:
-    """Tiles, units and chunks, from the sizes alone."""
-    kh, kw, depth, outputs = op.filter_shape
-    width = outputs // op.groups
-    merged = depth <= _FEW_CHANNELS and op.groups == 1 and op.dilation[1] == 1
-    tiles, panels = choose_tile(depth * kw if merged else depth, -(-width // num.lanes), _STEPS, isa)
-    pixels = max(1, _PANEL_BYTES // (panels.widest * num.lanes * num.bytes))
-    image = dy[1] * dy[2]
-    if image <= pixels:
-        unit = (min(x[0], pixels // image), dy[1])
-    else:
-        rows = max(1, pixels // dy[2])
-        unit = (1, -(-dy[1] // -(-dy[1] // rows)))
-    bordered = merged or 0 < sum(op.padding[1]) <= dy[2] / 12
-    found = FilterGrad(op, x, dy, merged, tiles, panels, bordered, unit, 1, 1, (1, 1, 1))
-    parts = _parts(found, num)
-    together = min(-(-tiles.parts // parts[2]), max(1, _INPUT_BYTES // (found.tile_input * num.bytes)))
-    abreast = min(panels.parts, -(-panels.parts * op.groups // parts[1]), max(1, pixels // found.unit_pixels))
-    return replace(found, together=tiles.parts if merged else together, abreast=abreast, parts=parts)
-
-
-def _parts(f: FilterGrad, num: Numeric) -> tuple[int, int, int]:
-    """The cut into chunks that copies least: every part of the tiles copies dy, every part of the panels the input,
-    and every part of the units makes private sums."""
-    pixels = prod(f.dy[:3])
-    cycles = f.sums * pixels / num.lanes / 2
-    wanted = int(max(1, min(MOST_CHUNKS, cycles // CHUNK_CYCLES)))
-    most = max(1, min(wanted, f.units, _COPIES // (f.sums * num.bytes), pixels // _COPIED_PIXELS))
-    panels = f.panels.parts * f.op.groups
-    found = []
-    for copies in range(1, most + 1):
-        for down in range(1, min(f.tiles.parts, -(-wanted // copies)) + 1):
-            across = min(panels, -(-wanted // (copies * down)))
-            operands = down * prod(f.dy) + across * prod(f.x) // prod(f.op.strides)
-            private = (copies + 1) * f.sums * _ADD if copies > 1 else 0
-            found.append((-min(wanted, copies * across * down), _COPY * operands + private, copies, across, down))
-    return min(found)[2:]
 
 
 class FilterGradient:
@@ -210,12 +73,14 @@ class FilterGradient:
             self.target = e.at(e.temp(0), e.b.mul(unit_part, i64(f.sums)), self.num.element)
         with e.loop(first, end, name="unit") as unit:
             again = e.b.icmp_signed(">", unit, first)
+            self.more_units = e.b.icmp_signed("<", e.b.add(unit, i64(1)), end)
             for group, low, high in walk_groups(e, f.op.groups, f.panels.parts, *panel_range):
                 self._unit(e, unit, group, (low, high), again)
 
     def _unit(self, e: Emitter, unit: ll.Value, group: ll.Value, panels: tuple[ll.Value, ll.Value],
               again: ll.Value) -> None:
         f, op = self.f, self.f.op
+        self.unit = unit
         image = e.b.mul(e.b.udiv(unit, i64(f.row_blocks)), i64(f.unit[0]))
         self.images = smaller(e, i64(f.unit[0]), e.b.sub(i64(f.x[0]), image))
         self.first_row = e.b.mul(e.b.urem(unit, i64(f.row_blocks)), i64(f.unit[1]))
@@ -251,10 +116,7 @@ class FilterGradient:
             for height, tile, row in f.tiles.walk(e, *tiles):
                 number = e.b.sub(tile, tiles[0])
                 source = self._input(e) if f.merged else self._tile_input(e, number)
-                turn = e.b.sub(e.b.mul(number, i64(f.abreast)), first)
-                for width, panel, packed, channel, last in self._packed(e, first, end):
-                    self.asked = e.b.mul(e.b.add(turn, panel), i64(f.asked))
-                    self._taps(e, (height, width, last), row, channel, source, packed, group, again)
+                self._taps(e, height, number, row, source, (first, end), group, again)
 
     def _packed(self, e: Emitter, first: ll.Value,
                 end: ll.Value) -> Iterator[tuple[int, ll.Value, ll.Value, ll.Value, int]]:
@@ -273,27 +135,37 @@ class FilterGradient:
 
     def _look_ahead(self, e: Emitter, pixel: ll.Value, group: ll.Value, panels: tuple[ll.Value, ll.Value],
                     now: tuple[ll.Value, ll.Value], tiles: tuple[ll.Value, ll.Value]) -> None:
-        """Find what will be copied next: the panels after ``now``; of the input, where that is simple, what follows
-        these tiles, a part of each pixel with each turn of panels."""
+        """Find what will be copied next: the panels after ``now``, and the input after these tiles, a part of each
+        pixel with each turn of panels: (first pixel, elements between pixels, lines, pixels to each of dy)."""
         f, lanes = self.f, self.num.lanes
         more_panels = e.b.icmp_signed("<", now[1], panels[1])
         more_tiles = e.b.icmp_signed("<", tiles[1], self.tile_range[1])
-        later = e.b.add(pixel, self.pixels)
+        later = e.b.add(pixel, e.b.select(self.more_units, self.pixels, i64(0)))  # at the end what is there already
         turned = e.b.select(more_tiles, pixel, later)
         panel = e.b.select(more_panels, now[1], panels[0])
         channel = e.b.mul(f.panels.start(e, panel), i64(lanes))
         self.coming = [(self._at_output(e, e.b.select(more_panels, pixel, turned), group, channel), f.dy[3],
-                        self._lines(f.abreast * f.panels.widest * lanes))]
-        if not f.flat or f.merged:
+                        self._lines(f.abreast * f.panels.widest * lanes), 1)]
+        if f.merged or (f.sparse and not f.flat):
             return
         tile = e.b.select(more_tiles, tiles[1], self.tile_range[0])
         lines = self._lines(f.together * f.tiles.widest)
         turns = -(-min(-(-f.panels.parts * f.op.groups // f.parts[1]), f.panels.parts) // f.abreast)
         share = -(-lines // turns)
         turn = e.b.udiv(e.b.sub(now[0], panels[0]), i64(f.abreast))
-        skipped = smaller(e, e.b.mul(turn, i64(share)), i64(lines - share))
-        source = self._at_input(e, turned, group, f.tiles.start(e, tile))
-        self.coming.append((e.at(source, e.b.mul(skipped, i64(_LINE // self.size)), self.stored), f.x[3], share))
+        skipped = e.b.mul(smaller(e, e.b.mul(turn, i64(share)), i64(lines - share)), i64(_LINE // self.size))
+        unit = e.b.add(self.unit, e.b.select(more_tiles, i64(0), e.b.zext(self.more_units, I64)))
+        each = -(-f.unit[0] * f.input_rows * f.x[2] // f.unit_pixels)
+        source = self._at_input(e, self._first_input(e, unit), group, f.tiles.start(e, tile))
+        self.coming.append((e.at(source, skipped, self.stored), f.x[3], share, each))
+
+    def _first_input(self, e: Emitter, unit: ll.Value) -> ll.Value:
+        """The first pixel of x that a unit reads."""
+        f = self.f
+        image = e.b.mul(e.b.udiv(unit, i64(f.row_blocks)), i64(f.unit[0]))
+        row = e.b.mul(e.b.urem(unit, i64(f.row_blocks)), i64(f.unit[1] * f.op.strides[0]))
+        top = larger(e, i64(0), e.b.sub(row, i64(f.op.padding[0][0])))
+        return e.b.mul(e.b.add(e.b.mul(image, i64(f.x[1])), top), i64(f.x[2]))
 
     @property
     def size(self) -> int:
@@ -306,10 +178,10 @@ class FilterGradient:
 
     def _ask_pixel(self, e: Emitter, pixel: ll.Value) -> None:
         """Ask for a pixel of what will be copied next."""
-        for source, stride, lines in self.coming:
-            line = e.at(source, e.b.mul(pixel, i64(stride)), self.stored)
-            for at in range(lines):
-                e.prefetch(e.at(line, at * _LINE // self.size, self.stored))
+        for source, stride, lines, each in self.coming:
+            first = e.at(source, e.b.mul(pixel, i64(stride * each)), self.stored)
+            for at in (n * stride + line * _LINE // self.size for n in range(each) for line in range(lines)):
+                e.prefetch(e.at(first, at, self.stored))
 
     def _pack_input(self, e: Emitter, image: ll.Value, group: ll.Value,
                     tiles: tuple[ll.Value, ll.Value] | None) -> None:
@@ -381,25 +253,28 @@ class FilterGradient:
     def _input(self, e: Emitter) -> ll.Value:
         return e.at(e.scratch, self.input_at, self.num.element)
 
-    def _taps(self, e: Emitter, shape: tuple[int, int, int], row: ll.Value, channel: ll.Value, source: ll.Value,
-              packed: ll.Value, group: ll.Value, again: ll.Value) -> None:
-        """Add a unit's products to the sums of all taps of a tile of (rows, registers, lanes of the last)."""
-        f, op, (height, width, last) = self.f, self.f.op, shape
+    def _taps(self, e: Emitter, height: int, tile: ll.Value, row: ll.Value, source: ll.Value,
+              panels: tuple[ll.Value, ll.Value], group: ll.Value, again: ll.Value) -> None:
+        """Add a unit's products to the sums of all taps of a tile, panel after panel."""
+        f, op = self.f, self.f.op
         kh, kw, depth, outputs = op.filter_shape
         columns = 1 if f.merged else kw
-        if not f.flat:
-            with e.loop(self.asked, e.b.add(self.asked, i64(f.asked)), name="ask") as pixel:
-                self._ask_pixel(e, pixel)
         with e.loop(0, kh, name="kh") as i, e.loop(0, columns, name="kw") as j:
             tap = e.b.mul(e.b.add(e.b.mul(i, i64(kw)), j), i64(depth))
-            column = e.b.add(e.b.mul(group, i64(self.width)), channel)
-            target = e.at(self.target, e.b.add(e.b.mul(e.b.add(tap, row), i64(outputs)), column), self.num.element)
-            self._ask_sums(e, target, height, width)
-            if f.flat:
-                tile = self._run(e, height, source, width, packed)
-            else:
-                tile = self._sum(e, height, row, source, width, packed, i, j)
-            self._finish(e, tile, target, last, again)
+            number = e.b.add(e.b.mul(i, i64(columns)), j)
+            turn = e.b.mul(e.b.add(e.b.mul(tile, i64(f.taps)), number), i64(f.abreast))
+            for width, panel, packed, channel, last in self._packed(e, *panels):
+                column = e.b.add(e.b.mul(group, i64(self.width)), channel)
+                target = e.at(self.target, e.b.add(e.b.mul(e.b.add(tap, row), i64(outputs)), column), self.num.element)
+                self._ask_sums(e, target, height, width)
+                asked = e.b.mul(e.b.add(turn, e.b.sub(panel, panels[0])), i64(f.asked))
+                if f.flat:
+                    sums = self._run(e, height, source, width, packed, asked)
+                else:
+                    with e.loop(asked, smaller(e, self.pixels, e.b.add(asked, i64(f.asked))), name="ask") as pixel:
+                        self._ask_pixel(e, pixel)
+                    sums = self._sum(e, height, row, source, width, packed, i, j)
+                self._finish(e, sums, target, last, again)
 
     def _ask_sums(self, e: Emitter, target: ll.Value, height: int, width: int) -> None:
         """Ask for the sums that will be added to."""
@@ -408,7 +283,8 @@ class FilterGradient:
                 start = r * self.f.op.filter_shape[3] + at * _LINE // self.num.bytes
                 e.prefetch(e.at(target, start, self.num.element), to_write=True)
 
-    def _run(self, e: Emitter, height: int, source: ll.Value, width: int, packed: ll.Value) -> Tile:
+    def _run(self, e: Emitter, height: int, source: ll.Value, width: int, packed: ll.Value,
+             asked: ll.Value) -> Tile:
         """Register sums over one run of pixels; every so many ask for one that will be copied next."""
         f, num = self.f, self.num
         steps = -(-f.unit_pixels // f.asked)
@@ -422,7 +298,7 @@ class FilterGradient:
 
         flat = [v for row in zeros(num, height, width) for v in row]
         with e.loop_carried(0, whole, 1, flat, "run") as (turn, now, after):
-            self._ask_pixel(e, e.b.add(self.asked, turn))
+            self._ask_pixel(e, e.b.add(asked, turn))
             after[:] = [v for row in add(shaped(now, width), turn, steps) for v in row]
         return add(shaped(after, width), whole, e.b.sub(self.pixels, e.b.mul(whole, i64(steps))))
 
