@@ -41,6 +41,11 @@ def _weights() -> keras.initializers.Initializer:
     return keras.initializers.RandomNormal(0.0, 0.02)
 
 
+def _outputs() -> str:
+    """The type of what a network answers: full precision even under a policy of mixed precision."""
+    return keras.config.floatx()
+
+
 def _down(filters: int, normalize: bool = True) -> Layer:
     convolve = L.Conv2D(filters, 4, 2, padding="same", use_bias=False, kernel_initializer=_weights())
     return keras.Sequential([convolve, *([InstanceNormalization()] if normalize else []), L.LeakyReLU(0.2)])
@@ -60,8 +65,8 @@ def generator(filters: Sequence[int] = DOWN, dropout: float = 0.5) -> keras.Mode
         skips.append(x)
     for i, skip in enumerate(reversed(skips[:-1])):
         x = L.Concatenate()([_up(skip.shape[-1], dropout if i < 3 else 0.0)(x), skip])
-    x = L.Conv2DTranspose(3, 4, 2, padding="same", kernel_initializer=_weights(), activation="tanh")(x)
-    return keras.Model(inputs, x)
+    x = L.Conv2DTranspose(3, 4, 2, padding="same", kernel_initializer=_weights())(x)
+    return keras.Model(inputs, L.Activation("tanh", dtype=_outputs())(x))
 
 
 def discriminator(filters: Sequence[int] = PATCH) -> keras.Model:
@@ -71,7 +76,8 @@ def discriminator(filters: Sequence[int] = PATCH) -> keras.Model:
         x = _down(count, normalize=i > 0)(x)
     x = L.Conv2D(filters[-1], 4, use_bias=False, kernel_initializer=_weights())(L.ZeroPadding2D()(x))
     x = L.LeakyReLU()(InstanceNormalization()(x))
-    return keras.Model(inputs, L.Conv2D(1, 4, kernel_initializer=_weights())(L.ZeroPadding2D()(x)))
+    x = L.Conv2D(1, 4, kernel_initializer=_weights())(L.ZeroPadding2D()(x))
+    return keras.Model(inputs, L.Activation("linear", dtype=_outputs())(x))
 
 
 def networks(down: Sequence[int] = DOWN, patch: Sequence[int] = PATCH, dropout: float = 0.5) -> list[keras.Model]:

@@ -49,9 +49,10 @@ def gram(features: tf.Tensor) -> tf.Tensor:
 
 
 def features_of(network: keras.Model, image: tf.Tensor) -> Features:
-    """Gram matrices of the style layers and features of the content layers, of an image in [0, 1]."""
+    """Gram matrices of the style layers and features of the content layers, of an image in [0, 1]; in its type."""
     outputs = network(keras.applications.vgg19.preprocess_input(image * 255.0))
-    return [gram(x) for x in outputs[:len(STYLE)]], list(outputs[len(STYLE):])
+    full = [tf.cast(x, image.dtype) for x in outputs]  # under mixed precision, features are of 16 bits
+    return [gram(x) for x in full[:len(STYLE)]], full[len(STYLE):]
 
 
 def loss_of(network: keras.Model, image: tf.Tensor, style: list[tf.Tensor], content: list[tf.Tensor]) -> tf.Tensor:
