@@ -1,10 +1,14 @@
-"""Writes the pages that are made from the code: ``make docs``."""
+"""Writes the pages that are made from the code, and the tables from measurements: ``make docs``."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).resolve().parent
+MEASURED = FOLDER / "measured"
 
 
 def options_page() -> str:
@@ -40,9 +44,34 @@ def operations_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-PAGES = {"options.md": options_page, "supported-ops.md": operations_page}
+def measured_page(page: Path) -> str:
+    """A page with the tables of all that ``docs/measure.py`` has measured."""
+    from afterburner.cli.markdown import filled, summary, table
+
+    costs, prefix = page.parent == FOLDER, "" if page.parent == FOLDER else f"{FOLDER.name}/"
+    blocks = {}
+    for name, chart in CHARTS.items():
+        if not (MEASURED / f"{name}.json").exists():
+            continue
+        result = json.loads((MEASURED / f"{name}.json").read_text(encoding="utf-8"))
+        picture = f"![Times of {name}: stock TensorFlow beside Afterburner]({prefix}{chart})"
+        blocks[name] = f"{summary(result)}\n\n{table(result, costs)}\n{picture}\n"
+    return filled(page.read_text(encoding="utf-8"), blocks)
+
+
+CHARTS = {"small": "bench.png", "networks": "networks.png", "inference": "inference.png",
+          "mixed_bfloat16": "mixed_bfloat16.png"}
+PAGES: dict[Path, Callable[[], str]] = {
+    FOLDER / "options.md": options_page, FOLDER / "supported-ops.md": operations_page,
+    **{page: partial(measured_page, page) for page in (FOLDER.parent / "README.md", FOLDER / "performance.md")}}
+
+
+def write_all() -> None:
+    """Write every page."""
+    for path, page in PAGES.items():
+        path.write_text(page(), encoding="utf-8")
+        print(f"wrote {path.name}")
+
 
 if __name__ == "__main__":
-    for name, page in PAGES.items():
-        (FOLDER / name).write_text(page(), encoding="utf-8")
-        print(f"wrote {name}")
+    write_all()

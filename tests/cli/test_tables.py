@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from afterburner.cli import bench, chart, tables
+from afterburner.cli import bench, chart, markdown, tables
 from afterburner.cli.errors import CommandError
 from afterburner.cli.machine import Machine
 from afterburner.report import FunctionReport, KernelReport, LeftOp, PartReport, Report
@@ -63,32 +64,66 @@ def timing() -> bench.Timing:
 
 def test_ratio_is_the_median_of_rounds(capsys: pytest.CaptureFixture[str]) -> None:
     item = timing()
-    assert item.ratios == pytest.approx([3, 2, 4])
-    assert item.to_dict()["median_ratio"] == pytest.approx(3)
+    assert item.ratios() == pytest.approx([3, 2, 4])
+    assert item.to_dict()["median_ratio"] == pytest.approx({"afterburner": 3})
     tables.print_bench([item], str(MACHINE))
     out = capsys.readouterr().out
     assert "3.00×" in out and "2.00–4.00" in out and "A processor" in out
 
 
-def test_chart_is_drawn(tmp_path: Path) -> None:
+def with_fast() -> bench.Timing:
+    item = replace(timing(), workload="style_transfer", sides=(*bench.SIDES, bench.FAST))
+    for values in (item.seconds, item.first_seconds, item.peak_bytes):
+        values[bench.FAST] = [x / 2 for x in values["afterburner"]]
+    return item
+
+
+def test_fast_precision_has_columns_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    tables.print_bench([with_fast()], str(MACHINE))
+    out = capsys.readouterr().out
+    assert "fast ms" in out and "0.500" in out and "6.00×" in out and "1024/1024/512" in out
+
+
+@pytest.mark.parametrize("slowest", [1, 1000])  # on one scale, and each on its own
+def test_chart_is_drawn(tmp_path: Path, slowest: int) -> None:
     file = tmp_path / "chart.png"
     chart.check_chart(file)
-    chart.draw([timing(), timing()], str(MACHINE), file)
+    other = with_fast()
+    other.seconds = {side: [x * slowest for x in times] for side, times in other.seconds.items()}
+    chart.draw([with_fast(), other], str(MACHINE), file)
     assert file.read_bytes().startswith(b"\x89PNG") and file.stat().st_size > 10_000
 
 
+def test_markdown_says_what_json_says() -> None:
+    timings = [json.loads(json.dumps(item.to_dict())) for item in (with_fast(), with_fast())]
+    lines = markdown.table({"timings": timings}).splitlines()
+    assert lines[2] == "| `style_transfer` (step) | 3 | 1 | **3.00×** | 2.00–4.00 | 0.5 | **6.00×** | 4.00–8.00 |"
+    assert lines[4] == "| geometric mean |  |  | **3.00×** |  |  | **6.00×** |  |"
+
+
+def test_filling_keeps_what_was_not_measured() -> None:
+    page = "a <!-- measured: x -->\nold\n<!-- end --> b <!-- measured: y -->old<!-- end -->\n"
+    assert markdown.filled(page, {"x": "new\n"}) == page.replace("\nold\n", "\nnew\n")
+    assert markdown.filled(page, {}) == page
+    with pytest.raises(ValueError, match="measured: y --> without"):
+        markdown.filled(page.removesuffix("<!-- end -->\n"), {})
+
+
 class FakeChild:
-    """Stands for ``subprocess.run``: writes what a child would and notes the order of starts."""
+    """Stands for ``subprocess.run``: writes what a child would and notes the order of starts and policies."""
 
     def __init__(self, status: int = 0) -> None:
         self.status = status
         self.sides: list[str] = []
+        self.policies: set[str] = set()
         self.returncode, self.stderr = status, "Traceback\nValueError: no such thing\n"
 
     def __call__(self, command: list[str], **_: object) -> FakeChild:
         ours = "afterburner" in command
+        precision = command[command.index("--precision") + 1] if "--precision" in command else "default"
+        self.policies.add(command[command.index("--policy") + 1])
         assert command[command.index("--threads") + 1] == "2"
-        self.sides.append("afterburner" if ours else "stock")
+        self.sides.append(("fast" if precision == "fast" else "afterburner") if ours else "stock")
         seconds = [1e-3, 2e-3, 9e-3] if ours else [4e-3, 4e-3, 4e-3]
         result = {"timed": {"step": {"first_seconds": 1.0, "seconds_per_unit": seconds}}, "peak_bytes": 5}
         Path(command[command.index("--json") + 1]).write_text(json.dumps(result))
@@ -103,8 +138,23 @@ def test_sides_take_turns(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     assert bench.action(bench.Plan(("mlp",), rounds=3, threads=2), str(file), None)() == 0
     assert child.sides == ["stock", "afterburner", "afterburner", "stock", "stock", "afterburner"]
     result = json.loads(file.read_text())
-    assert result["timings"][0]["median_ratio"] == pytest.approx(2)
+    assert result["timings"][0]["median_ratio"] == pytest.approx({"afterburner": 2})
     assert result["machine"]["processor"] == "A processor" and result["threads"] == 2
+
+
+def test_fast_precision_takes_turns_under_a_policy(monkeypatch: pytest.MonkeyPatch,
+                                                   capsys: pytest.CaptureFixture[str]) -> None:
+    child = FakeChild()
+    monkeypatch.setattr(bench.subprocess, "run", child)
+    plan = bench.Plan(("mlp",), rounds=2, threads=2, fast=True, policy="mixed_bfloat16")
+    assert bench.action(plan, "", None)() == 0
+    assert child.sides == ["stock", "afterburner", "fast", "fast", "afterburner", "stock"]
+    assert child.policies == {"mixed_bfloat16"} and "mixed_bfloat16" in capsys.readouterr().out
+
+
+def test_unknown_policy() -> None:
+    with pytest.raises(CommandError, match="unknown policy 'half'; there are float32, mixed_bfloat16, mixed_float16"):
+        bench.action(bench.Plan(("mlp",), policy="half"), "", None)
 
 
 def test_child_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:

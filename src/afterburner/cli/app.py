@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from afterburner.options import PRECISION
+
 from .errors import CommandError
 from .launch import Program
 
@@ -15,7 +17,7 @@ Action = Callable[[], int]
 _ClickError: Any = typer.BadParameter.__mro__[2]  # base of all usage errors; typer names no public alias
 
 DEVICES = ("any", "cpu")
-_VALUED = ("--threads", "--device", "--json")  # options before SCRIPT that take the next word
+_VALUED = ("--threads", "--device", "--precision", "--json")  # options before SCRIPT that take the next word
 
 _RUN_HELP = """Run a Python program, unchanged, with its TensorFlow graphs compiled.
 
@@ -41,12 +43,14 @@ what was fused into it, its time and how close it comes to this machine's peak.
 _BENCH_HELP = """Time stock TensorFlow and Afterburner in fresh processes that take turns.
 
 WORKLOAD is a name or a group: `small` (the default), `networks` (whole image networks; ten minutes each, most
-of it stock TensorFlow's) or `all`. The ratio is the median over the rounds; its spread stands beside it.
+of it stock TensorFlow's), `training` (those of them that train) or `all`. The ratio is the median over the
+rounds; its spread stands beside it.
 
 \b
   afterburner bench
   afterburner bench mlp lenet --rounds 7
-  afterburner bench networks --rounds 3
+  afterburner bench networks --rounds 3 --fast
+  afterburner bench training --rounds 3 --policy mixed_bfloat16
   afterburner bench --json bench.json --chart bench.png
 """
 
@@ -70,6 +74,9 @@ Words = Annotated[list[str] | None, typer.Argument(metavar="PROGRAM [ARGS]", sho
 Threads = Annotated[int | None, typer.Option(min=1, show_default=False, metavar="N",
                                       help="Worker threads [default: TensorFlow's setting, else all cores].")]
 Device = Annotated[str, typer.Option(metavar="NAME", help="Where compiled graphs run: any or cpu.")]
+Precision = Annotated[str, typer.Option(metavar="NAME", show_default=False,
+                                        help="default or fast; fast changes numbers "
+                                        "[default: AFTERBURNER_PRECISION's].")]
 Module = Annotated[bool, typer.Option("-m", help="The program is a module, found as by `python -m`.")]
 
 
@@ -113,10 +120,12 @@ def _program(words: list[str] | None, module: bool) -> Program:
     return Program(words[0], tuple(words[1:]), module)
 
 
-def _settings(threads: int | None, device: str) -> dict[str, Any]:
+def _settings(threads: int | None, device: str, precision: str = "") -> dict[str, Any]:
     if device not in DEVICES:
         raise CommandError(f"unknown device {device!r}; this release has {' and '.join(DEVICES)}")
-    return {"threads": threads} if threads else {}
+    if precision and precision not in PRECISION:
+        raise CommandError(f"unknown precision {precision!r}; there are {' and '.join(PRECISION)}")
+    return ({"threads": threads} if threads else {}) | ({"precision": precision} if precision else {})
 
 
 @app.callback(invoke_without_command=True, help=_MAIN_HELP)
@@ -134,6 +143,7 @@ def _main(context: typer.Context,
 
 @app.command("run", help=_RUN_HELP, context_settings=_PROGRAM_SETTINGS)
 def _run(words: Words = None, module: Module = False, threads: Threads = None, device: Device = "any",
+         precision: Precision = "",
          strict: Annotated[bool, typer.Option("--strict", help="Fail where a graph would fall back to "
                                               "TensorFlow.")] = False,
          quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing of our own.")] = False,
@@ -141,7 +151,7 @@ def _run(words: Words = None, module: Module = False, threads: Threads = None, d
          ) -> Action:
     from . import run
 
-    changes = _settings(threads, device)
+    changes = _settings(threads, device, precision)
     if strict:
         changes["strict"] = True
     if quiet or verbose:
@@ -151,13 +161,14 @@ def _run(words: Words = None, module: Module = False, threads: Threads = None, d
 
 @app.command("explain", help=_EXPLAIN_HELP, context_settings=_PROGRAM_SETTINGS)
 def _explain(words: Words = None, module: Module = False, threads: Threads = None, device: Device = "any",
+             precision: Precision = "",
              json: Annotated[str, typer.Option(metavar="FILE|-", show_default=False,
                                                help="Write JSON instead of a table. - is standard output; "
                                                "the program's own then goes to stderr.")] = "",
              ) -> Action:
     from . import explain
 
-    return explain.action(_program(words, module), json, **_settings(threads, device))
+    return explain.action(_program(words, module), json, **_settings(threads, device, precision))
 
 
 @app.command("bench", help=_BENCH_HELP)
@@ -171,13 +182,16 @@ def _bench(workloads: Annotated[list[str] | None, typer.Argument(metavar="[WORKL
            json: Annotated[str, typer.Option(metavar="FILE|-", show_default=False, help="Write JSON.")] = "",
            chart: Annotated[Path | None, typer.Option(metavar="FILE.png", show_default=False,
                                                       help="Draw the bars.")] = None,
+           fast: Annotated[bool, typer.Option("--fast", help="Time Afterburner with precision=fast as well.")] = False,
+           policy: Annotated[str, typer.Option(metavar="NAME", help="Keras's dtype policy, for every side: float32, "
+                                               "mixed_bfloat16 or mixed_float16.")] = "float32",
            list_: Annotated[bool, typer.Option("--list", help="Name the workloads, by group.")] = False) -> Action:
     from . import bench
 
     _settings(threads, device)
     if list_:
         return bench.show_list
-    return bench.action(bench.Plan(tuple(workloads or ()), rounds, repeats, threads), json, chart)
+    return bench.action(bench.Plan(tuple(workloads or ()), rounds, repeats, threads, fast, policy), json, chart)
 
 
 @app.command("doctor")

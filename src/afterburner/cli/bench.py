@@ -6,8 +6,10 @@ import json as json_module
 import subprocess
 import sys
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
+from datetime import date
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -20,17 +22,34 @@ from .errors import CommandError
 from .machine import Machine, describe, tensorflow_version, usable_cores
 
 SIDES = ("stock", "afterburner")
+FAST = "fast"  # a third side where it is asked for: Afterburner with precision=fast
+POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
 _LIMIT_SECONDS = 1800  # a child that has not ended by then never will
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to time: workloads and groups (none: the small ones), processes of each kind, timings in each, threads."""
+    """What to time, and how.
+
+    Attributes:
+        workloads: names and groups; none: the small ones.
+        rounds: processes of each kind.
+        repeats: timings in each.
+        threads: for every side; None: all cores.
+        fast: time Afterburner with ``precision=fast`` as well.
+        policy: Keras's dtype policy, for every side.
+    """
 
     workloads: tuple[str, ...] = ()
     rounds: int = 5
     repeats: int = 5
     threads: int | None = None
+    fast: bool = False
+    policy: str = "float32"
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        return (*SIDES, FAST) if self.fast else SIDES
 
 
 @dataclass
@@ -38,6 +57,7 @@ class Timing:
     """One unit of one workload; each list has a number for each round.
 
     Attributes:
+        sides: what took turns.
         seconds: for each side, a process's median seconds per unit.
         first_seconds: for each side, its first call: tracing and compilation included.
         peak_bytes: for each side, a process's peak memory.
@@ -45,24 +65,34 @@ class Timing:
 
     workload: str
     unit: str
-    seconds: dict[str, list[float]] = field(default_factory=lambda: {side: [] for side in SIDES})
-    first_seconds: dict[str, list[float]] = field(default_factory=lambda: {side: [] for side in SIDES})
-    peak_bytes: dict[str, list[int]] = field(default_factory=lambda: {side: [] for side in SIDES})
+    sides: tuple[str, ...] = SIDES
+    seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    first_seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    peak_bytes: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
 
     @property
     def label(self) -> str:
         return f"{self.workload} ({self.unit})"
 
-    @property
-    def ratios(self) -> list[float]:
-        """Stock's time over ours, round by round: above 1 we are faster."""
-        return [s / a for s, a in zip(self.seconds["stock"], self.seconds["afterburner"], strict=True)]
+    def ratios(self, side: str = "afterburner") -> list[float]:
+        """Stock's time over a side's, round by round: above 1 it is faster."""
+        return [s / a for s, a in zip(self.seconds["stock"], self.seconds[side], strict=True)]
 
     def milliseconds(self, side: str) -> float:
         return median(self.seconds[side]) * 1e3
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"ratios": self.ratios, "median_ratio": median(self.ratios)}
+        """Plain lists, dicts, strings and numbers, with every ratio."""
+        ratios = {side: self.ratios(side) for side in self.sides[1:]}
+        plain = {name: dict(getattr(self, name)) for name in ("seconds", "first_seconds", "peak_bytes")}
+        return {"workload": self.workload, "unit": self.unit, "sides": list(self.sides), **plain, "ratios": ratios,
+                "median_ratio": {side: median(found) for side, found in ratios.items()}}
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> Timing:
+        """What ``to_dict`` told."""
+        return cls(record["workload"], record["unit"], tuple(record["sides"]), record["seconds"],
+                   record["first_seconds"], record["peak_bytes"])
 
 
 def show_list() -> int:
@@ -76,8 +106,10 @@ def action(plan: Plan, json: str, chart: Path | None) -> Callable[[], int]:
     """The command, ready to be called.
 
     Raises:
-        CommandError: an unknown workload, no TensorFlow, Afterburner switched off, no matplotlib for a chart.
+        CommandError: an unknown workload or policy, no TensorFlow, Afterburner switched off, no matplotlib for a chart.
     """
+    if plan.policy not in POLICIES:
+        raise CommandError(f"unknown policy {plan.policy!r}; there are {', '.join(POLICIES)}")
     try:
         names = workloads.chosen(plan.workloads)
     except KeyError as error:
@@ -102,17 +134,18 @@ def _bench(plan: Plan, json: str, chart: Path | None) -> int:
     if json:
         _write_json(json, machine, threads, plan, timings)
     if json != "-":
-        print_bench(timings, f"{machine}; {threads} threads, {plan.rounds} rounds")
+        print_bench(timings, f"{machine}; {plan.policy}, {threads} threads, {plan.rounds} rounds")
     if chart is not None:
         from .chart import draw
 
-        draw(timings, f"{machine.processor}, {threads} threads", chart)
+        draw(timings, f"{machine.processor}, {threads} threads, {plan.policy}", chart)
     return 0
 
 
 def _write_json(json: str, machine: Machine, threads: int, plan: Plan, timings: list[Timing]) -> None:
-    result = {"machine": machine.to_dict(), "threads": threads, "rounds": plan.rounds,
-              "repeats": plan.repeats, "timings": [timing.to_dict() for timing in timings]}
+    result = {"date": date.today().isoformat(), "machine": machine.to_dict(), "threads": threads,
+              "rounds": plan.rounds, "repeats": plan.repeats, "policy": plan.policy,
+              "timings": [timing.to_dict() for timing in timings]}
     text = json_module.dumps(result, indent=2)
     if json == "-":
         print(text)
@@ -128,10 +161,10 @@ def _measure(name: str, plan: Plan, threads: int) -> list[Timing]:
     """All units of a workload over all rounds. The side that goes first changes from round to round."""
     timings: dict[str, Timing] = {}
     for number in range(plan.rounds):
-        for side in SIDES if number % 2 == 0 else SIDES[::-1]:
+        for side in plan.sides if number % 2 == 0 else plan.sides[::-1]:
             _show_progress(f"{name}: round {number + 1} of {plan.rounds}, {side}")
-            for unit, result, peak in _run_child(side, name, plan.repeats, threads):
-                timing = timings.setdefault(unit, Timing(name, unit))
+            for unit, result, peak in _run_child(side, name, plan, threads):
+                timing = timings.setdefault(unit, Timing(name, unit, plan.sides))
                 timing.seconds[side].append(median(result["seconds_per_unit"]))
                 timing.first_seconds[side].append(result["first_seconds"])
                 timing.peak_bytes[side].append(peak)
@@ -145,7 +178,15 @@ def _show_progress(text: str) -> None:
         print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
 
-def _run_child(side: str, name: str, repeats: int, threads: int) -> Iterator[tuple[str, dict[str, Any], int]]:
+def _launcher(side: str, plan: Plan) -> list[str]:
+    """Python's arguments before the program: none on stock TensorFlow."""
+    if side == "stock":
+        return []
+    precision = ["--precision", "fast" if side == FAST else "default"] if plan.fast else []
+    return ["-m", "afterburner", "run", "--quiet", "--strict", *precision]
+
+
+def _run_child(side: str, name: str, plan: Plan, threads: int) -> Iterator[tuple[str, dict[str, Any], int]]:
     """Time a workload in a fresh process: its units, each with its timings and the process's peak memory.
 
     Raises:
@@ -153,9 +194,9 @@ def _run_child(side: str, name: str, repeats: int, threads: int) -> Iterator[tup
     """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "result.json"
-        launcher = ["-m", "afterburner", "run", "--quiet", "--strict"] if side == "afterburner" else []
-        command = [sys.executable, *launcher, "-m", "afterburner.workloads", name, "--threads", str(threads),
-                   "--repeats", str(repeats), "--json", str(file)]
+        command = [sys.executable, *_launcher(side, plan), "-m", "afterburner.workloads", name,
+                   "--threads", str(threads), "--repeats", str(plan.repeats), "--policy", plan.policy,
+                   "--json", str(file)]
         try:
             child = subprocess.run(command, capture_output=True, text=True, timeout=_LIMIT_SECONDS)
         except subprocess.TimeoutExpired:

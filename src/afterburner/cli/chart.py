@@ -12,8 +12,10 @@ from .errors import CommandError
 if TYPE_CHECKING:
     from .bench import Timing
 
-_GREY, _ORANGE = "#b0b0b5", "#ff6a00"
-_BAR = 0.36  # inches of height
+_NAMES = {"stock": "TensorFlow", "afterburner": "Afterburner", "fast": "Afterburner, fast precision"}
+_COLOURS = {"stock": "#b0b0b5", "afterburner": "#ff6a00", "fast": "#c22f00"}
+_BAR = 0.36  # inches of height, or of a group's width
+_ONE_SCALE = 30  # times the shortest bar: longer ones would hide it on one scale
 
 
 def check_chart(path: Path) -> None:
@@ -31,28 +33,70 @@ def check_chart(path: Path) -> None:
 
 
 def draw(timings: list[Timing], caption: str, path: Path) -> None:
-    """Draw horizontal bars, a panel a workload: units of time differ by orders of magnitude."""
+    """Draw groups of bars on one scale, or a panel a workload where times differ by orders of magnitude."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 1.1 + len(timings) * (2 * _BAR + 0.45)), layout="constrained")
+    figure = Figure(layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(len(timings), 1, squeeze=False)[:, 0]
-    for axis, timing in zip(axes, timings, strict=True):
-        _draw_panel(axis, timing)
-    figure.suptitle("Seconds per batch, lower is better", x=0.02, ha="left", fontsize=13, fontweight="bold")
+    seconds = [median(times) for timing in timings for times in timing.seconds.values()]
+    if len(timings) > 1 and max(seconds) <= _ONE_SCALE * min(seconds):
+        _draw_groups(figure, timings)
+    else:
+        _draw_panels(figure, timings)
+    figure.suptitle(f"{_title(timings)}, lower is better", x=0.02, ha="left", fontsize=13, fontweight="bold")
     figure.supxlabel(caption, x=0.02, ha="left", fontsize=8, color="#606060")
     figure.savefig(path, dpi=160)
 
 
-def _draw_panel(axis: Any, timing: Timing) -> None:
-    seconds = [median(timing.seconds["afterburner"]), median(timing.seconds["stock"])]
-    bars = axis.barh(["Afterburner", "TensorFlow"], seconds, color=[_ORANGE, _GREY], height=0.8)
-    texts = [f"{seconds[0]:.3g} s   {median(timing.ratios):.1f}× as fast", f"{seconds[1]:.3g} s"]
-    axis.bar_label(bars, texts, padding=4, fontsize=9)
-    axis.set_title(timing.label, loc="left", fontsize=10)
-    axis.set_xlim(0, max(seconds) * 1.35)
-    axis.xaxis.set_visible(False)
-    axis.tick_params(axis="y", length=0, labelsize=9)
-    for side in ("top", "right", "bottom"):
+def _title(timings: list[Timing]) -> str:
+    units = {timing.unit for timing in timings}
+    return "Seconds per batch" if units <= {"step", "batch"} else "Seconds per unit"
+
+
+def _draw_groups(figure: Any, timings: list[Timing]) -> None:
+    """A group of upright bars for each workload."""
+    sides = timings[0].sides
+    figure.set_size_inches(max(6.0, 1.2 + len(timings) * (len(sides) + 1) * _BAR * 1.25), 4.5)
+    axis = figure.subplots()
+    for i, side in enumerate(sides):
+        places = [n * (len(sides) + 1) + i for n in range(len(timings))]
+        heights = [median(timing.seconds[side]) for timing in timings]
+        texts = [_text(timing, side).replace("   ", "\n") for timing in timings]
+        bars = axis.bar(places, heights, width=0.9, color=_COLOURS[side], label=_NAMES[side])
+        axis.bar_label(bars, texts, padding=2, fontsize=7)
+    middle = (len(sides) - 1) / 2
+    axis.set_xticks([n * (len(sides) + 1) + middle for n in range(len(timings))],
+                    [f"{timing.workload}\n{timing.unit}" for timing in timings], fontsize=8)
+    axis.margins(y=0.15)
+    axis.yaxis.set_visible(False)
+    axis.tick_params(axis="x", length=0)
+    axis.legend(frameon=False, fontsize=8)
+    _hide(axis, ("top", "right", "left"))
+
+
+def _draw_panels(figure: Any, timings: list[Timing]) -> None:
+    """Lying bars, each workload on a scale of its own."""
+    figure.set_size_inches(8, 1.1 + sum(len(timing.sides) * _BAR + 0.45 for timing in timings))
+    axes = figure.subplots(len(timings), 1, squeeze=False)[:, 0]
+    for axis, timing in zip(axes, timings, strict=True):
+        sides = timing.sides[::-1]
+        seconds = [median(timing.seconds[side]) for side in sides]
+        bars = axis.barh([_NAMES[side] for side in sides], seconds, color=[_COLOURS[s] for s in sides], height=0.8)
+        axis.bar_label(bars, [_text(timing, side) for side in sides], padding=4, fontsize=9)
+        axis.set_title(timing.label, loc="left", fontsize=10)
+        axis.set_xlim(0, max(seconds) * 1.35)
+        axis.xaxis.set_visible(False)
+        axis.tick_params(axis="y", length=0, labelsize=9)
+        _hide(axis, ("top", "right", "bottom"))
+
+
+def _text(timing: Timing, side: str) -> str:
+    """A bar's label: seconds, and how many times as fast as stock."""
+    seconds = f"{median(timing.seconds[side]):.3g} s"
+    return seconds if side == "stock" else f"{seconds}   {median(timing.ratios(side)):.1f}×"
+
+
+def _hide(axis: Any, sides: tuple[str, ...]) -> None:
+    for side in sides:
         axis.spines[side].set_visible(False)

@@ -120,19 +120,24 @@ def _or_dash(value: float, form: str) -> str:
 
 def print_bench(timings: Iterable[Timing], machine: str) -> None:
     """Print a table of timings, and under it the machine they hold for."""
-    console = _console(stderr=False)
-    table = Table("workload (unit)", "stock ms", "ours ms", "ratio", "spread", "first s", "peak MiB",
-                  box=SIMPLE)
+    console, items = _console(stderr=False), list(timings)
+    fast = any("fast" in item.sides for item in items)
+    compared = [name for side in ("ours", *(("fast",) if fast else ())) for name in (f"{side} ms", "ratio", "spread")]
+    table = Table("workload (unit)", "stock ms", *compared, "first s", "peak MiB", box=SIMPLE)
     for column in table.columns[1:]:
         column.justify = "right"
-    for item in timings:
-        ratios = item.ratios
+    for item in items:
+        cells = [cell for side in item.sides[1:] for cell in _compared(item, side)]
         table.add_row(
-            item.label,
-            f"{item.milliseconds('stock'):.3f}", f"{item.milliseconds('afterburner'):.3f}",
-            f"{median(ratios):.2f}×", f"{min(ratios):.2f}–{max(ratios):.2f}",
-            "/".join(f"{median(item.first_seconds[side]):.1f}" for side in item.first_seconds),
-            "/".join(f"{median(item.peak_bytes[side]) / 2**20:.0f}" for side in item.peak_bytes))
+            item.label, f"{item.milliseconds('stock'):.3f}", *cells,
+            "/".join(f"{median(item.first_seconds[side]):.1f}" for side in item.sides),
+            "/".join(f"{median(item.peak_bytes[side]) / 2**20:.0f}" for side in item.sides))
     console.print(table)
+    order = "stock/Afterburner/fast" if fast else "stock/Afterburner"
     console.print(f"{machine}. Milliseconds a unit, the median over rounds; first s is the first call with "
-                  "tracing and compilation; pairs are stock/Afterburner.", highlight=False)
+                  f"tracing and compilation; first s and peak MiB are {order}.", highlight=False)
+
+
+def _compared(item: Timing, side: str) -> tuple[str, str, str]:
+    ratios = item.ratios(side)
+    return f"{item.milliseconds(side):.3f}", f"{median(ratios):.2f}×", f"{min(ratios):.2f}–{max(ratios):.2f}"

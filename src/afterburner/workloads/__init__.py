@@ -30,10 +30,11 @@ def module(name: str) -> str:
 
 
 def groups() -> dict[str, tuple[str, ...]]:
-    """Names for several workloads: ``small`` ones, whole ``networks`` (minutes each), ``all``."""
+    """Names for several workloads: ``small`` ones, whole ``networks`` (minutes each), their ``training``, ``all``."""
     every = names()
     networks = tuple(name for name in every if name.removesuffix(_INFERENCE) in _NETWORKS)
-    return {"small": tuple(name for name in every if name not in networks), "networks": networks, "all": every}
+    small = tuple(name for name in every if name not in networks)
+    return {"small": small, "networks": networks, "training": _NETWORKS, "all": every}
 
 
 def chosen(words: Iterable[str]) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from . import module, names
@@ -39,9 +40,11 @@ def main() -> None:
     parser.add_argument("name", choices=names())
     parser.add_argument("--threads", type=int, default=0, help="TensorFlow's intra-op threads; 0: all cores")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--policy", default="float32", help="Keras's dtype policy, as mixed_bfloat16")
     parser.add_argument("--json", type=Path, help="a file; default: standard output")
     options = parser.parse_args()
     tf.config.threading.set_intra_op_parallelism_threads(options.threads)
+    keras.config.set_dtype_policy(options.policy)
     workload = importlib.import_module(module(options.name))
     repeats = min(options.repeats, getattr(workload, "REPEATS", options.repeats))
     result = {unit: _timed(units, call, repeats) for unit, (units, call) in workload.build().items()}
