@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import threading
 import weakref
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from .runtime.executable import Executable
 
 
+_CALL = re.compile(r"(Stateful)?PartitionedCall(_\d+)?|gradient_tape|while\[\d+\]")  # wrap a layer's path
 _SLOW_OPS = 1000  # from here on compilation takes seconds
 
 
@@ -27,6 +30,7 @@ class KernelReport:
         seconds: mean measured time of a run; 0 where it was not profiled.
         peak_fraction: of this machine's measured arithmetic or memory peak, whichever binds; 0 where
             it was not measured.
+        layer: of the model, by the names of most of its TensorFlow nodes; empty where they have no path.
     """
 
     label: str
@@ -36,6 +40,7 @@ class KernelReport:
     flops: int
     bytes: int
     peak_fraction: float = 0.0
+    layer: str = ""
 
 
 @dataclass
@@ -170,8 +175,16 @@ class Recorder:
 
 def part_report(signature: str, ops: int, executable: Executable, seconds: float) -> PartReport:
     """The report of a freshly compiled part."""
-    kernels = [KernelReport(k.label, k.fused, k.nodes, 0.0, k.flops, k.bytes) for k in executable.kernels]
+    kernels = [KernelReport(k.label, k.fused, k.nodes, 0.0, k.flops, k.bytes, layer=layer_of(k.nodes))
+               for k in executable.kernels]
     return PartReport(signature, ops, kernels, seconds, executable.cached, executable.arena_bytes, executable.device)
+
+
+def layer_of(nodes: Iterable[str]) -> str:
+    """``model/layer``, by the names of most of a kernel's TensorFlow nodes; forward and backward alike."""
+    paths = [[step for step in node.split("/") if not _CALL.fullmatch(step)] for node in nodes]
+    layers = ["/".join(path[:-1][:2]) for path in paths]
+    return Counter(layers).most_common(1)[0][0] if layers else ""
 
 
 def say(text: str, detail: bool = False) -> None:

@@ -18,6 +18,8 @@ CASES = {  # command line: what the one line must say
     "explain": "which program?",
     "explain nowhere.py": "can't open script 'nowhere.py'",
     "explain --json /nowhere/report.json program.py": "can't write '/nowhere/report.json'",
+    "run --precision exact program.py": "unknown precision 'exact'; there are default and fast",
+    "bench --policy half": "unknown policy 'half'; there are float32, mixed_bfloat16, mixed_float16",
     "bench nothing": "unknown workload 'nothing'; there are ",
     "bench --rounds 0": "--rounds",
     "bench --device tpu": "unknown device 'tpu'",

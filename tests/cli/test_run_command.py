@@ -128,12 +128,12 @@ def test_options_of_ours_come_before_the_program(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(textwrap.dedent("""
         import sys, afterburner
         o = afterburner.options()
-        print(sys.argv[1:], o.threads, o.strict, o.verbosity)
+        print(sys.argv[1:], o.threads, o.strict, o.verbosity, o.precision)
     """))
     for start in (["program.py"], ["-m", "program"]):
-        options = ("--threads", "3", "--strict", "--quiet")
+        options = ("--threads", "3", "--precision", "fast", "--strict", "--quiet")
         ours = afterburner("run", *options, *start, "--threads", "5", cwd=tmp_path)
-        assert ours.stdout == "['--threads', '5'] 3 True silent\n", ours.stderr
+        assert ours.stdout == "['--threads', '5'] 3 True silent fast\n", ours.stderr
 
 
 @pytest.mark.parametrize("module, message", [

@@ -10,18 +10,23 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from afterburner.cli import bench, chart, markdown, tables
+from afterburner.cli import bench, chart, kernel_tables, markdown, tables
 from afterburner.cli.errors import CommandError
 from afterburner.cli.machine import Machine
-from afterburner.report import FunctionReport, KernelReport, LeftOp, PartReport, Report
+from afterburner.report import FunctionReport, KernelReport, LeftOp, PartReport, Report, layer_of
 
 MACHINE = Machine("A processor", 2, 8.0, "Linux x86_64", "3.11.7", "2.21.0", "3.15.1", "0.1.0")
 
 
-def printed(report: Report) -> str:
+def printed(report: Report, width: int = 200, every: bool = False) -> str:
     stream = io.StringIO()
-    tables.print_report(report.to_dict(), Console(file=stream, width=200))
+    tables.print_report(report.to_dict(), Console(file=stream, width=width), every)
     return stream.getvalue()
+
+
+def row(text: str, start: str) -> list[str]:
+    """The cells of a table's row after its first."""
+    return next(line for line in text.splitlines() if line.strip().startswith(start)).strip()[len(start):].split()
 
 
 def step() -> FunctionReport:
@@ -46,6 +51,56 @@ def test_report_tells_everything() -> None:
                      "no rule for UniqueV2", "train.py:7", "fell back to TensorFlow: run failed: Oops"):
         assert expected in text, expected
     assert text.index("loop: mul") < text.index("matmul + add")  # the slowest first
+
+
+def network() -> FunctionReport:
+    """A step of three layers and an optimizer, thirty times the kernels of each, half of the floor's rate each."""
+    kernels = [
+        kernel for i in range(30) for kernel in (
+            KernelReport(f"conv2d 1x1 16->{i}", ("conv2d",), (), 4e-3, 10**9, 1 << 20, 0.5, "net/stem"),
+            KernelReport(f"conv2d input grad 1x1 {i}->16 mul", ("conv2d", "mul"), (), 2e-3, 0, 0, 0.5, "net/stem"),
+            KernelReport("loop: mul reduce_sum", ("mul",), (), 1e-3, 0, 0, 2.0, f"net/norm_{i}"),
+            KernelReport("loop: mul add", ("mul",), (), 1e-3, 0, 0, 0.0, "adam"))]
+    part = PartReport("f32[8,96,96,3]", 4000, kernels, 30.0, False, 3 << 20, "cpu (avx2, 2 threads)")
+    return FunctionReport("multi_step_on_iterator", 9, 4000, 4000, 1.0, "compiled", "", [part])
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_many_kernels_are_told_by_kind_and_layer(width: int) -> None:
+    text = printed(Report("cpu", 2, [network()]), width)
+    assert all(len(line) <= width for line in text.splitlines())
+    flops = ["30.00", "30.0"] if width == 100 else []
+    assert row(text, "conv2d 1x1 ") == ["30", "120.00", "50.0%", "60.00", *flops]
+    assert row(text, "conv2d input grad 1x1 ")[:4] == ["30", "60.00", "25.0%", "30.00"]
+    assert row(text, "loop with sums ")[:4] == ["30", "30.00", "12.5%", "0.00"]  # below the floor is no gap
+    assert row(text, "loop  ")[3] == "–"  # its floor is not known
+    assert row(text, "total ")[:4] == ["120", "240.00", "100.0%", "90.00"]
+    assert "layer of net" in text
+    assert row(text, "stem ")[:4] == ["60", "180.00", "75.0%", "90.00"]
+    assert row(text, "adam ")[:3] == ["30", "30.00", "12.5%"]
+    assert row(text, "7 more ")[:3] == ["7", "7.00", "2.9%"]
+    assert text.index("stem") < text.index("adam") < text.index("norm_0") and "16->3" not in text
+
+
+def test_every_kernel_on_request() -> None:
+    text = printed(Report("cpu", 2, [network()]), every=True)
+    assert sum("conv2d 1x1 16->" in line for line in text.splitlines()) == 30
+    assert "layer of" not in text
+
+
+@pytest.mark.parametrize("label, kind", [
+    ("conv2d filter grad 3x3 64->64 (Winograd)", "conv2d filter grad 3x3 (Winograd)"),
+    ("depthwise 5x5 72->72 add", "depthwise 5x5"), ("matmul 32x784x128 add", "matmul"), ("random key", "random")])
+def test_kind_of_a_kernel(label: str, kind: str) -> None:
+    assert kernel_tables.kind_of(label) == kind
+
+
+@pytest.mark.parametrize("nodes, layer", [
+    (("StatefulPartitionedCall/gradient_tape/net_1/conv_1/convolution/Conv2DBackpropInput",), "net_1/conv_1"),
+    (("StatefulPartitionedCall/adam/Mul_2", "PartitionedCall_1/net/norm/add", "net/norm/mul"), "net/norm"),
+    (("while[0]/net/cell/MatMul",), "net/cell"), (("adam/Sqrt_3",), "adam"), (("MatMul",), ""), ((), "")])
+def test_layer_of_a_kernel(nodes: tuple[str, ...], layer: str) -> None:
+    assert layer_of(nodes) == layer
 
 
 def test_function_left_to_tensorflow() -> None:

@@ -20,7 +20,7 @@ from keras.src.applications import densenet, mobilenet_v3, resnet
 
 from tests.frontend import kit
 from tests.frontend.kit import captured, close
-from tests.models.zoo import floats
+from tests.models.zoo import ROUNDING, floats, variable_type
 
 PIPELINE = {"IteratorGetNext", "OptionalFromValue"}
 CLASSES = 10
@@ -82,16 +82,18 @@ NETWORKS = {
 }
 
 
-def _seeded(build: Build, size: int, dropout: float, dtype: str = "float32") -> keras.Model:
+def _seeded(build: Build, size: int, dropout: float, policy: str = "float32") -> keras.Model:
+    """The network with the same weights under every policy, which may be a type alone."""
     keras.utils.set_random_seed(11)
     model = build(size, dropout)
-    if dtype == "float32":
+    if policy == "float32":
         return model
     weights = model.get_weights()
-    with floats(dtype):
-        wide = build(size, dropout)
-    wide.set_weights([w.astype(dtype) for w in weights])
-    return wide
+    keras.utils.set_random_seed(11)  # of the dropout
+    with floats(policy):
+        other = build(size, dropout)
+    other.set_weights([w.astype(variable_type(policy)) for w in weights])
+    return other
 
 
 def _data(count: int, size: int, dtype: str = "float32") -> tuple[np.ndarray, np.ndarray]:
@@ -99,10 +101,10 @@ def _data(count: int, size: int, dtype: str = "float32") -> tuple[np.ndarray, np
     return rng.random((count, size, size, 3), np.float32).astype(dtype), rng.integers(0, CLASSES, count)
 
 
-def _gradients(build: Build, size: int, batch: int, dtype: str = "float32") -> dict[str, np.ndarray]:
+def _gradients(build: Build, size: int, batch: int, policy: str = "float32") -> dict[str, np.ndarray]:
     """The gradient of every variable in a training step without dropout, by position and name."""
-    model = _seeded(build, size, 0.0, dtype)
-    x, y = _data(batch, size, dtype)
+    model = _seeded(build, size, 0.0, policy)
+    x, y = _data(batch, size, variable_type(policy))
 
     @tf.function
     def step(x, y):
@@ -115,18 +117,23 @@ def _gradients(build: Build, size: int, batch: int, dtype: str = "float32") -> d
     return {name: g.numpy() for name, g in zip(names, gradients, strict=True)}
 
 
-def wrong_gradients(build: Build, size: int, batch: int) -> dict[str, tuple[float, float]]:
-    """Gradients further from float64 than twice stock's or 1e-6 of the usual: (our error, the bound) by variable."""
+def wrong_gradients(build: Build, size: int, batch: int, policy: str = "float32",
+                    precision: str = "default") -> dict[str, tuple[float, float]]:
+    """Gradients further from float64 than twice stock's or some of the usual: (our error, the bound).
+
+    By variable; stock has the same policy. Some is 1e-6 for float32, one rounding under mixed precision.
+    """
     reference = list(_gradients(build, size, batch, "float64").values())
     assert all(gradient.dtype == np.float64 for gradient in reference)
-    stock = list(_gradients(build, size, batch).values())
-    with captured() as taken:
-        ours = _gradients(build, size, batch)
+    stock = list(_gradients(build, size, batch, policy).values())
+    with captured(precision=precision) as taken:
+        ours = _gradients(build, size, batch, policy)
     assert taken.functions()["step"].left == []
     typical = float(np.median([np.linalg.norm(r) for r in reference]))
+    floor = 1e-6 if policy == "float32" else ROUNDING[policy]
     wrong = {}
     for (name, value), plain, exact in zip(ours.items(), stock, reference, strict=True):
-        bound = 2 * max(float(np.linalg.norm(plain - exact)), 1e-6 * (float(np.linalg.norm(exact)) + typical))
+        bound = 2 * max(float(np.linalg.norm(plain - exact)), floor * (float(np.linalg.norm(exact)) + typical))
         error = float(np.linalg.norm(value - exact))
         if not error <= bound:
             wrong[name] = (error, bound)
@@ -142,9 +149,9 @@ class Trained:
     answers: np.ndarray
 
 
-def train(network: Network, build: Build, size: int, batch: int, steps: int) -> Trained:
+def train(network: Network, build: Build, size: int, batch: int, steps: int, policy: str = "float32") -> Trained:
     """Train with the network's optimizer on seeded data, then predict."""
-    model = _seeded(build, size, 0.2)
+    model = _seeded(build, size, 0.2, policy)
     model.compile(network.optimizer(), "sparse_categorical_crossentropy", metrics=["accuracy"])
     x, y = _data(batch * steps, size)
     losses: list[float] = []
@@ -155,10 +162,11 @@ def train(network: Network, build: Build, size: int, batch: int, steps: int) -> 
     return Trained(model, np.diff(sums, prepend=0.0), model.predict(x[:batch], batch_size=batch, verbose=0))
 
 
-def train_taken(network: Network, build: Build, size: int, batch: int, steps: int) -> Trained:
+def train_taken(network: Network, build: Build, size: int, batch: int, steps: int, policy: str = "float32",
+                precision: str = "default") -> Trained:
     """The same, compiled: all operations but the input pipeline's."""
-    with captured() as taken:
-        trained = train(network, build, size, batch, steps)
+    with captured(precision=precision) as taken:
+        trained = train(network, build, size, batch, steps, policy)
     functions = [f for f in taken.recorder.report().functions if f.status == "compiled"]
     assert len(functions) >= 2  # fit and predict
     for function in functions:

@@ -10,9 +10,10 @@ import tensorflow as tf
 from afterburner.workloads import cyclegan, style_transfer
 from tests.frontend import kit
 from tests.frontend.kit import Taken, captured
-from tests.models.zoo import floats
+from tests.models.zoo import ROUNDING, floats, variable_type
 
 STEPS = 4
+FLOORS = [("float32", 1e-6), ("mixed_bfloat16", ROUNDING["mixed_bfloat16"])]  # errors that are always allowed, relative
 Values = dict[str, np.ndarray]
 
 
@@ -35,7 +36,7 @@ def _networks(dtype: str) -> list[keras.Model]:
 
 def _images(dtype: str) -> list[tf.Tensor]:
     rng = np.random.default_rng(4)
-    return [tf.constant(rng.uniform(-1, 1, (1, 16, 16, 3)), dtype) for _ in range(2)]
+    return [tf.constant(rng.uniform(-1, 1, (1, 16, 16, 3)), variable_type(dtype)) for _ in range(2)]
 
 
 def _cyclegan_gradients(dtype: str) -> Values:
@@ -67,7 +68,7 @@ def _style(dtype: str) -> tuple[keras.Model, tf.Variable, list[tf.Tensor], list[
         with floats(dtype):
             network = style_transfer.extractor()
         network.set_weights(weights)
-    content, style = (tf.cast(image, dtype) for image in style_transfer.photographs(32))
+    content, style = (tf.cast(image, variable_type(dtype)) for image in style_transfer.photographs(32))
     wanted = style_transfer.features_of(network, style)[0], style_transfer.features_of(network, content)[1]
     return network, tf.Variable(content), *wanted
 
@@ -104,28 +105,30 @@ def _check_taken(taken: Taken) -> None:
     assert report.left == []
 
 
+@pytest.mark.parametrize("policy, floor", FLOORS)
 @pytest.mark.parametrize("gradients", [_cyclegan_gradients, _style_gradients])
-def test_every_gradient(gradients):
-    reference, stock = gradients("float64"), gradients("float32")
+def test_every_gradient(gradients, policy, floor):
+    reference, stock = gradients("float64"), gradients(policy)
     with captured() as taken:
-        ours = gradients("float32")
+        ours = gradients(policy)
     _check_taken(taken)
     norms = {name: float(np.linalg.norm(value)) for name, value in reference.items()}
     typical = float(np.median(list(norms.values())))
     for name in reference:
         assert norms[name] > 0, name
-        bound = 2 * max(_error(stock, reference, name), 1e-6 * (norms[name] + typical))
+        bound = 2 * max(_error(stock, reference, name), floor * (norms[name] + typical))
         assert _error(ours, reference, name) <= bound, name
 
 
+@pytest.mark.parametrize("policy, floor", FLOORS)
 @pytest.mark.parametrize("train", [_cyclegan_training, _style_training])
-def test_training(train):
-    reference, stock = train("float64"), train("float32")
+def test_training(train, policy, floor):
+    reference, stock = train("float64"), train(policy)
     with captured() as taken:
-        ours = train("float32")
-        again = train("float32")
+        ours = train(policy)
+        again = train(policy)
     assert [f.left for f in taken.recorder.report().functions] == [[], []]
     scale = float(np.linalg.norm(reference["losses"]))
-    assert _error(ours, reference, "losses") <= max(2 * _error(stock, reference, "losses"), 1e-6 * scale)
+    assert _error(ours, reference, "losses") <= max(2 * _error(stock, reference, "losses"), floor * scale)
     for name in ours:
         np.testing.assert_array_equal(ours[name], again[name], err_msg=name)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import keras
 import numpy as np
 import pytest
 
 from tests.frontend import kit
 from tests.models.networks import NETWORKS, check_bits, check_saved, train, train_taken, wrong_gradients
+from tests.models.zoo import ROUNDING
 
 SIZE, BATCH, STEPS = 32, 4, 4
 
@@ -28,6 +30,22 @@ def test_training(name, tmp_path):
     ours = train_taken(network, network.cut, SIZE, BATCH, STEPS)
     np.testing.assert_allclose(ours.losses, stock.losses, rtol=1e-3)
     check_saved(ours, network.cut, SIZE, tmp_path)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_gradient_under_mixed_precision(name):
+    assert wrong_gradients(NETWORKS[name].cut, SIZE, BATCH, "mixed_bfloat16") == {}
+
+
+@pytest.mark.parametrize("name, policy", [*((name, "mixed_bfloat16") for name in NETWORKS),
+                                          ("densenet121", "mixed_float16")])
+def test_training_under_mixed_precision(name, policy):
+    network = NETWORKS[name]
+    stock = train(network, network.cut, SIZE, BATCH, STEPS, policy)
+    ours = train_taken(network, network.cut, SIZE, BATCH, STEPS, policy)
+    optimizer = ours.model.optimizer
+    assert isinstance(optimizer, keras.optimizers.LossScaleOptimizer) == (policy == "mixed_float16")
+    np.testing.assert_allclose(ours.losses, stock.losses, rtol=2 * ROUNDING[policy])
 
 
 def test_bit_identical_from_run_to_run():

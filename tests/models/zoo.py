@@ -12,10 +12,19 @@ import numpy as np
 L = keras.layers
 
 
+# Half the distance from 1 to the next number, of what a policy computes in.
+ROUNDING = {"float32": 2.0**-24, "mixed_bfloat16": 2.0**-8, "mixed_float16": 2.0**-11}
+
+
+def variable_type(policy: str) -> str:
+    """The type of variables and data: float32 under mixed precision, else what is computed in."""
+    return "float32" if policy.startswith("mixed_") else policy
+
+
 @contextmanager
 def floats(dtype: str) -> Iterator[None]:
-    """What is built inside computes in this element type."""
-    keras.config.set_floatx(dtype)
+    """What is built inside computes in this element type, or under this policy of mixed precision."""
+    keras.config.set_floatx(variable_type(dtype))
     keras.config.set_dtype_policy(dtype)
     try:
         yield

@@ -33,7 +33,8 @@ the program; everything after it is the program's own.
 _EXPLAIN_HELP = """Run a program, then tell what was compiled.
 
 Every graph function, each operation left to TensorFlow with its reason and source line, and each kernel with
-what was fused into it, its time and how close it comes to this machine's peak.
+what was fused into it, its time and how close it comes to this machine's peak. Where kernels are many, they are
+told by kind and by layer, with the time above what the machine's peaks allow.
 
 \b
   afterburner explain train.py --epochs 1
@@ -165,10 +166,11 @@ def _explain(words: Words = None, module: Module = False, threads: Threads = Non
              json: Annotated[str, typer.Option(metavar="FILE|-", show_default=False,
                                                help="Write JSON instead of a table. - is standard output; "
                                                "the program's own then goes to stderr.")] = "",
+             kernels: Annotated[bool, typer.Option("--kernels", help="List every kernel, however many.")] = False,
              ) -> Action:
     from . import explain
 
-    return explain.action(_program(words, module), json, **_settings(threads, device, precision))
+    return explain.action(_program(words, module), json, kernels, **_settings(threads, device, precision))
 
 
 @app.command("bench", help=_BENCH_HELP)

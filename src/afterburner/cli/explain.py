@@ -17,17 +17,17 @@ from .launch import Program, check, launch
 STDOUT = "-"
 
 
-def action(program: Program, json: str, **changes: Any) -> Callable[[], int]:
-    """The command, ready to be called; ``json`` is a file, ``-`` or empty for a table on stderr.
+def action(program: Program, json: str, kernels: bool = False, **changes: Any) -> Callable[[], int]:
+    """The command, ready to be called; ``json`` is a file, ``-`` or empty for tables on stderr, of all ``kernels``.
 
     Raises:
         CommandError: no such script, or the file cannot be written.
     """
     check(program)
-    return partial(_explain, program, json, changes)
+    return partial(_explain, program, json, kernels, changes)
 
 
-def _explain(program: Program, json: str, changes: dict[str, Any]) -> int:
+def _explain(program: Program, json: str, kernels: bool, changes: dict[str, Any]) -> int:
     import afterburner
 
     afterburner.set_options(profile=True, **changes)
@@ -38,13 +38,13 @@ def _explain(program: Program, json: str, changes: dict[str, Any]) -> int:
         except CommandError:
             raise
         except BaseException:
-            _write(stream)
+            _write(stream, kernels)
             raise
-        _write(stream)
+        _write(stream, kernels)
     return 0
 
 
-def _write(stream: IO[str] | None) -> None:
+def _write(stream: IO[str] | None, kernels: bool) -> None:
     """The report as JSON into ``stream``, or as tables on stderr where there is none."""
     import afterburner
 
@@ -56,7 +56,7 @@ def _write(stream: IO[str] | None) -> None:
     from .tables import print_report
 
     sys.stdout.flush()
-    print_report(report)
+    print_report(report, every=kernels)
 
 
 @contextmanager

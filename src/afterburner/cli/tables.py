@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -12,11 +11,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from .kernel_tables import print_part
+
 if TYPE_CHECKING:
     from .bench import Timing
 
-_KERNELS_SHOWN = 20  # of a part, the slowest first; JSON has them all
-
+_WIDE = 100  # columns from which functions are told with compile time and memory
 _FILE_COLUMNS = 160  # where no terminal sets the width
 
 Record = dict[str, Any]
@@ -27,30 +27,33 @@ def _console(stderr: bool) -> Console:
     return console if console.is_terminal else Console(stderr=stderr, width=_FILE_COLUMNS)
 
 
-def print_report(report: Record, console: Console | None = None) -> None:
-    """Print what ``Report.to_dict()`` says, to stderr unless another console is given."""
+def print_report(report: Record, console: Console | None = None, every: bool = False) -> None:
+    """Print what ``Report.to_dict()`` says, to stderr unless another console is given; ``every`` kernel or groups."""
     console = console or _console(stderr=True)
     if not report["functions"]:
         console.print("No graph function was called: nothing could be compiled. "
                       "What runs eagerly, op by op, stays on TensorFlow.")
         return
     console.print(f"Ran on {escape(report['device'])}, {report['threads']} threads.")
-    console.print(_function_table(report["functions"]))
+    console.print(_function_table(report["functions"], console.width))
     for function in report["functions"]:
-        _print_function(function, console)
+        _print_function(function, console, every)
 
 
-def _function_table(functions: Iterable[Record]) -> Table:
-    table = Table("function", "calls", "ops taken", "arithmetic", "compile s", "arena MiB", "outcome",
-                  title="Graph functions", title_justify="left", box=SIMPLE)
-    for column in table.columns[1:6]:
+def _function_table(functions: Iterable[Record], width: int) -> Table:
+    costs = width >= _WIDE
+    table = Table("function", "calls", "ops taken", "arithmetic", *(("compile s", "arena MiB") if costs else ()),
+                  "outcome", title="Graph functions", title_justify="left", box=SIMPLE)
+    for column in table.columns[1:-1]:
         column.justify = "right"
     for item in functions:
         parts = item["parts"]
-        table.add_row(
-            escape(item["name"]), str(item["calls"]), f"{item['taken_ops']} of {item['seen_ops']}",
-            f"{item['arithmetic_share']:.0%}", f"{sum(p['compile_seconds'] for p in parts):.2f}",
-            f"{max((p['arena_bytes'] for p in parts), default=0) / 2**20:.1f}", escape(_outcome(item)))
+        cells = [escape(item["name"]), str(item["calls"]), f"{item['taken_ops']} of {item['seen_ops']}",
+                 f"{item['arithmetic_share']:.0%}"]
+        if costs:
+            cells += [f"{sum(p['compile_seconds'] for p in parts):.2f}",
+                      f"{max((p['arena_bytes'] for p in parts), default=0) / 2**20:.1f}"]
+        table.add_row(*cells, escape(_outcome(item)))
     return table
 
 
@@ -65,38 +68,17 @@ def _outcome(function: Record) -> str:
     return f"{text}, {cached} from the cache" if cached else text
 
 
-def _print_function(function: Record, console: Console) -> None:
+def _print_function(function: Record, console: Console, every: bool) -> None:
     for part in function["parts"]:
-        console.print(_kernel_table(function["name"], part))
-        hidden = len(part["kernels"]) - _KERNELS_SHOWN
-        if hidden > 0:
-            console.print(f"and {hidden} kernels more; --json has them all")
+        print_part(function["name"], part, console, every)
     if function["parts"]:
-        console.print("of peak: of the measured arithmetic or memory rate, whichever binds; "
-                      "over 100% where the data is still in a cache or Winograd's algorithm saves products",
-                      style="dim")
+        console.print("The floor is arithmetic at the measured peak or bytes at the measured rate of memory, whichever "
+                      "takes longer; gap is what kernels take above theirs. They go below it where data is still in a "
+                      "cache or Winograd's algorithm saves products.", style="dim")
     if function["left"]:
         console.print(_left_table(function))
     for failure in function["failures"]:
         console.print(f"{escape(function['name'])} fell back to TensorFlow: {escape(failure)}", style="red")
-
-
-def _kernel_table(name: str, part: Record) -> Table:
-    kernels = part["kernels"]
-    total = sum(kernel["seconds"] for kernel in kernels)
-    title = (f"{escape(name)} {escape(part.get('signature', ''))}: {len(kernels)} kernels on "
-             f"{escape(part['device'])}, {total * 1e6:.0f} µs a run")
-    table = Table("kernel", "fused", "µs", "share", "MFLOP", "MiB", "of peak", title=title,
-                  title_justify="left", box=SIMPLE)
-    for column in table.columns[2:]:
-        column.justify = "right"
-    for kernel in sorted(kernels, key=lambda k: -k["seconds"])[:_KERNELS_SHOWN]:
-        table.add_row(
-            escape(kernel["label"]), escape(_counted(kernel["fused"])),
-            _or_dash(kernel["seconds"] * 1e6, "{:.1f}"),
-            _or_dash(kernel["seconds"] / total if total else 0.0, "{:.0%}"), f"{kernel['flops'] / 1e6:.2f}",
-            f"{kernel['bytes'] / 2**20:.2f}", _or_dash(kernel["peak_fraction"], "{:.0%}"))
-    return table
 
 
 def _left_table(function: Record) -> Table:
@@ -105,17 +87,6 @@ def _left_table(function: Record) -> Table:
     for op in function["left"]:
         table.add_row(*(escape(op[key]) for key in ("type", "node", "reason", "source")))
     return table
-
-
-def _counted(names: Iterable[str]) -> str:
-    """``mul ×3, add`` from (mul, mul, add, mul)."""
-    counts = Counter(names).most_common()
-    return ", ".join(name if count == 1 else f"{name} ×{count}" for name, count in counts)
-
-
-def _or_dash(value: float, form: str) -> str:
-    """A measured number, or a dash where nothing was measured."""
-    return form.format(value) if value else "–"
 
 
 def print_bench(timings: Iterable[Timing], machine: str) -> None:

@@ -113,7 +113,7 @@ def _lower(contraction: Contraction, isa: Isa, correlations: Callable[[], list[C
     num, stored = numeric(contraction.dtype, isa), stored_type(contraction.dtype)
     parts = correlations()
     if is_depthwise(parts[0]):
-        return lower_depthwise(contraction, isa, parts, order, filter_columns, label)
+        return lower_depthwise(contraction, isa, parts, order, filter_columns, label.replace("conv2d", "depthwise", 1))
     if isa.precision == "fast" and contraction.dtype == F32 and len(parts) == 1 and winograd_pays(parts[0], num, isa):
         return lower_winograd(contraction, parts[0], num, isa, order, filter_columns, f"{label} (Winograd)")
     streamed = None if is_half(contraction.dtype) else streamed_plans(parts, num, isa)

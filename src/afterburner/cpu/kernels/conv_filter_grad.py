@@ -386,7 +386,7 @@ def lower_conv2d_filter_grad(node: Node, isa: Isa) -> Kernel:
         return zero_kernel(c, isa)
     label = f"conv2d filter grad {op.filter_shape[0]}x{op.filter_shape[1]} {x[3]}->{dy[3]}"
     if op.groups > 1 and op.filter_shape[2] == 1 and op.filter_shape[3] == op.groups:
-        return lower_depthwise_filter_grad(c, isa, label)
+        return lower_depthwise_filter_grad(c, isa, label.replace("conv2d", "depthwise", 1))
     num = numeric(c.dtype, isa)
     if isa.precision == "fast" and c.dtype == F32 and filter_grad_pays(op, dy, num, isa):
         return lower_winograd_filter_grad(c, num, isa, f"{label} (Winograd)")
