@@ -48,16 +48,26 @@ FIRST = 20  # steps
 BATCH, STEPS = 32, 44  # of an epoch
 
 
-def train(run: Run, seed: int, epochs: int) -> dict[str, object]:
-    """Losses of all steps, the accuracy, and how many kernels took Winograd's algorithm."""
+def train_all(run: Run, seeds: int, epochs: int) -> list[dict[str, object]]:
+    """What ``train`` finds for each seed, in this process."""
     import keras
-    from sklearn.datasets import load_digits
 
     import afterburner
 
     if run.compiled:
         afterburner.enable()
     keras.config.set_dtype_policy(run.policy)
+    return [train(seed, epochs) for seed in range(seeds)]
+
+
+def train(seed: int, epochs: int) -> dict[str, object]:
+    """Losses of all steps, the accuracy, and how many kernels took Winograd's algorithm so far."""
+    import keras
+    from sklearn.datasets import load_digits
+
+    import afterburner
+
+    keras.backend.clear_session()
     digits = load_digits()
     x, y = (digits.images[..., None] / 16).astype(np.float32), digits.target
     keras.utils.set_random_seed(seed)
@@ -76,12 +86,12 @@ def train(run: Run, seed: int, epochs: int) -> dict[str, object]:
     return {"losses": losses, "accuracy": accuracy, "winograd": sum("Winograd" in k for k in kernels)}
 
 
-def in_process_of_its_own(name: str, seed: int, epochs: int) -> dict[str, object]:
-    """``train`` under the environment of a run."""
-    command = [sys.executable, __file__, "--run", name, "--seeds", str(seed), "--epochs", str(epochs)]
+def in_process_of_its_own(name: str, seeds: int, epochs: int) -> list[dict[str, object]]:
+    """``train_all`` under the environment of a run."""
+    command = [sys.executable, __file__, "--run", name, "--seeds", str(seeds), "--epochs", str(epochs)]
     settings = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "AFTERBURNER_VERBOSITY": "silent", **RUNS[name].environment}
     done = subprocess.run(command, env=settings, capture_output=True, text=True, check=True)
-    found: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+    found: list[dict[str, object]] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
@@ -117,21 +127,20 @@ def lines(results: dict[str, list[dict[str, object]]], steps: int) -> Iterator[s
 
 
 def main() -> None:
-    """Print each training as it ends and the table, or with ``--run`` the results of one training."""
+    """Print accuracies as runs end and the table, or with ``--run`` the results of one training."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--run", choices=RUNS, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.run:
-        print(json.dumps(train(RUNS[chosen.run], chosen.seeds, chosen.epochs)))
+        print(json.dumps(train_all(RUNS[chosen.run], chosen.seeds, chosen.epochs)))
         return
-    results: dict[str, list[dict[str, object]]] = {name: [] for name in RUNS}
-    for seed in range(chosen.seeds):
-        for name, found in results.items():
-            found.append(in_process_of_its_own(name, seed, chosen.epochs))
-            print(f"seed {seed} {name:24s} accuracy {found[-1]['accuracy']:.4f}, {found[-1]['winograd']} kernels by "
-                  "Winograd's algorithm", file=sys.stderr, flush=True)
+    results: dict[str, list[dict[str, object]]] = {}
+    for name in RUNS:
+        found = results[name] = in_process_of_its_own(name, chosen.seeds, chosen.epochs)
+        print(f"{name}: {', '.join(format(r['accuracy'], '.4f') for r in found)}; {found[-1]['winograd']} kernels by "
+              "Winograd's algorithm", file=sys.stderr, flush=True)
     for line in lines(results, chosen.epochs * STEPS):
         print(line)
 
