@@ -120,15 +120,14 @@ def test_every_gradient(gradients, policy, floor):
         assert _error(ours, reference, name) <= bound, name
 
 
-@pytest.mark.parametrize("policy, floor", FLOORS)
 @pytest.mark.parametrize("train", [_cyclegan_training, _style_training])
-def test_training(train, policy, floor):
-    reference, stock = train("float64"), train(policy)
+def test_training(train):
+    reference, stock = train("float64"), train("float32")
     with captured() as taken:
-        ours = train(policy)
-        again = train(policy)
+        ours = train("float32")
+        again = train("float32")
     assert [f.left for f in taken.recorder.report().functions] == [[], []]
     scale = float(np.linalg.norm(reference["losses"]))
-    assert _error(ours, reference, "losses") <= max(2 * _error(stock, reference, "losses"), floor * scale)
+    assert _error(ours, reference, "losses") <= max(2 * _error(stock, reference, "losses"), 1e-6 * scale)
     for name in ours:
         np.testing.assert_array_equal(ours[name], again[name], err_msg=name)
