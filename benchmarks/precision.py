@@ -5,8 +5,8 @@
 For each seed, a network is trained from the same weights on the same batches in stock TensorFlow and compiled.
 Printed are, run by run, the accuracy on held-out digits over the seeds (mean, standard deviation), its difference to
 stock's seed by seed with a 95 % interval (Student's t) and the p-value of a paired t-test, and how far losses are from
-stock's at most, over the first 20 steps and over all, relative to the first loss. Stock with one thread and with oneDNN
-tell how far two runs of stock TensorFlow are apart. Under Keras's ``mixed_bfloat16`` the reference is stock under it.
+stock's at most, over the first 20 steps and over all, relative to the first loss. Stock with oneDNN, where it is not on by
+itself, tells how far two runs of stock TensorFlow are apart. Under Keras's ``mixed_bfloat16`` the reference is stock under it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ class Run:
 MIXED = "mixed_bfloat16"
 RUNS = {
     "stock": Run(),
-    "stock, 1 thread": Run(environment={"TF_NUM_INTRAOP_THREADS": "1", "OMP_NUM_THREADS": "1"}),
     "stock, oneDNN": Run(environment={"TF_ENABLE_ONEDNN_OPTS": "1"}),
     "default": Run(compiled=True),
     "fast": Run(compiled=True, environment={"AFTERBURNER_PRECISION": "fast"}),
