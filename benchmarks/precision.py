@@ -5,8 +5,9 @@
 For each seed, a network is trained from the same weights on the same batches in stock TensorFlow and compiled.
 Printed are, run by run, the accuracy on held-out digits over the seeds (mean, standard deviation), its difference to
 stock's seed by seed with a 95 % interval (Student's t) and the p-value of a paired t-test, and how far losses are from
-stock's at most, over the first 20 steps and over all, relative to the first loss. Stock with oneDNN, where it is not on by
-itself, tells how far two runs of stock TensorFlow are apart. Under Keras's ``mixed_bfloat16`` the reference is stock under it.
+stock's at most, over the first 20 steps and over all, relative to the first loss. Stock with oneDNN, where it is not on
+by itself, tells how far two runs of stock TensorFlow are apart. Under Keras's ``mixed_bfloat16`` the reference is stock
+under the same policy.
 """
 
 from __future__ import annotations
