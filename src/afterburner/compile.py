@@ -37,7 +37,8 @@ def compile_graph(graph: Graph, threads: int = 0) -> Executable:
     settings = options()
     try:
         with paused_collector():
-            optimized = optimize(graph, skip=settings.skip_passes, dump=_dumper(graph, settings))
+            optimized = optimize(graph, skip=settings.skip_passes, dump=_dumper(graph, settings),
+                                 prologues=settings.precision != "fast")  # Winograd's algorithm takes none
             return compile_for_cpu(optimized, settings, threads)
     except Exception as error:
         error.graph_text = print_graph(graph)  # type: ignore[attr-defined]

@@ -17,7 +17,7 @@ from afterburner.passes.pipeline import optimize
 from afterburner.passes.plan_memory import plan
 from afterburner.passes.rematerialize import Limits, rematerialize
 
-from .kit import arguments_for, check, check_unchanged, graph_of, text_of
+from .kit import arguments_for, check, check_unchanged, graph_of, kernels, text_of
 
 EAGER = Limits(peak=0, bytes=1024, gain=0.0, time=math.inf)
 GEOMETRY = ((1, 1), ((1, 1), (1, 1)), (1, 1), 1)
@@ -137,6 +137,52 @@ def test_a_joined_tensor_is_cut_from_a_longer_one() -> None:
     same_bits(graph, again)
 
 
+CONVOLUTIONS = """
+        graph g(%x: f32[1,8,8,16], %s: f32[16], %w: f32[3,3,16,16]) {
+          %0: f32[1,8,8,16] = fusion(%x, %s) {kind='loop'} with
+            graph loop(%p0: f32[1,8,8,16], %p1: f32[16]) {
+              %0: f32[1,8,8,16] = broadcast(%p1) {shape=(1,8,8,16), axes=(3,)}
+              %1: f32[1,8,8,16] = mul(%p0, %0)
+              return %1
+            }
+          %1: f32[1,8,8,16] = conv2d(%0, %w) {SAME}
+          %2: f32[1,8,8,16] = conv2d(%1, %w) {SAME}
+          %3: f32[1,8,8,16] = conv2d(%2, %w) {SAME}
+          %4: f32[3,3,16,16] = conv2d_filter_grad(%0, %3) {SAME, filter_shape=(3,3,16,16)}
+          %5: f32[1,8,8,16] = fusion(%w, %3, %0) {kind='conv2d_input_grad'} with
+            graph conv2d_input_grad(%p0: f32[3,3,16,16], %p1: f32[1,8,8,16], %p2: f32[1,8,8,16]) {
+              %0: f32[1,8,8,16] = conv2d_input_grad(%p0, %p1) {SAME, input_shape=(1,8,8,16)}
+              %1: f32[1,8,8,16] = mul(%0, %p2)
+              return %1
+            }
+          return %4, %5
+        }""".replace("SAME", "strides=(1,1), padding=((1,1),(1,1)), dilation=(1,1), groups=1")
+
+
+def test_contractions_make_what_they_read() -> None:
+    graph = graph_of(CONVOLUTIONS)
+    again = eager(graph)
+    assert kernels(again) == ["loop: mul", "conv2d", "conv2d", "conv2d", "conv2d_filter_grad: mul conv2d_filter_grad",
+                              "conv2d_input_grad: mul conv2d_input_grad mul"]
+    assert peak(again) < peak(graph)
+    same_bits(graph, again)
+    assert text_of(eager(again)) == text_of(again)
+
+
+def test_a_copy_where_one_reader_cannot_make_it() -> None:
+    pool = "%6: f32[1,4,4,16] = max_pool(%0) {window=(2,2), strides=(2,2), padding=((0,0),(0,0))}"
+    pooled = CONVOLUTIONS.replace("return %4, %5", f"{pool}\n          return %4, %5, %6")
+    few = CONVOLUTIONS.replace("f32[1,8,8,16]", "f32[1,8,8,2]").replace("f32[3,3,16,16]", "f32[3,3,2,2]").replace(
+        "(3,3,16,16)", "(3,3,2,2)").replace("(1,8,8,16)", "(1,8,8,2)").replace("f32[16]", "f32[2]")
+    small = replace(EAGER, bytes=0)
+    for graph, limits in ((graph_of(pooled), EAGER), (graph_of(few), small)):
+        again = rematerialize(graph, limits)
+        assert kernels(again).count("loop: mul") == 2 and "conv2d_filter_grad" in kernels(again)
+        same_bits(graph, again)
+    graph = graph_of(CONVOLUTIONS)
+    assert kernels(rematerialize(graph, EAGER, prologues=False)).count("loop: mul") == 2
+
+
 def conv(builder: Builder, x: Value, filter_: Value) -> Value:
     return builder.emit(Conv2d(*GEOMETRY), x, filter_)
 
@@ -185,7 +231,7 @@ def same_bits(graph: Graph, again: Graph) -> None:
         assert a.tobytes() == b.tobytes()
 
 
-def test_a_dense_block_needs_little_more_than_its_last_join() -> None:
+def test_a_dense_block_needs_half_the_memory() -> None:
     graph = dense_block(8)
     again = eager(graph)
     same_bits(graph, again)

@@ -44,7 +44,7 @@ def _run(passes: Sequence[tuple[str, Pass]], graph: Graph, skip: Collection[str]
 
 
 def optimize(graph: Graph, skip: Collection[str] = (), dump: Dump | None = None,
-             epilogues: bool = True) -> Graph:
+             epilogues: bool = True, prologues: bool = True) -> Graph:
     """Run all passes. Every result stays bit for bit what it was, but for the exceptions that passes/rules names.
 
     Args:
@@ -52,6 +52,7 @@ def optimize(graph: Graph, skip: Collection[str] = (), dump: Dump | None = None,
         skip: names of passes to leave out, to find the one that breaks something.
         dump: called with a pass's name, its result and its seconds where it changed the graph.
         epilogues: whether the target's contractions take elementwise work on their results.
+        prologues: whether they take elementwise work on an operand that they copy.
 
     Raises:
         IRError: a pass made an ill-formed graph.
@@ -62,7 +63,7 @@ def optimize(graph: Graph, skip: Collection[str] = (), dump: Dump | None = None,
         ("fuse", partial(fuse, epilogues=epilogues)),
         ("eliminate_dead_code", eliminate_dead_code),  # views that only a fusion read, now inside it
         ("order", order),
-        ("rematerialize", rematerialize),
+        ("rematerialize", partial(rematerialize, prologues=prologues)),
         ("eliminate_dead_code", eliminate_dead_code),  # views of values that are not kept
     )
     names = {name for name, _ in (*CLEANUP, *lowering)}

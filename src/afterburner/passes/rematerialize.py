@@ -14,6 +14,7 @@ from ..ir import Builder, Graph, Node, Op, Value
 from ..ir.ops.control import Fusion
 from ..ir.ops.shape import Concat, Slice
 from .fuse_epilogues import TRANSCENDENTALS
+from .fuse_prologues import can_make, is_simple, make_inside
 from .lifetimes import Lifetimes
 
 _BALANCE = 10  # floating-point operations in the time of a byte: 100 GFLOPS beside 10 GB/s on one core
@@ -43,17 +44,26 @@ LIMITS = Limits()
 
 @dataclass(frozen=True, eq=False)
 class _Recipe:
-    """How a value can be made again, and in how much time (counted in bytes of memory traffic)."""
+    """How a value can be made again.
+
+    Attributes:
+        value: what is made.
+        op, operands: what makes it.
+        time: in bytes of memory traffic.
+        inside: its readers make it themselves.
+    """
 
     value: Value
-    op: Op
+    op: Fusion
     operands: tuple[Value, ...]
     time: float
+    inside: bool = False
 
 
 @dataclass(eq=False)
 class _Copy:
-    """A value made again before the node at ``at``, in use until the node at ``last``."""
+    """A value made again before the node at ``at``, in use until the node at ``last``; or by its readers from
+    ``at`` on."""
 
     recipe: _Recipe
     at: int
@@ -103,6 +113,8 @@ def _part_of_loop(body: Graph, value: Value, node: Node) -> Iterator[_Recipe]:
     builder.output(new[body.outputs[value.index].value])
     op = Fusion("loop", builder.build())
     yield _Recipe(value, op, tuple(operands), _time(op, operands, (value,)))
+    if is_simple(op.body):
+        yield _Recipe(value, op, tuple(operands), 0.0, inside=True)
 
 
 def _ancestors(value: Value) -> set[Value]:
@@ -155,13 +167,14 @@ class _Search:
     """What has been decided, and the bytes in use that follow from it."""
 
     def __init__(self, graph: Graph, limits: Limits) -> None:
-        self.lives, self.limits = Lifetimes(graph), limits
+        self.nodes, self.lives, self.limits = graph.nodes, Lifetimes(graph), limits
         self.copies: dict[Value, _Copy] = {}
+        self.needed: set[Value] = set()  # values that copies are made of
         self.time = sum(_time(n.op, n.operands, n.results) for n in graph.nodes if not n.op.view)
 
-    def run(self, graph: Graph) -> None:
+    def run(self, recipes: Sequence[_Recipe]) -> None:
         """Take recipes while the peak falls and time is left."""
-        recipes, left = _recipes(graph, self.lives, self.limits.bytes), self.limits.time * self.time
+        left = self.limits.time * self.time
         while True:
             position = int(self.lives.in_use.argmax())
             chosen = next((r for r in recipes if r.time <= left and self._lowers(r, position)), None)
@@ -177,9 +190,29 @@ class _Search:
         gap = self.lives.gap(value, position)
         if gap is None or self._depends(recipe.operands, value):
             return False
-        kept = self._kept(recipe.operands, gap[1])
-        return kept is not None and value.type.bytes >= 2 * sum(
-            v.type.bytes for v, start, end in kept if start <= position < end)
+        if recipe.inside and not self._can_make(recipe, gap[1]):
+            return False
+        kept: dict[Value, int] = {}
+        for at in self._readings(recipe, gap[1]):
+            ranges = self._kept(recipe.operands, at)
+            if ranges is None:
+                return False
+            kept.update((v, v.type.bytes) for v, start, end in ranges if start <= position < end)
+        return value.type.bytes >= 2 * sum(kept.values())
+
+    def _readings(self, recipe: _Recipe, at: int) -> tuple[int, ...]:
+        """The first and the last node before or in which the operands of a recipe are read."""
+        return (at, self.lives.uses[recipe.value][-1]) if recipe.inside else (at,)
+
+    def _can_make(self, recipe: _Recipe, first: int) -> bool:
+        """Whether all readers of a value from ``first`` on can make it themselves."""
+        value = recipe.value
+        if value in self.needed:
+            return False
+        readers = (self.nodes[p] for p in self.lives.uses[value] if p >= first)
+        return all(can_make(node, value, recipe.op.body)
+                   and not any(v is not value and self.lives.shown(v) is value for v in node.operands)
+                   for node in readers)
 
     def _depends(self, operands: Iterable[Value], value: Value) -> bool:
         """Whether copies of ``operands`` would be made of ``value``."""
@@ -198,6 +231,8 @@ class _Search:
             if uses[0] >= at:
                 return None
             copy = self.copies.get(value)
+            if copy is not None and copy.recipe.inside:
+                return None
             if copy is None:
                 found.append((value, uses[-1] + 1, at + 1))
             elif at > copy.last:
@@ -212,14 +247,14 @@ class _Search:
     def _take(self, recipe: _Recipe, position: int) -> None:
         value, lives = recipe.value, self.lives
         gap = lives.gap(value, position)
-        kept = self._kept(recipe.operands, gap[1]) if gap is not None else None
-        assert gap is not None and kept is not None
+        assert gap is not None
         before, at = gap
-        for other, start, end in kept:
-            lives.in_use[start: end] += other.type.bytes
-        self._read(recipe.operands, at)
-        lives.in_use[before + 1: at] -= value.type.bytes
+        for reading in self._readings(recipe, at):
+            for other, start, end in self._kept(recipe.operands, reading) or ():
+                lives.in_use[start: end] += other.type.bytes
+            self._read(recipe.operands, reading)
         uses = lives.uses[value]
+        lives.in_use[before + 1: uses[-1] + 1 if recipe.inside else at] -= value.type.bytes
         self.copies[value] = _Copy(recipe, at, uses[-1])
         lives.uses[value] = [u for u in uses if u <= before]
 
@@ -229,6 +264,7 @@ class _Search:
             uses, copy = self.lives.uses.get(value), self.copies.get(value)
             if uses is None:
                 continue
+            self.needed.add(value)
             if copy is None or at <= uses[-1]:
                 uses[:] = sorted({*uses, at})
                 continue
@@ -250,7 +286,8 @@ class _Emitter:
     def run(self, graph: Graph) -> Graph:
         due: dict[int, list[Value]] = {}
         for value, copy in self.copies.items():
-            due.setdefault(copy.at, []).append(value)
+            if not copy.recipe.inside:
+                due.setdefault(copy.at, []).append(value)
         for position, node in enumerate(graph.nodes):
             for value in due.get(position, ()):
                 self._copied(value)
@@ -259,15 +296,21 @@ class _Emitter:
         return Graph(graph.name, graph.inputs, tuple(self.nodes), outputs)
 
     def _emit(self, node: Node, position: int) -> None:
-        operands = tuple(self._read(v, position) for v in node.operands)
-        current = node if operands == node.operands else Node(node.op, operands, node.loc)
+        op, read = node.op, node.operands
+        for value in dict.fromkeys(node.operands):
+            copy = self.copies.get(value)
+            if copy is not None and copy.recipe.inside and position >= copy.at:
+                op, read = make_inside(op, read, value, copy.recipe.op.body, copy.recipe.operands)
+        operands = tuple(self._read(v, position) for v in read)
+        current = node if op is node.op and operands == node.operands else Node(op, operands, node.loc)
         self.nodes.append(current)
         self.new.update(zip(node.results, current.results, strict=True))
 
     def _read(self, value: Value, position: int) -> Value:
         """What the node at ``position`` reads for ``value``."""
         copy = self.copies.get(self.shown(value))
-        return self.new.get(value, value) if copy is None or position < copy.at else self._copied(value)
+        kept = copy is None or copy.recipe.inside or position < copy.at
+        return self.new.get(value, value) if kept else self._copied(value)
 
     def _copied(self, value: Value) -> Value:
         """The copy of a value, or a view of the copy; made here on first use."""
@@ -284,7 +327,7 @@ class _Emitter:
         return self.again[value]
 
 
-def rematerialize(graph: Graph, limits: Limits = LIMITS) -> Graph:
+def rematerialize(graph: Graph, limits: Limits = LIMITS, prologues: bool = True) -> Graph:
     """Make large values again before late uses, where that lowers the peak of memory.
 
         %0: f32[9] = fusion(%x) {kind='loop'} …     %0: f32[9] = fusion(%x) {kind='loop'} …
@@ -294,18 +337,19 @@ def rematerialize(graph: Graph, limits: Limits = LIMITS) -> Graph:
         %8: f32[9] = g(%0)                          %8: f32[9] = g(%7)
 
     What is made again is a loop without reductions over values that are alive, or small beside it; or part of
-    a concatenation that is alive. Time is estimated from FLOPs and bytes, so that the same graph is always
-    treated alike.
+    a concatenation that is alive. Where all late uses are in contractions that can make it themselves, they do.
+    Time is estimated from FLOPs and bytes, so that the same graph is always treated alike.
 
     Args:
         graph: fused, in the order in which it runs.
         limits: what memory is worth.
+        prologues: whether the target's contractions can make an operand that they copy.
     """
     search = _Search(graph, limits)
     before = search.lives.peak
     if not before or before < limits.peak:
         return graph
-    search.run(graph)
+    search.run([r for r in _recipes(graph, search.lives, limits.bytes) if prologues or not r.inside])
     if not search.copies or search.lives.peak > (1 - limits.gain) * before:
         return graph
     return _Emitter(search).run(graph)

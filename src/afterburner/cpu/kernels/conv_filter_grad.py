@@ -22,7 +22,7 @@ from ..halves import is_half
 from ..isa import Isa
 from ..kernel import Kernel, Phase
 from .depthwise import lower_depthwise_filter_grad
-from .epilogue import contraction_of
+from .epilogue import Contraction, store_result
 from .filter_grad_plan import FilterGrad, plan_of
 from .gemm import (
     Columns,
@@ -43,6 +43,7 @@ from .gemm import (
 )
 from .matmul import combine_phase, zero_kernel
 from .packing import copy_rows, copy_run, pack_columns
+from .prologue import Prologue, prologue_of
 from .winograd_filter_grad import filter_grad_pays, lower_winograd_filter_grad
 
 _BLOCK = 8  # pixels whose channels are copied together
@@ -52,8 +53,10 @@ _LINE = 64  # bytes of a cache line
 class FilterGradient:
     """Emits the main phase."""
 
-    def __init__(self, f: FilterGrad, num: Numeric, stored: ll.Type, partial: bool) -> None:
+    def __init__(self, f: FilterGrad, num: Numeric, stored: ll.Type, partial: bool, contraction: Contraction,
+                 prologue: Prologue | None) -> None:
         self.f, self.num, self.stored, self.partial = f, num, stored, partial
+        self.contraction, self.prologue = contraction, prologue
         groups, lanes = f.op.groups, num.lanes
         self.depth, self.width = f.op.filter_shape[2], f.op.filter_shape[3] // groups
         self.slot = f.unit_pixels * f.panels.widest * lanes
@@ -80,7 +83,7 @@ class FilterGradient:
     def _unit(self, e: Emitter, unit: ll.Value, group: ll.Value, panels: tuple[ll.Value, ll.Value],
               again: ll.Value) -> None:
         f, op = self.f, self.f.op
-        self.unit = unit
+        self.unit, self.first_channel = unit, e.b.mul(group, i64(self.depth))
         image = e.b.mul(e.b.udiv(unit, i64(f.row_blocks)), i64(f.unit[0]))
         self.images = smaller(e, i64(f.unit[0]), e.b.sub(i64(f.x[0]), image))
         self.first_row = e.b.mul(e.b.urem(unit, i64(f.row_blocks)), i64(f.unit[1]))
@@ -127,11 +130,15 @@ class FilterGradient:
 
     def _at_output(self, e: Emitter, pixel: ll.Value, group: ll.Value, channel: ll.Value) -> ll.Value:
         inside = e.b.add(e.b.mul(group, i64(self.width)), channel)
-        return e.at(e.operand(1), e.b.add(e.b.mul(pixel, i64(self.f.dy[3])), inside), self.stored)
+        return e.at(self.contraction.operand(e, 1), e.b.add(e.b.mul(pixel, i64(self.f.dy[3])), inside), self.stored)
 
     def _at_input(self, e: Emitter, pixel: ll.Value, group: ll.Value, channel: ll.Value) -> ll.Value:
         inside = e.b.add(e.b.mul(group, i64(self.depth)), channel)
-        return e.at(e.operand(0), e.b.add(e.b.mul(pixel, i64(self.f.x[3])), inside), self.stored)
+        return e.at(self._given(e), e.b.add(e.b.mul(pixel, i64(self.f.x[3])), inside), self.stored)
+
+    def _given(self, e: Emitter) -> ll.Value:
+        """Pointer to x, or to what it is made of."""
+        return self.contraction.operand(e, 0) if self.prologue is None else self.prologue.operand(e)
 
     def _look_ahead(self, e: Emitter, pixel: ll.Value, group: ll.Value, panels: tuple[ll.Value, ll.Value],
                     now: tuple[ll.Value, ll.Value], tiles: tuple[ll.Value, ll.Value]) -> None:
@@ -199,7 +206,7 @@ class FilterGradient:
             step = f.op.strides if f.sparse else (1, 1)
             row = e.b.add(e.b.mul(e.b.add(image, i), i64(height)), e.b.mul(y, i64(step[0])))
             inside = e.b.add(e.b.mul(row, i64(width * channels)), e.b.mul(group, i64(self.depth)))
-            source = e.at(e.operand(0), inside, self.stored)
+            source = e.at(self._given(e), inside, self.stored)
             if tiles is None:
                 target = e.at(self._input(e), e.b.mul(pixel, i64(channels)), self.num.element)
                 self._clear(e, target, left * channels)
@@ -226,10 +233,13 @@ class FilterGradient:
             with e.loop(low, high, at_once, name="pixel") as x:
                 line = e.at(source, e.b.mul(x, i64(stride)), self.stored)
                 for size, target, channel in self._inputs(e, e.b.add(pixel, x), tiles):
+                    copied = self._copied(size) if high is whole else size
+                    first = e.b.add(self.first_channel, channel)
+                    rows = None if self.prologue is None else self.prologue.rows(e, self.num, first, size)
                     for p in range(at_once):
                         given = e.at(e.at(line, channel, self.stored), p * stride, self.stored)
-                        copy_run(e, self.num, given, e.at(target, p * size, self.num.element),
-                                 self._copied(size) if high is whole else size, self.stored)
+                        copy = copy_run if rows is None else rows.copy_run
+                        copy(e, self.num, given, e.at(target, p * size, self.num.element), copied, self.stored)
 
     def _copied(self, size: int) -> int:
         """Elements that a copy of a tile's channels may write: what is too much belongs to the next pixel."""
@@ -378,23 +388,24 @@ class FilterGradient:
 
 
 def lower_conv2d_filter_grad(node: Node, isa: Isa) -> Kernel:
-    """The kernel of a conv2d_filter_grad node."""
-    c = contraction_of(node)
+    """The kernel of a conv2d_filter_grad node, or of a fusion that makes its input."""
+    c, prologue = prologue_of(node)
     op, (x, dy, _) = c.root.op, c.shapes
     assert isinstance(op, Conv2dFilterGrad)
     if c.empty:
         return zero_kernel(c, isa)
     label = f"conv2d filter grad {op.filter_shape[0]}x{op.filter_shape[1]} {x[3]}->{dy[3]}"
-    if op.groups > 1 and op.filter_shape[2] == 1 and op.filter_shape[3] == op.groups:
-        return lower_depthwise_filter_grad(c, isa, label.replace("conv2d", "depthwise", 1))
     num = numeric(c.dtype, isa)
-    if isa.precision == "fast" and c.dtype == F32 and filter_grad_pays(op, dy, num, isa):
-        return lower_winograd_filter_grad(c, num, isa, f"{label} (Winograd)")
-    f = plan_of(op, x, dy, num, isa)
+    if prologue is None:
+        if op.groups > 1 and op.filter_shape[2] == 1 and op.filter_shape[3] == op.groups:
+            return lower_depthwise_filter_grad(c, isa, label.replace("conv2d", "depthwise", 1))
+        if isa.precision == "fast" and c.dtype == F32 and filter_grad_pays(op, dy, num, isa):
+            return lower_winograd_filter_grad(c, num, isa, f"{label} (Winograd)")
+    f = plan_of(op, x, dy, num, isa, by_channel=prologue is not None)
     partial = f.parts[0] > 1 or is_half(c.dtype)
-    gradient = FilterGradient(f, num, stored_type(c.dtype), partial)
+    gradient = FilterGradient(f, num, stored_type(c.dtype), partial, c, prologue)
     phases = [Phase(prod(f.parts), gradient.emit)]
     if partial:
-        phases.append(combine_phase(num, 1, f.sums, f.parts[0], c.finish(isa)))
+        phases.append(combine_phase(num, 1, f.sums, f.parts[0], store_result(num, c.dtype)))
     temps = (f.parts[0] * f.sums * num.bytes,) if partial else ()
-    return Kernel(node, tuple(phases), c.key(isa), temps, gradient.scratch, label)
+    return Kernel(node, tuple(phases), c.key(isa), temps, gradient.scratch, label + c.label)

@@ -20,6 +20,8 @@ Finish = Callable[[Emitter, Tile, ll.Value, int, ll.Value, int], None]
 """Called with (tile, element offset of its first row and column, elements between rows, first column, lanes
 of the last register): computes and stores what becomes of the sums."""
 
+Shared = dict[tuple[Value, int], ll.Value]  # what does not depend on the row, by value and number in the tile
+
 ROOTS = frozenset({"matmul", "conv2d", "conv2d_input_grad"})
 _IN_REGISTERS = 6  # operations; longer epilogues, and those with polynomials, loop over the tile's rows
 _POLYNOMIALS = frozenset({"exp", "expm1", "log", "log1p", "tanh", "sigmoid", "erf", "sin", "cos", "pow", "atan2",
@@ -180,6 +182,10 @@ class Epilogue:
 
     def check(self) -> None:
         """Raise Unsupported unless every node can be computed on a tile."""
+        self.check_shape(self.shape)
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Raise Unsupported unless every node can be computed on a piece of a row of ``shape``."""
         for node in self.body.nodes:
             if node is self.root or node.op.name == "constant":
                 continue
@@ -187,18 +193,18 @@ class Epilogue:
                 source = node.operands[0]
                 given = source.constant is not None or source.node is None
                 axes = node.op.axes  # type: ignore[attr-defined]
-                row = axes == (len(self.shape) - 1,)
-                if node.results[0].shape == self.shape and given and (source.type.size == 1 or row):
+                row = axes == (len(shape) - 1,)
+                if node.results[0].shape == shape and given and (source.type.size == 1 or row):
                     continue
                 raise Unsupported(f"an epilogue that broadcasts {source.type} along {axes}")
-            if not node.op.elementwise or node.results[0].shape != self.shape:
+            if not node.op.elementwise or node.results[0].shape != shape:
                 raise Unsupported(f"an epilogue with {node.op.name}")
 
     def finish(self, e: Emitter, tile: Tile, offset: ll.Value, stride: int, column: ll.Value, last: int) -> None:
         """Compute and store all outputs of a tile."""
         heavy = [n for n in self.body.nodes if n.op.elementwise]
         if len(tile) == 1 or (len(heavy) <= _IN_REGISTERS and not any(n.op.name in _POLYNOMIALS for n in heavy)):
-            shared: dict[tuple[Value, int], ll.Value] = {}
+            shared: Shared = {}
             for r, row in enumerate(tile):
                 self._row(e, row, e.b.add(offset, i64(r * stride)), column, last, shared)
             return
@@ -222,7 +228,7 @@ class Epilogue:
         return base
 
     def _row(self, e: Emitter, row: list[ll.Value], offset: ll.Value, column: ll.Value, last: int,
-             shared: dict[tuple[Value, int], ll.Value]) -> None:
+             shared: Shared) -> None:
         assert self.num is not None
         for v, sums in enumerate(row):
             lanes = last if v == len(row) - 1 else self.num.lanes
@@ -235,8 +241,14 @@ class Epilogue:
                 address = e.at(e.result(i), at.offset, scalar.memory_type(dtype))
                 store_part(e, raw, address, lanes, dtype.bytes)
 
+    def value_in_row(self, e: Emitter, value: Value, vector: int, column: ll.Value, lanes: int,
+                     known: dict[Value, ll.Value], shared: Shared) -> ll.Value:
+        """``value`` in a register of columns, made of ``known`` registers, rows and scalars; ``shared`` keeps what
+        is the same in all rows, by the register's number."""
+        return self._value(e, value, _Place(column, column, lanes, vector), known, shared)
+
     def _value(self, e: Emitter, value: Value, at: _Place, values: dict[Value, ll.Value],
-               shared: dict[tuple[Value, int], ll.Value]) -> ll.Value:
+               shared: Shared) -> ll.Value:
         if value in values:
             return values[value]
         node = value.node

@@ -118,11 +118,12 @@ class FilterGrad:
         return prod(self.op.filter_shape)
 
 
-def plan_of(op: Conv2dFilterGrad, x: tuple[int, ...], dy: tuple[int, ...], num: Numeric, isa: Isa) -> FilterGrad:
-    """Tiles, units and chunks, from the sizes alone."""
+def plan_of(op: Conv2dFilterGrad, x: tuple[int, ...], dy: tuple[int, ...], num: Numeric, isa: Isa,
+            by_channel: bool = False) -> FilterGrad:
+    """Tiles, units and chunks, from the sizes alone; ``by_channel``: the input must be copied by channels."""
     kh, kw, depth, outputs = op.filter_shape
     width = outputs // op.groups
-    merged = depth <= _FEW_CHANNELS and op.groups == 1 and op.dilation[1] == 1
+    merged = depth <= _FEW_CHANNELS and op.groups == 1 and op.dilation[1] == 1 and not by_channel
     tiles, panels = choose_tile(depth * kw if merged else depth, -(-width // num.lanes), _STEPS, isa)
     pixels = max(1, _PANEL_BYTES // (panels.widest * num.lanes * num.bytes))
     image = dy[1] * dy[2]
