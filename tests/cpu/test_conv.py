@@ -7,7 +7,7 @@ from guarded import run_guarded
 
 from afterburner.cpu import isa as isas
 from afterburner.cpu.kernels import conv, correlation_streamed, filter_grad_plan
-from afterburner.cpu.kernels.gemm import numeric
+from afterburner.cpu.kernels.gemm import CHUNK_CYCLES, MOST_CHUNKS, chunks_of, numeric
 from afterburner.ir import DTYPES, Builder, TensorType
 from afterburner.ir.ops.conv import Conv2d, Conv2dFilterGrad, Conv2dInputGrad, output_size
 
@@ -24,6 +24,7 @@ CASES = {
     "strided stem": ((1, 23, 22, 3), (7, 7, 3, 17), (2, 2), ((3, 3), (3, 2)), (1, 1), 1),
     "strided 1x1": ((2, 9, 8, 10), (1, 1, 10, 16), (2, 2), ((0, 0), (0, 0)), (1, 1), 1),
     "plain 1x1": ((2, 6, 7, 10), (1, 1, 10, 33), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),
+    "few pixels 1x1": ((1, 1, 4, 300), (1, 1, 300, 40), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),
     "stride beyond window": ((1, 13, 14, 4), (2, 2, 4, 8), (3, 4), ((0, 0), (1, 0)), (1, 1), 1),
     "dilated": ((1, 13, 15, 5), (3, 3, 5, 8), (1, 1), ((2, 2), (2, 2)), (2, 2), 1),
     "dilated and strided": ((1, 15, 14, 4), (3, 3, 4, 8), (2, 3), ((1, 2), (0, 2)), (3, 2), 1),
@@ -115,11 +116,12 @@ def test_cut_of_a_filter_gradient():
 
 @pytest.mark.parametrize("isa_name", SETS)
 @pytest.mark.parametrize("case", ["same", "wide same", "asymmetric", "strided stem", "dilated and strided", "halved",
-                                  "padding beyond window", "many channels"])
+                                  "padding beyond window", "many channels", "plain 1x1"])
 @pytest.mark.parametrize("name", NAMES[:2])
 def test_filter_that_passes_once(name, case, isa_name, monkeypatch):
     node, arrays = build(name, CASES[case], "f32")
     isa = isas.host(isa_name)
+    monkeypatch.setattr(correlation_streamed, "_FILTER_BYTES", 1 << 40)
     packed = conv.LOWERINGS[name](node, isa)
     monkeypatch.setattr(correlation_streamed, "_FILTER_BYTES", 0)
     monkeypatch.setattr(correlation_streamed, "_PANELS", 1)
@@ -130,3 +132,14 @@ def test_filter_that_passes_once(name, case, isa_name, monkeypatch):
     assert got.tobytes() == expected.tobytes()
     again, = run_kernel(streamed, arrays, isa, reverse=True)
     assert got.tobytes() == again.tobytes()
+
+
+@pytest.mark.parametrize("name", NAMES[:2])
+def test_few_pixels_are_a_product_whose_filter_is_not_packed(name):
+    node, _ = build(name, CASES["few pixels 1x1"], "f32")
+    kernel = conv.LOWERINGS[name](node, isas.host("avx2"))
+    assert kernel.temps == (), "a packed filter is written to memory and read again"
+
+
+def test_small_work_is_cut_in_two_for_two_workers():
+    assert [chunks_of(CHUNK_CYCLES * n) for n in (0.5, 1, 2.5, 5, 9, 100)] == [1, 2, 4, 6, 9, MOST_CHUNKS]

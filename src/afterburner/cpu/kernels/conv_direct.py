@@ -14,16 +14,18 @@ from ..halves import is_half
 from ..isa import Isa
 from ..kernel import Kernel, Phase
 from .correlation import Axis, Correlation, Correlator, Plan, Taps
-from .correlation_streamed import StreamedCorrelator, streamed_plans
+from .correlation_streamed import StreamedCorrelator, in_one_row, streamed_plans
 from .depthwise import is_depthwise, lower_depthwise
 from .epilogue import Contraction, contraction_of
-from .gemm import CHUNK_CYCLES, MOST_CHUNKS, Numeric, choose_tile, numeric
-from .matmul import zero_kernel
+from .gemm import MOST_CHUNKS, Numeric, choose_tile, chunks_of, numeric
+from .matmul import Product, lower_product, zero_kernel
 from .packing import widen_phase
 from .winograd import lower_winograd, winograd_pays
 
 _IMAGE_BYTES = 128 << 10  # input rows of a block: a quarter of a 512 KB second-level cache
 _FILTER_BYTES = 192 << 10  # of packed filter that a chunk reads again and again from the second-level cache
+
+_FEW_PIXELS = 32  # of a 1x1 convolution
 
 
 def plan_of(c: Correlation, num: Numeric, isa: Isa, parts: tuple[int, int] | None = None) -> Plan:
@@ -32,7 +34,7 @@ def plan_of(c: Correlation, num: Numeric, isa: Isa, parts: tuple[int, int] | Non
     tiles, panels = choose_tile(c.columns.outputs, vectors, c.steps, isa)
     row_bytes = c.columns.inputs * c.pixel * num.bytes * c.rows.taps.stride
     cycles = c.images * c.rows.outputs * c.columns.outputs * c.width * c.groups * max(c.steps, 4) / num.lanes / 2
-    wanted = int(max(1, min(MOST_CHUNKS, cycles // CHUNK_CYCLES)))
+    wanted = chunks_of(cycles)
     most_rows = max(1, min(c.rows.outputs, _IMAGE_BYTES // row_bytes))
     filter_bytes = c.steps * c.width * c.groups * num.bytes
     across = max(1, min(panels.parts * c.groups, -(-filter_bytes // _FILTER_BYTES)))
@@ -106,6 +108,15 @@ def lower_conv2d(node: Node, isa: Isa) -> Kernel:
     return _lower(contraction, isa, lambda: [forward_correlation(op, x, w, y)], (0, 1), w[1], label)
 
 
+def pointwise_product(parts: list[Correlation]) -> Product | None:
+    """The matrix product that a convolution of single pixels is, where there are so few pixels that packing the
+    filter for them takes longer than they take."""
+    c = parts[0]
+    if len(parts) > 1 or not c.pointwise or c.pixels > _FEW_PIXELS:
+        return None
+    return Product(1, c.pixels, c.width, c.depth, False, c.transposed)
+
+
 def _lower(contraction: Contraction, isa: Isa, correlations: Callable[[], list[Correlation]],
            order: tuple[int, int], filter_columns: int, label: str) -> Kernel:
     if contraction.empty:
@@ -114,11 +125,15 @@ def _lower(contraction: Contraction, isa: Isa, correlations: Callable[[], list[C
     parts = correlations()
     if is_depthwise(parts[0]):
         return lower_depthwise(contraction, isa, parts, order, filter_columns, label.replace("conv2d", "depthwise", 1))
+    product = pointwise_product(parts)
+    if product is not None:
+        return lower_product(contraction, product, isa, order, label)
     if isa.precision == "fast" and contraction.dtype == F32 and len(parts) == 1 and winograd_pays(parts[0], num, isa):
         return lower_winograd(contraction, parts[0], num, isa, order, filter_columns, f"{label} (Winograd)")
-    streamed = None if is_half(contraction.dtype) else streamed_plans(parts, num, isa)
+    merged = in_one_row(parts)
+    streamed = None if is_half(contraction.dtype) else streamed_plans(merged, num, isa)
     if streamed is not None:
-        return _streamed(contraction, parts, streamed, isa, order, filter_columns, label)
+        return _streamed(contraction, merged, streamed, isa, order, filter_columns, label)
     plans = [plan_of(c, num, isa) for c in parts]
     correlators, at, chunks = [], 0, max(prod(p.parts) for p in plans)
     for c, plan in zip(parts, plans, strict=True):
@@ -133,7 +148,7 @@ def _streamed(contraction: Contraction, parts: list[Correlation], plans: list[Pl
     """One phase, cut along output channels, in which the filter is packed where it is used."""
     num, finish = numeric(contraction.dtype, isa), contraction.finish(isa)
     chunks = max(p.parts[1] for p in plans)
-    correlators = [StreamedCorrelator(c, p, num, stored_type(contraction.dtype), 0, filter_columns)
+    correlators = [StreamedCorrelator(c, p, num, stored_type(contraction.dtype), 0, filter_columns, contraction.streams)
                    for c, p in zip(parts, plans, strict=True)]
 
     def compute(e: Emitter) -> None:

@@ -16,6 +16,7 @@ from llvmlite import ir as ll
 from ..emitter import Emitter, i64
 from .epilogue import EARLY_STEPS, Finish, Streams, ask_early, cold
 from .gemm import (
+    Ahead,
     Columns,
     Cut,
     Numeric,
@@ -104,6 +105,18 @@ class Correlation:
     def merged(self) -> bool:
         """The taps of a row are adjacent in memory."""
         return self.groups == 1 and self.columns.taps.offset_step == 1
+
+    @property
+    def pointwise(self) -> bool:
+        """Every output pixel reads the input pixel in its place and no other."""
+        axes = (self.rows, self.columns)
+        return self.groups == 1 and all(a.inputs == a.outputs and (a.taps.count, a.taps.stride, a.taps.offset)
+                                        == (1, 1, 0) for a in axes)
+
+    @property
+    def pixels(self) -> int:
+        """Output pixels of all images."""
+        return self.images * self.rows.outputs * self.columns.outputs
 
     @property
     def steps(self) -> int:
@@ -280,7 +293,7 @@ class Correlator:
 
     def _tile(self, e: Emitter, sums: Tile, line: ll.Value, packed: ll.Value, x: ll.Value,
               masks: tuple[tuple[int, ...], ...], first: ll.Value | int, end: ll.Value | int,
-              held: ll.Value) -> Tile:
+              held: ll.Value, ahead: Ahead | None = None) -> Tile:
         """Add to ``sums`` the taps of rows [first, end); ``packed`` starts with those of row ``held``."""
         c, taps, width = self.c, self.c.columns.taps, len(sums[0])
         if not masks:
@@ -295,19 +308,22 @@ class Correlator:
             b = e.at(packed, e.b.mul(e.b.sub(i, held), i64(run * taps.count)), self.num.element)
             tile = shaped(now, width)
             for low, high, active in _segments(masks):
-                tile = self._segment(e, tile, a, b, low, high, active, run)
+                tile = self._segment(e, tile, a, b, low, high, active, run, ahead)
             after[:] = [v for row in tile for v in row]
         return shaped(after, width)
 
     def _segment(self, e: Emitter, tile: Tile, a: ll.Value, b: ll.Value, low: int, high: int,
-                 active: tuple[int, ...], run: int) -> Tile:
+                 active: tuple[int, ...], run: int, ahead: Ahead | None) -> Tile:
         c, taps = self.c, self.c.columns.taps
         pixels = [p * taps.stride * c.pixel for p in range(len(tile))]
         width = len(tile[0])
         if c.merged or high - low == 1:
             rows = Rows(e.at(a, low * taps.offset_step * c.pixel, self.num.element), pixels, 1)
             columns = self._columns(e.at(b, low * run, self.num.element), width)
-            return accumulate(e, self.num, tile, rows, columns, (high - low) * c.depth, active)
+            if ahead is not None:
+                ahead = ahead.later(e, low * c.depth)
+            return accumulate(e, self.num, tile, rows, columns, (high - low) * c.depth, active,
+                              1 if ahead is None else ahead.every, ahead)
         flat = [v for row in tile for v in row]
         with e.loop_carried(low, high, 1, flat, "j") as (j, now, after):
             at = e.at(a, e.b.mul(j, i64(taps.offset_step * c.pixel)), self.num.element)

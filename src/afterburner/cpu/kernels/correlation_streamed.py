@@ -8,7 +8,8 @@ same order as in ``correlation``, so that results are the same bits.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from llvmlite import ir as ll
 
@@ -16,15 +17,25 @@ from ..emitter import Emitter, i64
 from ..isa import Isa
 from .correlation import Correlation, Correlator, Plan, kinds_of, tap_range
 from .epilogue import Finish
-from .gemm import MOST_CHUNKS, Numeric, Tile, choose_tile, larger, range_of_part, smaller
+from .gemm import MOST_CHUNKS, Ahead, Numeric, Tile, choose_tile, larger, range_of_part, smaller, zeros
 
 _SUMS_BYTES = 96 << 10  # sums of one panel, which share the second-level cache with a row of taps
 _TAPS_BYTES = 256 << 10  # of one panel and one row of taps, at 32-byte registers
-_FILTER_BYTES = 1 << 20  # below, a packed filter stays in the caches anyway
+_FILTER_BYTES = 1 << 17  # smaller ones are packed in no time and stay in the caches
 _PIXELS = 300  # each reuses the filter: beyond, packing costs little and the pixels' chunks balance better
 _PANELS = 8  # at least: chunks are cut along panels only
 _WIDEST = 3  # registers of a tile's row: the filter comes from the second-level cache, at some 16 bytes a cycle
+_MOST_STEPS = 8  # of the sums between two lines asked for: what memory takes to bring them
 _FEW_PIXELS, _WIDER = 32, 4  # so few that reading the filter takes most of the time: whole pairs of cache lines
+
+
+def in_one_row(parts: Sequence[Correlation]) -> list[Correlation]:
+    """The correlations of one result; one that is pointwise as over a single row of pixels, which is cut evenly."""
+    c = parts[0]
+    if len(parts) > 1 or not c.pointwise:
+        return list(parts)
+    row, pixels = replace(c.rows, inputs=1, outputs=1), replace(c.columns, inputs=c.pixels, outputs=c.pixels)
+    return [replace(c, images=1, rows=row, columns=pixels)]
 
 
 def streamed_plans(parts: Sequence[Correlation], num: Numeric, isa: Isa) -> list[Plan] | None:
@@ -35,7 +46,7 @@ def streamed_plans(parts: Sequence[Correlation], num: Numeric, isa: Isa) -> list
         return None
     plans = []
     for c in parts:
-        widest = _WIDEST if _pixels(c) > _FEW_PIXELS else _WIDER
+        widest = _WIDEST if c.pixels > _FEW_PIXELS else _WIDER
         tiles, panels = choose_tile(c.columns.outputs, -(-c.width // num.lanes), c.steps, isa, widest)
         plans.append(Plan(tiles, panels, c.rows.outputs, (1, min(MOST_CHUNKS, panels.parts))))
     return plans if all(_fits(c, p, num) for c, p in zip(parts, plans, strict=True)) else None
@@ -43,23 +54,33 @@ def streamed_plans(parts: Sequence[Correlation], num: Numeric, isa: Isa) -> list
 
 def _fits(c: Correlation, plan: Plan, num: Numeric) -> bool:
     vector = num.lanes * num.bytes
-    return (c.steps > 0 and plan.panels.parts >= _PANELS and _pixels(c) <= _PIXELS
+    return (c.steps > 0 and plan.panels.parts >= _PANELS and c.pixels <= _PIXELS
             and _sums(c, plan, num) * num.bytes <= _SUMS_BYTES
             and _row(c, plan, num) * num.bytes <= max(_TAPS_BYTES, _TAPS_BYTES // 32 * vector))
 
 
-def _pixels(c: Correlation) -> int:
-    return c.images * c.rows.outputs * c.columns.outputs
-
-
 def _sums(c: Correlation, plan: Plan, num: Numeric) -> int:
     """Elements of the sums of one panel."""
-    return _pixels(c) * plan.panels.widest * num.lanes
+    return c.pixels * plan.panels.widest * num.lanes
 
 
 def _row(c: Correlation, plan: Plan, num: Numeric) -> int:
     """Elements of one row of taps of one panel."""
     return c.columns.taps.count * c.depth * plan.panels.widest * num.lanes
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """A register tile: its pixels, for each tap those it is valid for, where they are, the input row of tap row 0,
+    and how many tiles came before."""
+
+    pixels: int
+    masks: tuple[tuple[int, ...], ...]
+    image: ll.Value
+    row: ll.Value
+    column: ll.Value
+    line: ll.Value
+    number: ll.Value
 
 
 class StreamedCorrelator(Correlator):
@@ -78,11 +99,68 @@ class StreamedCorrelator(Correlator):
         """This chunk's share of the panels; ``image`` is the input in the accumulation type."""
         first, end = range_of_part(e, e.chunk, self.plan.panels.parts, chunks)
         for width, _, channel, last in self._panels(e, first, end):
+            if self._at_once:
+                self._only_row(e, image, filter_, finish, width, channel, last)
+                continue
             self._clear(e, width)
             with e.loop(0, self.c.rows.taps.count, name="taps") as i:
                 self.pack_row(e, filter_, i64(0), channel, i, e.scratch, width, last)
-                self._add(e, image, i, width)
+                self._add(e, image, i, width, self._following(e, filter_, i, channel, width))
             self._write(e, width, channel, last, finish)
+
+    @property
+    def _at_once(self) -> bool:
+        """There is one row of taps: its sums are whole."""
+        return self.c.rows.taps.count == 1 and not self.c.rows.clipped
+
+    def _only_row(self, e: Emitter, image: ll.Value, filter_: ll.Value, finish: Finish, width: int,
+                  channel: ll.Value, last: int) -> None:
+        c = self.c
+        self.pack_row(e, filter_, i64(0), channel, i64(0), e.scratch, width, last)
+        following = self._following(e, filter_, i64(0), channel, width)
+        for at in self._tiles(e, image):
+            inside = e.b.add(e.b.mul(at.image, i64(c.out_strides[0])), e.b.mul(at.row, i64(c.out_strides[1])))
+            inside = e.b.add(inside, e.b.mul(at.column, i64(c.out_strides[2])))
+            target = e.b.add(e.b.add(inside, channel), i64(c.out_offset))
+            self._ask(e, target, at.pixels, width)
+            sums = self._tile(e, zeros(self.num, at.pixels, width), at.line, e.scratch, at.column, at.masks, 0, 1,
+                              i64(0), self._ahead(e, following, at, width))
+            finish(e, sums, target, c.out_strides[2], channel, last)
+
+    def _following(self, e: Emitter, filter_: ll.Value, i: ll.Value, channel: ll.Value, width: int) -> ll.Value:
+        """Where the row of taps lies that is packed after row ``i``: this panel's next, or the next panel's first."""
+        here = self._filter_offset(e, i64(0), channel, e.b.add(i, i64(1)), i64(0))
+        beside = self._filter_offset(e, i64(0), e.b.add(channel, i64(width * self.num.lanes)), i64(0), i64(0))
+        more = e.b.icmp_signed("<", e.b.add(i, i64(1)), i64(self.c.rows.taps.count))
+        return e.at(filter_, e.b.select(more, here, beside), self.num.element)
+
+    def _ahead(self, e: Emitter, following: ll.Value, at: _Tile, width: int) -> Ahead | None:
+        """This tile's share of what is asked for before it is packed: a memory's rows lie too far apart for a
+        processor to see that it will be read. A transposed filter's do not."""
+        c = self.c
+        lines = c.columns.taps.count * c.depth
+        every = min(_MOST_STEPS, c.images * c.rows.outputs * self.plan.tiles.parts)
+        if c.transposed or not c.merged or lines < every:
+            return None
+        share = lines // every
+        asked = e.b.mul(at.number, i64(share))
+        step = i64(c.width * self.num.bytes)
+        idle = e.b.icmp_signed(">=", asked, i64(lines))
+        base = e.at(following, e.b.mul(e.b.select(idle, i64(0), asked), i64(c.width)), self.num.element)
+        return Ahead(base, e.b.select(idle, i64(0), step), width * self.num.lanes * self.num.bytes, every)
+
+    def _tiles(self, e: Emitter, image: ll.Value) -> Iterator[_Tile]:
+        """Loops over the register tiles of all pixels."""
+        c, tiles = self.c, self.plan.tiles
+        size = c.rows.inputs * c.columns.inputs * c.pixel
+        with e.loop(0, c.images, name="image") as n, e.loop(0, c.rows.outputs, name="row") as y:
+            top = e.b.add(e.b.mul(y, i64(c.rows.taps.stride)), i64(c.rows.taps.offset))
+            source = e.at(image, e.b.mul(n, i64(size)), self.num.element)
+            line = e.at(source, e.b.mul(top, i64(c.columns.inputs * c.pixel)), self.num.element)
+            before = e.b.mul(e.b.add(e.b.mul(n, i64(c.rows.outputs)), y), i64(tiles.parts))
+            for pixels, masks, start, stop in kinds_of(tiles, c.columns):
+                with e.loop(start, stop, name="tile") as tile:
+                    yield _Tile(pixels, masks, n, y, tiles.start(e, tile), line, e.b.add(before, tile))
 
     def _held(self, e: Emitter, pixel: ll.Value, width: int) -> ll.Value:
         """Where a pixel's sums wait."""
@@ -94,29 +172,23 @@ class StreamedCorrelator(Correlator):
 
     def _clear(self, e: Emitter, width: int) -> None:
         size = self.num.lanes * self.num.bytes
-        with e.loop(0, _pixels(self.c), name="clear") as pixel:
+        with e.loop(0, self.c.pixels, name="clear") as pixel:
             held = self._held(e, pixel, width)
             for v in range(width):
                 e.store(self.num.zero, self._register(e, held, v), size)
 
-    def _add(self, e: Emitter, image: ll.Value, i: ll.Value, width: int) -> None:
+    def _add(self, e: Emitter, image: ll.Value, i: ll.Value, width: int, following: ll.Value) -> None:
         """Products of one row of taps, added to the sums."""
         c = self.c
-        size = c.rows.inputs * c.columns.inputs * c.pixel
-        with e.loop(0, c.images, name="image") as n, e.loop(0, c.rows.outputs, name="row") as y:
-            low, high = tap_range(e, c.rows, y)
+        for at in self._tiles(e, image):
+            low, high = tap_range(e, c.rows, at.row)
             first, end = larger(e, i, _value(low)), smaller(e, e.b.add(i, i64(1)), _value(high))
-            top = e.b.add(e.b.mul(y, i64(c.rows.taps.stride)), i64(c.rows.taps.offset))
-            source = e.at(image, e.b.mul(n, i64(size)), self.num.element)
-            line = e.at(source, e.b.mul(top, i64(c.columns.inputs * c.pixel)), self.num.element)
-            pixel = e.b.mul(e.b.add(e.b.mul(n, i64(c.rows.outputs)), y), i64(c.columns.outputs))
-            for pixels, masks, start, stop in kinds_of(self.plan.tiles, c.columns):
-                with e.loop(start, stop, name="tile") as tile:
-                    x = self.plan.tiles.start(e, tile)
-                    held = self._held(e, e.b.add(pixel, x), width)
-                    sums = self._load(e, held, pixels, width)
-                    sums = self._tile(e, sums, line, e.scratch, x, masks, first, end, i)
-                    self._store(e, held, sums)
+            pixel = e.b.mul(e.b.add(e.b.mul(at.image, i64(c.rows.outputs)), at.row), i64(c.columns.outputs))
+            held = self._held(e, e.b.add(pixel, at.column), width)
+            sums = self._load(e, held, at.pixels, width)
+            sums = self._tile(e, sums, at.line, e.scratch, at.column, at.masks, first, end, i,
+                              self._ahead(e, following, at, width))
+            self._store(e, held, sums)
 
     def _write(self, e: Emitter, width: int, channel: ll.Value, last: int, finish: Finish) -> None:
         """The sums, finished, to the result."""

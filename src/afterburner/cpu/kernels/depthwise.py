@@ -24,6 +24,7 @@ from .gemm import (
     MOST_CHUNKS,
     Cut,
     Numeric,
+    chunks_of,
     cut,
     larger,
     load_lanes,
@@ -111,7 +112,7 @@ def lower_depthwise(c: Contraction, isa: Isa, parts: list[Correlation], order: t
     stored, half, finish = stored_type(c.dtype), is_half(c.dtype), c.finish(isa)
     emitters = [Depthwise(part, num, isa, stored, filter_columns) for part in parts]
     rows = max(part.images * part.rows.outputs for part in parts)
-    chunks = int(max(1, min(MOST_CHUNKS, rows, sum(x.cycles for x in emitters) // CHUNK_CYCLES)))
+    chunks = max(1, min(rows, chunks_of(sum(x.cycles for x in emitters))))
     image = c.root.operands[order[0]].type
 
     def compute(e: Emitter) -> None:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from llvmlite import ir as ll
 
 from ...ir import DType
 from .. import halves
-from ..emitter import BF16, F16, I16, I32, Emitter, const, i64
+from ..emitter import BF16, F16, I8, I16, I32, Emitter, const, i64
 from ..isa import Isa
 
 Tile = list[list[ll.Value]]  # accumulators by row and vector
 
 CHUNK_CYCLES = 60_000  # about 20 us: less does not pay for meeting at a barrier
 MOST_CHUNKS = 32
+_WORTH_HALVING, _MANY = 0.75, 8  # chunks
 _UNROLLED = 72  # multiply-adds written out instead of a loop
+_LINE = 64  # bytes of a cache line
 _TALLEST, _WIDEST = 14, 12  # rows and registers of a tile
 
 
@@ -127,6 +130,14 @@ def walk_groups(e: Emitter, groups: int, parts: int, first: ll.Value,
         start = e.b.mul(group, i64(parts))
         low = larger(e, e.b.sub(first, start), i64(0))
         yield group, low, smaller(e, e.b.sub(end, start), i64(parts))
+
+
+def chunks_of(cycles: float) -> int:
+    """Chunks for work of so many cycles: of about ``CHUNK_CYCLES``; few ones an even number, for two workers."""
+    wanted = cycles / CHUNK_CYCLES
+    if wanted < _WORTH_HALVING:
+        return 1
+    return min(MOST_CHUNKS, int(wanted)) if wanted >= _MANY else 2 * math.ceil(wanted / 2)
 
 
 def cut(size: int, at_most: int) -> Cut:
@@ -248,6 +259,27 @@ class Columns:
     align: int
 
 
+@dataclass(frozen=True)
+class Ahead:
+    """What is asked for while sums are made: lines of memory, one after another.
+
+    Attributes:
+        base: address of the first line.
+        step: bytes from one to the next.
+        bytes: of a line.
+        every: steps of the sums between two of them.
+    """
+
+    base: ll.Value
+    step: ll.Value
+    bytes: int
+    every: int
+
+    def later(self, e: Emitter, steps: int) -> Ahead:
+        """What remains after some steps of the sums."""
+        return replace(self, base=e.at(self.base, e.b.mul(self.step, i64(steps // self.every)), I8))
+
+
 def zeros(num: Numeric, rows: int, vectors: int) -> Tile:
     """Accumulators at zero."""
     return [[num.zero] * vectors for _ in range(rows)]
@@ -259,11 +291,12 @@ def shaped(flat: list[ll.Value], width: int) -> Tile:
 
 
 def accumulate(e: Emitter, num: Numeric, tile: Tile, a: Rows, b: Columns, steps: ll.Value | int,
-               active: Sequence[int] | None = None, unroll: int = 1) -> Tile:
+               active: Sequence[int] | None = None, unroll: int = 1, ahead: Ahead | None = None) -> Tile:
     """``tile[r][v] += sum over steps of A[r] * B[v]``, rows not in ``active`` left alone.
 
     The tile stays in registers; each step reads the vectors of B once and broadcasts one element of A
     a row. A constant number of steps may be unrolled: short loops then end where branches are predicted.
+    ``ahead`` is asked for line by line, once a turn of the loop.
     """
     rows = list(range(len(tile))) if active is None else list(active)
     flat = [v for r in rows for v in tile[r]]
@@ -273,12 +306,18 @@ def accumulate(e: Emitter, num: Numeric, tile: Tile, a: Rows, b: Columns, steps:
         return _merged(tile, rows, flat)
     at_once = unroll if isinstance(steps, int) else 1
     turns = steps // at_once if isinstance(steps, int) else steps
-    with e.loop_carried(0, turns, 1, [a.base, b.base, *flat], "k") as (_, now, after):
-        values = now[2:]
+    asked = [ahead.base] if ahead is not None else []
+    with e.loop_carried(0, turns, 1, [a.base, b.base, *flat, *asked], "k") as (_, now, after):
+        values = now[2:2 + len(flat)]
+        if ahead is not None:
+            for line in range(0, ahead.bytes, _LINE):
+                e.prefetch(e.at(now[-1], line, I8))
+            asked = [e.at(now[-1], ahead.step, I8)]
         for k in range(at_once):
             values = _step(e, num, values, now[0], now[1], a, b, rows, k)
-        after[:] = [e.at(now[0], a.step * at_once, num.element), e.at(now[1], b.step * at_once, num.element), *values]
-    values = after[2:]
+        after[:] = [e.at(now[0], a.step * at_once, num.element), e.at(now[1], b.step * at_once, num.element),
+                    *values, *asked]
+    values = after[2:2 + len(flat)]
     for k in range(steps % at_once if isinstance(steps, int) else 0):
         values = _step(e, num, values, after[0], after[1], a, b, rows, k)
     return _merged(tile, rows, values)

@@ -17,7 +17,6 @@ from ..kernel import Kernel, Phase
 from .dot import dot_phase
 from .epilogue import EARLY_STEPS, Contraction, Finish, Streams, ask_early, cold, contraction_of
 from .gemm import (
-    CHUNK_CYCLES,
     MOST_CHUNKS,
     Columns,
     Cut,
@@ -26,6 +25,7 @@ from .gemm import (
     Tile,
     accumulate,
     choose_tile,
+    chunks_of,
     larger,
     load_lanes,
     numeric,
@@ -131,7 +131,7 @@ def _aliased(p: Product, num: Numeric, rows: Cut, columns: Cut) -> bool:
 def _parts(p: Product, num: Numeric, rows: Cut, columns: Cut) -> tuple[int, int, int, int]:
     touched = num.bytes * (p.m * p.k + p.k * p.n + p.m * p.n)
     cycles = p.batch * max(p.m * p.n * p.k / num.lanes / 2, touched / 8)
-    wanted = int(max(1, min(MOST_CHUNKS, cycles // CHUNK_CYCLES)))
+    wanted = chunks_of(cycles)
     if p.batch >= wanted:
         return (wanted, 1, 1, 1)
     wanted = -(-wanted // p.batch)
