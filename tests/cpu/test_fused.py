@@ -250,6 +250,10 @@ def test_pads_and_joins(text: str, width: str) -> None:
     "  %2: bool[300003] = less(%x, %1)\n  return %1, %2\n}",
     "graph f(%x: f32[7001,3], %y: f32[7001,21], %z: f32[7001,8]) {\n"
     "  %0: f32[7001,32] = concat(%x, %y, %z) {axis=1}\n  return %0\n}",
+    "graph f(%x: f32[7001,13], %y: f32[7001,32], %z: f32[7001,64], %s: f32[109]) {\n"
+    "  %0: f32[7001,109] = concat(%x, %y, %z) {axis=1}\n"
+    "  %1: f32[7001,109] = broadcast(%s) {shape=(7001,109), axes=(1,)}\n  %2: f32[7001,109] = mul(%0, %1)\n"
+    "  %3: f32[7001,109] = maximum(%2, %1)\n  return %3\n}",
     "graph f(%x: f32[50001], %y: f32[99], %z: f32[90000]) {\n"
     "  %0: f32[140100] = concat(%x, %y, %z) {axis=0}\n  return %0\n}",
     "graph f(%x: f32[8,60,60,5], %v: f32[]) {\n"

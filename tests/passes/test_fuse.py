@@ -242,6 +242,33 @@ def test_joins_are_not_read_through() -> None:
     assert kernels(graph) == ["loop: concat", "loop: exp"]
 
 
+def test_short_work_reads_the_parts_of_a_join() -> None:
+    graph = fused("""
+        graph g(%x: f32[3,4], %y: f32[3,2], %s: f32[6]) {
+          %0: f32[3,6] = concat(%x, %y) {axis=1}
+          %1: f32[3,6] = broadcast(%s) {shape=(3,6), axes=(1,)}
+          %2: f32[3,6] = mul(%0, %1)
+          %3: f32[3,6] = maximum(%2, %1)
+          return %3
+        }""")
+    (kernel,) = (n for n in graph.nodes if n.op.name == "fusion")
+    assert len(kernel.operands) == 3
+
+
+def test_a_join_that_several_need_is_made() -> None:
+    text = """
+        graph g(%x: f32[3,4], %y: f32[3,2]) {
+          %0: f32[3,6] = concat(%x, %y) {axis=1}
+          %1: f32[3,6] = neg(%0)
+          REST
+        }"""
+    assert kernels(fused(text.replace("REST", "return %0, %1"))) == ["loop: concat", "loop: neg"]
+    sums = kernels(fused(text.replace("REST", "%2: f32[3] = reduce_sum(%1) {axes=(1,)}\nreturn %2")))
+    assert sums[0] == "loop: concat", "a reduction would choose a part for every element"
+    shared = text.replace("REST", "%2: f32[6,3] = transpose(%0) {perm=(1,0)}\nreturn %1, %2")
+    assert kernels(fused(shared))[0] == "loop: concat"
+
+
 def test_kernels_stay_small() -> None:
     chain = "\n".join(f"%{i + 1}: f32[64] = {'sin' if i % 2 else 'cos'}(%{i})" for i in range(500))
     graph = fused(f"graph g(%x: f32[64]) {{\n%0: f32[64] = neg(%x)\n{chain}\nreturn %500\n}}")

@@ -16,6 +16,7 @@ from .fusion_groups import CONTRACTIONS, Group, Grouping
 MIN_SHARED = 0.25  # siblings join if at least this share of the smaller one's traffic is read by both
 MAX_RECOMPUTED = 10  # cost of what a kernel computes again rather than read: 1 a node, 3 a division
 MAX_REREAD = 0.75  # of the bytes that writing and reading a value moves, for computing it again instead
+MAX_PARTS, MAX_WORK_ON_PARTS = 32, 8  # of a concatenation, and nodes of the kernel that reads them
 _EXPENSIVE = TRANSCENDENTALS | {"floor_div", "floor_mod", "trunc_div", "trunc_mod"}
 _DIVISIONS = ("div", "sqrt", "rsqrt")
 
@@ -32,8 +33,26 @@ def _fuse_producers(grouping: Grouping) -> None:
 
 
 def _stands_alone(grouping: Grouping, member: int) -> bool:
-    """A concatenation is a few block copies; read through by index it would be a choice per element."""
+    """A concatenation is a few block copies; read through by index it would be a choice per element. Only when all
+    else is settled can it be seen who reads it (``_fuse_concatenations``)."""
     return grouping.nodes[member].op.name == "concat"
+
+
+def _fuse_concatenations(grouping: Grouping) -> None:
+    """Let the one kernel that reads a concatenation element by element read its parts instead: the code is written
+    once for each part, so the kernel must be short. Reductions, which would not be cut so, are left alone."""
+    for member, node in enumerate(grouping.nodes):
+        if node.op.name != "concat" or len(node.operands) > MAX_PARTS or node.results[0] in grouping.returned:
+            continue
+        readers = {grouping.clusters.find(u) for u in grouping.users[member]}
+        if len(readers) == 1 and _can_read_parts(grouping, grouping.groups[readers.pop()]):
+            grouping.join(member, grouping.users[member][0])
+
+
+def _can_read_parts(grouping: Grouping, reader: Group) -> bool:
+    names = [grouping.nodes[m].op.name for m in reader.members]
+    return reader.kind == "loop" and reader.reduction is None and len(names) <= MAX_WORK_ON_PARTS \
+        and not _EXPENSIVE & set(names) and all(grouping.nodes[m].op.elementwise for m in reader.members)
 
 
 def _fuse_scalars(grouping: Grouping) -> None:
@@ -170,4 +189,5 @@ def fuse(graph: Graph, epilogues: bool = True) -> Graph:
     _fuse_producers(grouping)
     _fuse_scalars(grouping)
     _fuse_siblings(grouping)
+    _fuse_concatenations(grouping)
     return build_fused(grouping, _recompute_cheap(grouping))
