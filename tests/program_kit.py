@@ -25,7 +25,7 @@ def lower(node: Node, isa: Isa) -> Kernel:
     raise Unsupported(f"no kernel for {node.op.name}")
 
 
-def compile_nodes(nodes: Sequence[Node], isa: Isa, dump: Path | None = None) -> bytes:
+def compile_nodes(nodes: Sequence[Node], isa: Isa, dump: Path | None = None, progress: object = None) -> bytes:
     """In place of ``build.compile_nodes``."""
     return compile_kernels([lower(node, isa) for node in nodes], isa)
 

@@ -39,7 +39,8 @@ def compile_graph(graph: Graph, threads: int = 0) -> Executable:
         with paused_collector():
             optimized = optimize(graph, skip=settings.skip_passes, dump=_dumper(graph, settings),
                                  prologues=settings.precision != "fast")  # Winograd's algorithm takes none
-            return compile_for_cpu(optimized, settings, threads)
+            with recorder.progress(graph.name) as progress:
+                return compile_for_cpu(optimized, settings, threads, progress)
     except Exception as error:
         error.graph_text = print_graph(graph)  # type: ignore[attr-defined]
         raise

@@ -6,9 +6,11 @@ import json
 import re
 import sys
 import threading
+import time
 import weakref
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 
 _CALL = re.compile(r"(Stateful)?PartitionedCall(_\d+)?|gradient_tape|while\[\d+\]")  # wrap a layer's path
 _SLOW_OPS = 1000  # from here on compilation takes seconds
+_QUIET_SECONDS = 2.0  # of a compilation, before its progress is shown
+_LINE_SECONDS = 10.0  # between two lines of progress in a log
+_FRAME_SECONDS = 0.1  # between two states of the line on a terminal
 
 
 @dataclass
@@ -134,6 +139,15 @@ class Recorder:
         if ops >= _SLOW_OPS:
             say(f"{entry.report.name}: compiling {ops} ops; this takes a while, unless the cache has them")
 
+    @contextmanager
+    def progress(self, name: str) -> Iterator[Callable[[int, int], None]]:
+        """Shows how far a compilation is, where it takes long: a function of (kernels done, of how many)."""
+        shown = _Progress(name)
+        try:
+            yield shown.at
+        finally:
+            shown.end()
+
     def compiled(self, entry: Entry, part: PartReport, executable: Executable) -> None:
         """Note a compiled part and say so."""
         entry.report.status = "compiled"
@@ -171,6 +185,30 @@ class Recorder:
         """Forget everything."""
         with self._lock:
             self._entries.clear()
+
+
+class _Progress:
+    """One line, rewritten in place on a terminal; elsewhere a new one now and then."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._terminal = sys.stderr is not None and sys.stderr.isatty()
+        self._next = time.monotonic() + (_QUIET_SECONDS if self._terminal else _LINE_SECONDS)
+        self._standing = False
+
+    def at(self, done: int, of: int) -> None:
+        now = time.monotonic()
+        if now < self._next or options().verbosity == "silent":
+            return
+        self._next = now + (_FRAME_SECONDS if self._terminal else _LINE_SECONDS)
+        self._standing = self._terminal
+        start, end = ("\r", "") if self._terminal else ("", "\n")
+        text = f"afterburner: {self._name}: {done} of {of} kernels compiled"
+        print(start + text, end=end, file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        if self._standing:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def part_report(signature: str, ops: int, executable: Executable, seconds: float) -> PartReport:

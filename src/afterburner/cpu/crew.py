@@ -169,17 +169,6 @@ class Crew:
         self.run([(head, body)], 1, lambda _, answer: answers.append(answer))
         return answers[0]
 
-    def prepare(self, most: int) -> None:
-        """Start workers that will be needed soon, without waiting for them."""
-        if self._lock.acquire(blocking=False):
-            try:
-                with suppress(NoWorkers):
-                    self._start(most)
-            finally:
-                self._last_used = time.monotonic()
-                self._send_home_later()
-                self._lock.release()
-
     def numbers(self) -> list[int]:
         """The numbers of the processes."""
         return [worker.number for worker in self._workers]

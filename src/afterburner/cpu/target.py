@@ -32,13 +32,15 @@ class PlantedFault(RuntimeError):
     """The failure that ``AFTERBURNER_FAULT`` asks for."""
 
 
-def compile_graph(graph: Graph, options: Options | None = None, threads: int = 0) -> CpuExecutable:
+def compile_graph(graph: Graph, options: Options | None = None, threads: int = 0,
+                  progress: Callable[[int, int], None] | None = None) -> CpuExecutable:
     """Compile a graph, or load its object code from the cache.
 
     Args:
         graph: optimised; every node has a kernel or is a view or a constant.
         options: the settings; None for those of the process.
         threads: workers where ``options.threads`` is 0; 0 for as many as the process has processors.
+        progress: called now and then with the number of kernels compiled, and of all.
 
     Raises:
         Unsupported: a node has no kernel; the message says which and why.
@@ -51,7 +53,7 @@ def compile_graph(graph: Graph, options: Options | None = None, threads: int = 0
     def generate() -> bytes:
         from .build import compile_nodes
 
-        return compile_nodes(computed(graph), isa, dump)
+        return compile_nodes(computed(graph), isa, dump, progress)
 
     return assemble(graph, generate, isa, replace(chosen, cache=chosen.cache and dump is None), threads)
 

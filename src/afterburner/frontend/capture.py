@@ -17,6 +17,7 @@ from tensorflow.python.eager.polymorphic_function import atomic_function
 from ..errors import NotTaken, StrictError
 from ..options import options
 from ..report import Entry
+from ..runtime.collector import paused_collector
 from . import fastpath, iterators
 from .flatten import FlatGraph, FlatOp, branch_graph, flatten, must_use_xla, xla_differs
 from .function import Engine, Take, TakenFunction, branch_names, describe_left, is_control
@@ -82,7 +83,8 @@ class FunctionState:
             if self.taken is not None or self.left:
                 return
             try:
-                self._cut(function)
+                with paused_collector():
+                    self._cut(function)
             except NotTaken as error:
                 self._leave(str(error))
             except Exception as error:  # noqa: BLE001 - whatever went wrong, training goes on

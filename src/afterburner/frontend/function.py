@@ -18,6 +18,7 @@ from ..ir.types import BOOL
 from ..options import options
 from ..report import Entry, LeftOp, Recorder, part_report
 from ..runtime.buffers import BufferPool
+from ..runtime.collector import paused_collector
 from ..runtime.executable import Executable
 from . import failures
 from .dtypes import ir_dtype
@@ -201,7 +202,8 @@ class NativeStage:
             if others >= options().variants:
                 return None
             try:
-                variant = self._compile(arguments, values)
+                with paused_collector():
+                    variant = self._compile(arguments, values)
             except NotYet:
                 return None
             except Refused as error:
