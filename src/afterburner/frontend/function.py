@@ -21,6 +21,7 @@ from ..runtime.buffers import BufferPool
 from ..runtime.collector import paused_collector
 from ..runtime.executable import Executable
 from . import failures
+from .bulk import reader, writer
 from .dtypes import ir_dtype
 from .flatten import FlatGraph, FlatOp, FlatTensor, branch_graph, flatten
 from .import_graph import Imported, import_ops, read_inputs, variable_dtypes
@@ -28,7 +29,7 @@ from .importer import Refused
 from .partition import Kind, Partition, Stage
 from .stock import Runner, is_plain_operation, runner
 from .tensors import address, hand_over
-from .variables import clock, identity, known, reader, refresh, writer
+from .variables import clock, identity, known, refresh
 
 
 @dataclass(frozen=True)

@@ -70,21 +70,25 @@ def call_by_name(function: atomic_function.AtomicFunction, count: int) -> Runner
     return run
 
 
-def call_inline(function: atomic_function.AtomicFunction, count: int) -> Runner:
+def call_inline(name: bytes, inputs: Sequence[int], outputs: Sequence[int], config: bytes) -> Runner:
     """``call_by_name`` for a few tiny operations that never wait: they run in the calling thread.
 
     TensorFlow hands a function to its pool and sleeps until it is done. An eager operation that calls the
     function is run at once, however, when everything in it can be: a third of the time for 20 variables.
+
+    Args:
+        name: of the function.
+        inputs: TensorFlow's numbers of its inputs' types.
+        outputs: those of its outputs.
+        config: a serialized ``ConfigProto``.
     """
-    kinds = {"Tin": function.function_type.flat_inputs, "Tout": function.function_type.flat_outputs}
-    types = {key: tuple(s.dtype.base_dtype.as_datatype_enum for s in specs) for key, specs in kinds.items()}
-    attributes = ("Tin", types["Tin"], "Tout", types["Tout"], "f", _FunctionName(function.name),
-                  "config", "", "config_proto", "", "executor_type", "")
+    count = len(outputs)
+    attributes = ("Tin", tuple(inputs), "Tout", tuple(outputs), "f", _FunctionName(name),
+                  "config", "", "config_proto", config, "executor_type", "")
 
     def run(arguments: list[Any]) -> Sequence[Any]:
         return quick_execute("StatefulPartitionedCall", count, arguments, attributes, context.context()) or ()
 
-    run.function = function  # type: ignore[attr-defined]
     return run
 
 

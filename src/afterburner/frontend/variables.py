@@ -18,7 +18,6 @@ from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.eager import execute
-from tensorflow.python.framework import func_graph as func_graph_module
 from tensorflow.python.ops import (
     gen_array_ops,
     gen_dataset_ops,
@@ -30,7 +29,7 @@ from tensorflow.python.ops import (
     gen_training_ops,
 )
 
-from .stock import Runner, call_inline, function_of
+from .stock import Runner
 from .tensors import address
 
 _READS = frozenset({
@@ -118,35 +117,6 @@ def forget_all() -> None:
     with _lock:
         for record in list(_known.values()):
             record.forget()
-
-
-def reader(dtypes: Sequence[tf.DType]) -> Runner:
-    """A callable from variable handles to their current values: one TensorFlow call."""
-    return _over_handles("read", dtypes, lambda handle, dtype: tf.raw_ops.ReadVariableOp(
-        resource=handle, dtype=dtype))
-
-
-def _over_handles(kind: str, dtypes: Sequence[tf.DType], read: Any) -> Runner:
-    graph = func_graph_module.FuncGraph(f"afterburner_{kind}_{len(dtypes)}")
-    with graph.as_default():
-        handles = [tf.compat.v1.placeholder(tf.resource, ()) for _ in dtypes]
-        graph.inputs = handles
-        graph.outputs = [read(h, d) for h, d in zip(handles, dtypes, strict=True)]
-    return call_inline(function_of(graph), len(dtypes))
-
-
-def writer(dtypes: Sequence[tf.DType]) -> Runner:
-    """A callable from handles followed by values to nothing: one TensorFlow call binds them all."""
-    graph = func_graph_module.FuncGraph(f"afterburner_write_{len(dtypes)}")
-    with graph.as_default():
-        handles = [tf.compat.v1.placeholder(tf.resource, ()) for _ in dtypes]
-        values = [tf.compat.v1.placeholder(d) for d in dtypes]
-        operations = [tf.raw_ops.AssignVariableOp(resource=h, value=v)
-                      for h, v in zip(handles, values, strict=True)]
-        graph.inputs = [*handles, *values]
-        graph.outputs = []
-        graph.control_outputs = operations
-    return call_inline(function_of(graph), 0)
 
 
 def refresh(

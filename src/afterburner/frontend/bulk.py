@@ -1,0 +1,74 @@
+"""Many variables read, or bound to new values, by one TensorFlow call.
+
+The function that does it is written as a message to the runtime, operation by operation: to trace it in Python took
+a second for the variables of a large network, and TensorFlow's optimisation of it as long.
+"""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from collections.abc import Sequence
+
+import tensorflow as tf
+from tensorflow.core.framework import function_pb2
+from tensorflow.core.protobuf import config_pb2
+from tensorflow.python.eager import context
+
+from .stock import Runner, call_inline
+
+_serial = itertools.count()
+
+
+def reader(dtypes: Sequence[tf.DType]) -> Runner:
+    """A callable from variable handles to their current values."""
+    function = _function("read", len(dtypes))
+    signature = function.signature
+    for i, dtype in enumerate(dtypes):
+        node = function.node_def.add(name=f"n{i}", op="ReadVariableOp", input=[f"h{i}"])
+        node.attr["dtype"].type = dtype.as_datatype_enum
+        signature.output_arg.add(name=f"o{i}", type=dtype.as_datatype_enum)
+        function.ret[f"o{i}"] = f"n{i}:value:0"
+    return _runner(function)
+
+
+def writer(dtypes: Sequence[tf.DType]) -> Runner:
+    """A callable from handles followed by values to nothing: the variables are bound to the values."""
+    function = _function("write", len(dtypes))
+    signature = function.signature
+    for i, dtype in enumerate(dtypes):
+        signature.input_arg.add(name=f"v{i}", type=dtype.as_datatype_enum)
+        node = function.node_def.add(name=f"n{i}", op="AssignVariableOp", input=[f"h{i}", f"v{i}"])
+        node.attr["dtype"].type = dtype.as_datatype_enum
+        signature.control_output.append(f"c{i}")
+        function.control_ret[f"c{i}"] = f"n{i}"
+    return _runner(function)
+
+
+def _function(kind: str, count: int) -> function_pb2.FunctionDef:
+    """A function that takes so many handles, first of all."""
+    function = function_pb2.FunctionDef()
+    function.signature.name = f"__afterburner_{kind}_{count}_{next(_serial)}"
+    function.signature.is_stateful = True
+    for i in range(count):
+        function.signature.input_arg.add(name=f"h{i}", type=tf.resource.as_datatype_enum)
+    return function
+
+
+def _runner(function: function_pb2.FunctionDef) -> Runner:
+    """Calls the function; TensorFlow forgets it when the runner goes."""
+    signature = function.signature
+    context.context().add_function_def(function)
+    run = call_inline(signature.name.encode(), [a.type for a in signature.input_arg],
+                      [a.type for a in signature.output_arg], _one_optimisation())
+    weakref.finalize(run, context.context().remove_function, signature.name).atexit = False
+    return run
+
+
+def _one_optimisation() -> bytes:
+    """Settings that leave TensorFlow one short optimisation. With none it would not run the function inline."""
+    settings = config_pb2.ConfigProto()
+    rewrites = settings.graph_options.rewrite_options
+    rewrites.optimizers.append("pruning")
+    rewrites.meta_optimizer_iterations = rewrites.ONE
+    return bytes(settings.SerializeToString())
