@@ -236,12 +236,20 @@ def test_a_dense_block_needs_half_the_memory() -> None:
     again = eager(graph)
     same_bits(graph, again)
     assert peak(again) < 0.5 * peak(graph)
-    assert rematerialize(graph, Limits(peak=0, bytes=0, gain=0.0, time=0.05)) is not graph
+    assert rematerialize(graph, Limits(peak=0, bytes=0, gain=0.1)) is not graph
 
 
 def test_peaks_are_those_of_the_plan() -> None:
     graph = dense_block()
     assert Lifetimes(graph).peak <= peak(graph) <= Lifetimes(graph).peak + 64 * len(graph.nodes)
+
+
+def test_what_lives_at_the_peak_is_the_peak() -> None:
+    lives = Lifetimes(dense_block())
+    alive = lives.at_peak()
+    assert sum(v.type.bytes for v in alive) == lives.peak
+    assert alive[0].type.bytes == max(v.type.bytes for v in alive)
+    assert Lifetimes(graph_of("graph g(%x: f32[4]) {\n return %x\n}")).at_peak() == []
 
 
 def test_the_cpu_gives_the_same_bits() -> None:

@@ -49,6 +49,12 @@ class Lifetimes:
         """Most bytes in use at once."""
         return int(self.in_use.max(initial=0))
 
+    def at_peak(self) -> list[Value]:
+        """What is in use where most bytes are, the largest first."""
+        peak = int(self.in_use.argmax()) if self.in_use.size else 0
+        alive = (v for v, uses in self.uses.items() if uses[0] <= peak <= uses[-1])
+        return sorted(alive, key=lambda v: -v.type.bytes)
+
     def gap(self, value: Value, position: int) -> tuple[int, int] | None:
         """The uses of ``value`` around a position at which it is only kept; None where it is not."""
         uses = self.uses[value]

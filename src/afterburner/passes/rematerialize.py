@@ -36,7 +36,7 @@ class Limits:
     peak: int = 64 << 20
     bytes: int = 1 << 20
     gain: float = 0.1
-    time: float = 0.03
+    time: float = 0.01
 
 
 LIMITS = Limits()
