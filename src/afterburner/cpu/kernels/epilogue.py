@@ -22,7 +22,7 @@ of the last register): computes and stores what becomes of the sums."""
 
 Shared = dict[tuple[Value, int], ll.Value]  # what does not depend on the row, by value and number in the tile
 
-ROOTS = frozenset({"matmul", "conv2d", "conv2d_input_grad"})
+ROOTS = frozenset({"matmul", "conv2d", "conv2d_input_grad", "conv2d_input_grad_pooled"})
 _IN_REGISTERS = 6  # operations; longer epilogues, and those with polynomials, loop over the tile's rows
 _POLYNOMIALS = frozenset({"exp", "expm1", "log", "log1p", "tanh", "sigmoid", "erf", "sin", "cos", "pow", "atan2",
                           "floor_mod", "trunc_mod"})

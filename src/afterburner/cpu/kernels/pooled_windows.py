@@ -75,6 +75,11 @@ def _lanes(vector: ll.Value) -> int:
     return vector.type.count if isinstance(vector.type, ll.VectorType) else 1
 
 
+def lane_of(e: Emitter, vector: ll.Value, lane: int) -> ll.Value:
+    """One lane of a vector; of a scalar, itself."""
+    return e.b.extract_element(vector, const(I32, lane)) if isinstance(vector.type, ll.VectorType) else vector
+
+
 def taps_at(e: Emitter, taps: ll.Value, offset: ll.Value, lanes: int) -> ll.Value:
     """The taps of a window for some channels, an i32 each."""
     raw = e.load(e.at(taps, offset, I8), e.vector(I8, lanes), 1)
@@ -105,7 +110,7 @@ def entries_of(e: Emitter, gradients: ll.Value, distances: ll.Value) -> list[ll.
         return [e.b.or_(e.b.shl(e.b.zext(distances, I64), i64(32)), e.b.zext(gradients, I64))]
     pairs = shuffle(e, gradients, distances, [i // 2 + i % 2 * lanes for i in range(2 * lanes)])
     both = e.b.bitcast(pairs, e.vector(I64, lanes))
-    return [e.b.extract_element(both, const(I32, i)) for i in range(lanes)]
+    return [lane_of(e, both, i) for i in range(lanes)]
 
 
 def load_entry(e: Emitter, address: ll.Value, num: Numeric) -> tuple[ll.Value, ll.Value]:
