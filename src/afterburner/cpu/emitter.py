@@ -182,11 +182,12 @@ class Emitter:
         """Store a scalar or vector; ``align`` in bytes."""
         self.b.store(value, address, align=align)
 
-    def prefetch(self, address: ll.Value, to_write: bool = False) -> None:
-        """Ask for the cache line of an address that will be read, or written, soon; any address will do."""
+    def prefetch(self, address: ll.Value, to_write: bool = False, at_once: bool = False) -> None:
+        """Ask for the cache line of an address that will be read, or written, soon; any address will do. What is
+        needed at once comes to the first-level cache."""
         type_ = ll.FunctionType(VOID, [PTR, I32, I32, I32])
         function = self.module.globals.get("llvm.prefetch.p0") or ll.Function(self.module, type_, "llvm.prefetch.p0")
-        hints = (int(to_write), 2, 1)  # second level, data
+        hints = (int(to_write), 3 if at_once else 2, 1)  # first or second level, data
         self.b.call(function, [address, *(ll.Constant(I32, n) for n in hints)])
 
     def splat(self, scalar: ll.Value, lanes: int) -> ll.Value:

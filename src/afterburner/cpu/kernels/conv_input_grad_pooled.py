@@ -54,6 +54,7 @@ from .pooled_windows import (
 _BLOCK_BYTES = 160 << 10  # of a block of rows of the result, which shares the second-level cache with the lists
 _REST = 4  # registers that hold no sums
 _FINISHED = 4  # registers finished at once
+_AHEAD, _ASKED = 2, 192  # pixels between asking for a list and using it; bytes of it
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,8 @@ class PooledInputGradient:
                                 plan.filter[0] * plan.panels.parts))
         w = plan.windows
         self.places_at = -(-plan.block * plan.line * num.bytes // 64) * 64
-        self.zeros_at = -(-(self.places_at + plan.lines * w.strides[0] * w.size[1] * 8) // 64) * 64
+        places = plan.lines * w.strides[0] * w.size[1] + _AHEAD
+        self.zeros_at = -(-(self.places_at + places * 8) // 64) * 64
         self.lists_at = self.zeros_at + plan.room * ENTRY
         self.scratch = self.lists_at + plan.lines * w.counts[1] * w.taps * plan.room * ENTRY
 
@@ -198,8 +200,9 @@ class PooledInputGradient:
             bottom = smaller(e, e.b.add(top, i64(p.block)), i64(p.op.input_shape[1]))
             after[0] = self._list_lines(e, image, top, bottom, listed[0])
             size = e.b.mul(e.b.sub(bottom, top), i64(p.line))
-            with e.loop(0, size, name="clear") as i:
-                e.store(const(self.num.element, 0.0), e.at(e.scratch, i, self.num.element), self.num.bytes)
+            with e.loop(0, size, self.num.lanes, "clear") as i:  # to the end of a register
+                align = self.num.lanes * self.num.bytes
+                e.store(self.num.zero, e.at(e.scratch, i, self.num.element), align)
             self._products(e, top, bottom)
             self._finish(e, finish, image, top, bottom)
 
@@ -336,7 +339,15 @@ class PooledInputGradient:
                     line = e.b.add(e.b.mul(e.b.sub(y, top), i64(p.line)), column)
                     with e.loop(0, p.windows.size[1], name="pixel") as x:
                         at = e.b.add(line, e.b.mul(x, i64(p.filter[2])))
+                        self._ask(e, places, x)
                         self._pixel(e, e.at(places, x, I64), packed, e.at(e.scratch, at, num.element), width, last)
+
+    def _ask(self, e: Emitter, places: ll.Value, x: ll.Value) -> None:
+        """Ask for the list of a pixel that comes soon: lists are short and far apart."""
+        noted = e.load(e.at(places, e.b.add(x, i64(_AHEAD)), I64), I64, 8)
+        entries = e.at(e.scratch, e.b.and_(noted, i64(0xFFFF_FFFF)), I8)
+        for line in range(0, min(_ASKED, self.p.room * ENTRY), 64):
+            e.prefetch(e.at(entries, line, I8), at_once=True)
 
     def _pixel(self, e: Emitter, place: ll.Value, packed: ll.Value, into: ll.Value, width: int, last: int) -> None:
         """Add the products of a pixel's list to a run."""
