@@ -9,10 +9,10 @@ from afterburner.cpu import isa as isas
 from afterburner.cpu.kernels import lower
 from afterburner.ir import DTYPES, Builder, TensorType
 from afterburner.ir.ops.conv import output_size
-from afterburner.ir.ops.conv_pooled import Conv2dFilterGradPooled
+from afterburner.ir.ops.conv_pooled import Conv2dFilterGradPooled, Conv2dInputGradPooled
 
 SETS = sorted({*isas.available(), "avx2", "avx512", "generic"} - {"neon"})
-NAMES = ["filter"]
+NAMES = ["filter", "input"]
 TWO = (2, 2), (2, 2)
 # image, filter, padding, window, strides
 CASES = {
@@ -25,6 +25,7 @@ CASES = {
     "wide, valid": ((1, 5, 140, 64), (3, 3, 64, 3), ((0, 0), (0, 0)), *TWO),
     "many channels": ((2, 6, 6, 130), (3, 3, 130, 70), ((1, 1), (1, 1)), *TWO),
     "one window": ((1, 3, 3, 4), (2, 2, 4, 8), ((0, 0), (0, 0)), *TWO),
+    "nothing to choose": ((1, 6, 6, 9), (3, 3, 9, 21), ((1, 1), (1, 1)), (1, 1), (2, 2)),
     "1x1": ((2, 5, 6, 24), (1, 1, 24, 17), ((0, 0), (0, 0)), *TWO),
     "padding beyond the filter": ((1, 3, 4, 4), (2, 2, 4, 8), ((3, 2), (2, 3)), *TWO),
 }
@@ -38,8 +39,9 @@ def build(name, case, special=0.0):
     rng = np.random.default_rng(5)
     taps = rng.integers(0, window[0] * window[1], pooled) + 128 * (rng.random(pooled) < 0.1)
     dy = np.where(rng.random(pooled) < 0.3, rng.choice([0.0, -0.0], pooled), rng.standard_normal(pooled))
-    op = Conv2dFilterGradPooled(padding, window, strides, w)
-    first = rng.standard_normal(x)
+    op = Conv2dFilterGradPooled(padding, window, strides, w) if name == "filter" else \
+        Conv2dInputGradPooled(padding, window, strides, x)
+    first = rng.standard_normal(x if name == "filter" else w)
     for value in (np.nan, np.inf, -np.inf):
         first[rng.random(first.shape) < special] = value
         dy[rng.random(dy.shape) < special] = value
@@ -86,3 +88,10 @@ def test_an_infinity_that_only_zeros_meet():
     isa = isas.host("avx2")
     got, = run_guarded(lower(node, isa), [first, taps, dy], isa)
     assert np.isnan(got[:, :, 6]).all() and np.isfinite(np.delete(got, 6, 2)).all()
+
+
+def test_an_infinity_in_the_filter_that_only_zeros_meet():
+    node, (w, taps, dy) = build("input", CASES["same, odd"])
+    w[1, 1, 3, 2], dy[:] = np.inf, 0
+    got, = run_guarded(lower(node, isas.host("avx2")), [w, taps, dy], isas.host("avx2"))
+    assert np.isnan(got[:, :, :, 3]).all() and not np.delete(got, 3, 3).any()

@@ -10,6 +10,7 @@ from afterburner.cpu.module import KernelModule
 from afterburner.ir import DTYPES, Builder, Node, TensorType, interpret
 from afterburner.ir.ops.control import Fusion
 from afterburner.ir.ops.conv import Conv2d, Conv2dInputGrad
+from afterburner.ir.ops.conv_pooled import Conv2dInputGradPooled
 from afterburner.ir.ops.elementwise import Add, Cast, Greater, Maximum, Mul, Select, Tanh
 from afterburner.ir.ops.matmul import Matmul
 from afterburner.ir.ops.shape import Broadcast, Constant
@@ -30,21 +31,32 @@ ROOTS = {
 SETS = sorted({*isas.available(), "avx512", "generic"} - {"neon"})
 
 
+def pooled(builder):
+    """An input gradient behind a max pooling, of operands of the body."""
+    shapes = {"w": (3, 3, 11, 20), "dy": (2, 2, 4, 20)}
+    operands = {n: builder.input(TensorType(DTYPES["f32"], s), n) for n, s in shapes.items()}
+    taps = builder.input(TensorType(DTYPES["u8"], shapes["dy"]), "taps")
+    op = Conv2dInputGradPooled(((1, 1), (1, 1)), (2, 2), (2, 2), (2, 5, 9, 11))
+    return builder.emit(op, operands["w"], taps, operands["dy"])
+
+
 def fused(root, dtype, epilogue):
     """A fusion node around a contraction, and arrays for its inputs."""
-    op, a, b = ROOTS[root]
-    kind = DTYPES[dtype]
-    builder = Builder("body")
-    operands = [builder.input(TensorType(kind, s), f"x{i}") for i, s in enumerate((a, b))]
-    result = builder.emit(op, *operands)
+    kind, builder = DTYPES[dtype], Builder("body")
+    if root == "pooled":
+        result = pooled(builder)
+    else:
+        op, a, b = ROOTS[root]
+        result = builder.emit(op, *(builder.input(TensorType(kind, s), f"x{i}") for i, s in enumerate((a, b))))
     for output in epilogue(builder, result):
         builder.output(output)
     body = builder.build()
     outer = Builder("outer")
     values = [outer.input(t, f"v{i}") for i, t in enumerate(body.input_types)]
     rng = np.random.default_rng(3)
-    arrays = [rng.standard_normal(t.shape).astype(t.dtype.numpy) for t in body.input_types]
-    return Node(Fusion(op.name, body), values), arrays
+    arrays = [(rng.standard_normal(t.shape) if t.dtype.is_float else rng.integers(0, 4, t.shape)).astype(t.dtype.numpy)
+              for t in body.input_types]
+    return Node(Fusion(result.node.op.name, body), values), arrays
 
 
 def row(builder, result, name="bias"):
@@ -81,7 +93,7 @@ def masked(builder, result):
 
 @pytest.mark.parametrize("isa_name", SETS)
 @pytest.mark.parametrize("epilogue", [bias_relu, residual_tanh, masked], ids=lambda f: f.__name__)
-@pytest.mark.parametrize("root", ROOTS)
+@pytest.mark.parametrize("root", [*ROOTS, "pooled"])
 def test_f32(root, epilogue, isa_name):
     check(root, "f32", epilogue, isa_name)
 

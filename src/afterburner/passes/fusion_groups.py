@@ -20,7 +20,7 @@ from .clusters import Clusters
 MAX_NODES, MAX_BUFFERS = 200, 64  # of one kernel's body
 MAX_SCALAR_NODES, MAX_SCALAR_BUFFERS = 600, 192  # straight-line code on scalars is cheap
 
-CONTRACTIONS = ("matmul", "conv2d", "conv2d_input_grad")
+CONTRACTIONS = ("matmul", "conv2d", "conv2d_input_grad", "conv2d_input_grad_pooled")
 _REDUCTIONS = ("reduce_sum", "reduce_prod", "reduce_max", "reduce_min", "reduce_and", "reduce_or")
 _CHOICES = ("argmax", "argmin")
 _MOVES = ("transpose", "slice", "pad", "concat", "reverse", "gather", "broadcast", "iota")

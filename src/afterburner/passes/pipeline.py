@@ -15,6 +15,7 @@ from .order import order
 from .record_maxima import record_maxima
 from .rematerialize import rematerialize
 from .simplify import simplify
+from .skip_pooled_zeros import skip_pooled_zeros
 
 Pass = Callable[[Graph], Graph]
 Dump = Callable[[str, Graph, float], None]
@@ -44,8 +45,9 @@ def _run(passes: Sequence[tuple[str, Pass]], graph: Graph, skip: Collection[str]
 
 
 def optimize(graph: Graph, skip: Collection[str] = (), dump: Dump | None = None,
-             epilogues: bool = True, prologues: bool = True) -> Graph:
-    """Run all passes. Every result stays bit for bit what it was, but for the exceptions that passes/rules names.
+             epilogues: bool = True, prologues: bool = True, fast: bool = False) -> Graph:
+    """Run all passes. Every result stays bit for bit what it was, but for the exceptions that passes/rules names and
+    sums that are made without their zeros.
 
     Args:
         graph: a verified graph.
@@ -53,12 +55,14 @@ def optimize(graph: Graph, skip: Collection[str] = (), dump: Dump | None = None,
         dump: called with a pass's name, its result and its seconds where it changed the graph.
         epilogues: whether the target's contractions take elementwise work on their results.
         prologues: whether they take elementwise work on an operand that they copy.
+        fast: whether the target may compute convolutions by Winograd's algorithm.
 
     Raises:
         IRError: a pass made an ill-formed graph.
         ValueError: ``skip`` names no pass.
     """
     lowering: tuple[tuple[str, Pass], ...] = (
+        ("skip_pooled_zeros", partial(skip_pooled_zeros, fast=fast)),
         ("eliminate_dead_code", eliminate_dead_code),
         ("fuse", partial(fuse, epilogues=epilogues)),
         ("eliminate_dead_code", eliminate_dead_code),  # views that only a fusion read, now inside it
