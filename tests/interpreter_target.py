@@ -5,7 +5,7 @@ import ctypes
 import numpy as np
 
 from afterburner.ir import Graph, TensorType, interpret, verify
-from afterburner.runtime.executable import KernelInfo
+from afterburner.runtime.executable import KernelInfo, Part
 
 
 def view(address: int, type_: TensorType) -> np.ndarray:
@@ -21,6 +21,7 @@ class InterpretedExecutable:
     device = "interpreter"
     threads = 1
     arena_bytes = 0
+    parts: tuple[Part, ...] = ()
 
     def __init__(self, graph: Graph) -> None:
         self.graph = verify(graph)

@@ -284,6 +284,7 @@ class Frame:
 
     Attributes:
         words: the frame itself; the addresses from ``FRAME_BASES`` on are set before a run.
+        segments: how many there are.
         stamps: with profiling, the time in ns when a run began and when each segment was complete.
     """
 
@@ -295,6 +296,7 @@ class Frame:
         sync = aligned_words((len(segments) + 1) * LINE // 8)
         self.stamps = aligned_words(len(segments) + 1) if profile else None
         self._kept = (segments, items, phases, pointers, table, sync)
+        self.segments = len(segments)
         self.words = aligned_words(FRAME_BASES + FIRST_EXTERNAL + externals)
         for word, value in (
             (_POINTERS, pointers.ctypes.data), (_TABLE, table.ctypes.data), (_POINTER_COUNT, len(pointers)),
@@ -305,6 +307,13 @@ class Frame:
             (FRAME_BASES + CONSTANTS, constants),
         ):
             self.words[word] = value
+
+    def select(self, first: int, end: int) -> None:
+        """Let the next run be that of some of the segments."""
+        self.words[_SEGMENTS] = self._kept[0].ctypes.data + first * self._kept[0].itemsize * 2
+        self.words[_SEGMENT_COUNT] = end - first
+        if self.stamps is not None:
+            self.words[_PROFILE] = self.stamps.ctypes.data + first * self.stamps.itemsize
 
 
 def _tables(rows: Sequence[Sequence[Item]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

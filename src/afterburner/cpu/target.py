@@ -16,11 +16,12 @@ from ..ir import Graph, Input, TensorType
 from ..ir.text import print_graph
 from ..options import Options
 from ..options import options as current_options
-from ..runtime.executable import KernelInfo
+from ..runtime.executable import KernelInfo, Part
 from ..runtime.team import available_cpus
 from .compiled import Code, CompiledKernel, computed, kernels_of
 from .engine import Engine, cached, engine, object_cache
 from .isa import Isa, host
+from .parts import parts
 from .place import Placement, place
 from .program import ARENA, COPY_CHUNK, FRAME_BASES, NULL, Frame, Item, Program, Slot
 from .schedule import RATE, Segment, cost, segments, waves
@@ -101,6 +102,7 @@ class CpuExecutable:
         self.output_types: tuple[TensorType, ...] = graph.output_types
         self.kernels: tuple[KernelInfo, ...] = tuple(_info(k) for k in kernels)
         self.arena_bytes = placement.arena_bytes
+        self.parts: tuple[Part, ...] = parts(graph, kernels, steps, placement)
         self.cached = settings.cached
         self._settings = settings
         self._engine = shared
@@ -136,6 +138,30 @@ class CpuExecutable:
             shared.run(team, self._address, workers)
             if self._profile is not None:
                 self._profile.add(self._frame)
+
+    def run_in_parts(self, inputs: Sequence[int], begin: Callable[[Sequence[int]], Sequence[int]],
+                     finish: Callable[[Sequence[int]], None]) -> None:
+        """``run`` with stops (see ``runtime.executable.Executable``)."""
+        if self._settings.fault:
+            raise PlantedFault("planted failure of a run")
+        shared, workers, frame = self._engine, self._workers, self._frame
+        outputs = [0] * len(self.output_types)
+        with shared.lock:
+            if shared.arena.dropped:
+                shared.arena.settle()
+            team = shared.team(workers).address if workers > 1 else 0
+            try:
+                for part in self.parts:
+                    for position, address in zip(part.begun, begin(part.begun), strict=True):
+                        outputs[position] = address
+                    self._pack(self._words, 8 * (FRAME_BASES + ARENA), shared.arena.address, *inputs, *outputs)
+                    frame.select(*part.segments)
+                    shared.run(team, self._address, workers)
+                    finish(part.finished)
+            finally:
+                frame.select(0, frame.segments)
+            if self._profile is not None:
+                self._profile.add(frame)
 
     def kernel_seconds(self) -> tuple[float, ...]:
         """Mean measured seconds of each kernel in profiled runs; empty where none was profiled."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import operator
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,22 +12,20 @@ import tensorflow as tf
 
 from ..errors import NotTaken, StrictError
 from ..ir import Graph, TensorType, print_graph
-from ..ir.types import BOOL
 from ..options import options
 from ..report import Entry, LeftOp, Recorder, part_report
 from ..runtime.buffers import BufferPool
 from ..runtime.collector import paused_collector
 from ..runtime.executable import Executable
 from . import failures
-from .bulk import reader, writer
 from .dtypes import ir_dtype
 from .flatten import FlatGraph, FlatOp, FlatTensor, branch_graph, flatten
-from .import_graph import Imported, import_ops, read_inputs, variable_dtypes
+from .import_graph import import_ops, read_inputs, variable_dtypes
 from .importer import Refused
 from .partition import Kind, Partition, Stage
 from .stock import Runner, is_plain_operation, runner
-from .tensors import address, hand_over
-from .variables import clock, identity, known, refresh
+from .variables import clock, identity
+from .variant import CheckFailed, PartlyBound, Variant
 
 
 @dataclass(frozen=True)
@@ -47,87 +43,8 @@ class Engine:
     recorder: Recorder
 
 
-_CHECK = TensorType(BOOL, ())
-
-
-class CheckFailed(Exception):
-    """A run-time check of a compiled part does not hold; TensorFlow runs it and says why."""
-
-
 class NotYet(Exception):
     """A variable has no value yet; TensorFlow runs this call and the next one is looked at again."""
-
-
-class Variant:
-    """A native stage compiled for one set of shapes."""
-
-    def __init__(self, stage: NativeStage, imported: Imported, executable: Executable) -> None:
-        self.graph = graph = imported.graph
-        self.executable = executable
-        self._pool = stage.engine.pool
-        shelf = self._pool.shelf
-        self.resources = [stage.resource_slots[stage.stage.resources.index(v)] for v in imported.variables]
-        states = [i.value.type for i in graph.inputs if i.state]
-        self._shapes = [t.shape for t in states]
-        first_state = len(graph.inputs) - len(states)
-        types = graph.output_types
-        roles = list(enumerate(graph.outputs))
-        results = [shelf(types[i]) for i, o in roles if o.updates is None and o.check is None]
-        updates = [(shelf(types[i]), o.updates - first_state) for i, o in roles if o.updates is not None]
-        self._shelves = [*results, *(s for s, _ in updates)]
-        self._result_count = len(results)
-        self._updated = [position for _, position in updates]
-        self._messages = [o.check for _, o in roles if o.check is not None]
-        self._check_buffers = self._pool.take([shelf(_CHECK)] * len(self._messages))
-        self._check_addresses = [b.address for b in self._check_buffers]
-        self._checked = [ctypes.c_bool.from_address(where) for where in self._check_addresses]
-        stored = [tf.dtypes.as_dtype(t.dtype.numpy) for t in states]
-        self._read = reader(stored) if stored else None
-        self._write = writer([stored[p] for p in self._updated]) if updates else None
-        self._records: list[Any] = []
-        self._handles: list[Any] = []
-
-    def run(self, arguments: Sequence[Any], handles: list[Any]) -> list[Any]:
-        """Results for data inputs and variable handles; variables are bound to their new values last.
-
-        Raises:
-            CheckFailed: nothing was written.
-        """
-        records = self._bound(handles)
-        moment = clock.now
-        if self._read is not None and (clock.unsafe or any([r.value[2] != moment for r in records])):
-            refresh(records, handles, self._shapes, self._read, moment)
-        held = [r.value for r in records]  # keeps the values alive while they are read
-        inputs = [address(t) for t in arguments]
-        inputs += [value[1] for value in held]
-        pool, shelves = self._pool, self._shelves
-        buffers = pool.take(shelves)
-        try:
-            self.executable.run(inputs, [b.address for b in buffers] + self._check_addresses)
-            self._check()
-            tensors = hand_over(pool, buffers)
-        finally:
-            pool.put(shelves, buffers)
-        del held
-        results = self._result_count
-        if self._write is not None:
-            values = tensors[results:]
-            self._write([handles[p] for p in self._updated] + values)
-            for position, tensor, buffer in zip(self._updated, values, buffers[results:], strict=True):
-                records[position].value = (tensor, buffer.address, moment)
-        return tensors[:results]
-
-    def _bound(self, handles: list[Any]) -> list[Any]:
-        """The records of the variables behind the handles; looked up anew when the handles change."""
-        if len(handles) != len(self._handles) or not all(map(operator.is_, handles, self._handles)):
-            self._records = [known(h) for h in handles]
-            self._handles = handles
-        return self._records
-
-    def _check(self) -> None:
-        for message, holds in zip(self._messages, self._checked, strict=True):
-            if not holds.value:
-                raise CheckFailed(message)
 
 
 class NativeStage:
@@ -173,6 +90,9 @@ class NativeStage:
             return variant.run(arguments, [values[i] for i in variant.resources])
         except CheckFailed:
             return None
+        except PartlyBound as error:
+            self._give_up("run", error)
+            raise
         except Exception as error:  # noqa: BLE001 - whatever went wrong, training goes on
             error.graph_text = print_graph(variant.graph)  # type: ignore[attr-defined]
             self._give_up("run", error)
@@ -229,7 +149,8 @@ class NativeStage:
         signature = ", ".join(map(str, types))
         report = part_report(signature, self.op_count, executable, seconds)
         self.engine.recorder.compiled(self.entry, report, executable)
-        return Variant(self, imported, executable)
+        resources = [self.resource_slots[stage.resources.index(v)] for v in imported.variables]
+        return Variant(imported, executable, self.engine.pool, resources)
 
     @property
     def op_count(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -30,6 +30,22 @@ class KernelInfo:
     chunks: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Part:
+    """A stretch of a program, after which the caller may use what is finished.
+
+    Attributes:
+        segments: the first of its segments, and the one behind its last.
+        begun: positions of the outputs that nothing before it touches.
+        finished: positions of the variables' new values that are complete after it, whose old values nothing
+            reads any more. All checks are complete where there are any.
+    """
+
+    segments: tuple[int, int]
+    begun: tuple[int, ...]
+    finished: tuple[int, ...]
+
+
 class Executable(Protocol):
     """A compiled graph. Calls are thread-safe.
 
@@ -41,6 +57,7 @@ class Executable(Protocol):
         cached: whether the object code came from the cache on disk.
         device: where it runs, e.g. "cpu (avx2, 2 threads)".
         threads: how many of the processor's threads it uses.
+        parts: stretches to run it in; one where its updates of variables are small.
     """
 
     input_types: tuple[TensorType, ...]
@@ -50,6 +67,7 @@ class Executable(Protocol):
     cached: bool
     device: str
     threads: int
+    parts: tuple[Part, ...]
 
     def run(self, inputs: Sequence[int], outputs: Sequence[int]) -> None:
         """Compute outputs from inputs.
@@ -58,6 +76,17 @@ class Executable(Protocol):
             inputs: addresses of dense, row-major buffers of the input types; read only.
             outputs: addresses of 64-byte aligned buffers of the output types, disjoint from the
                 inputs and from each other; written.
+        """
+
+    def run_in_parts(self, inputs: Sequence[int], begin: Callable[[Sequence[int]], Sequence[int]],
+                     finish: Callable[[Sequence[int]], None]) -> None:
+        """``run`` with a stop after each of ``parts``, so that outputs need not all have memory at once.
+
+        Args:
+            inputs: as in ``run``; one that is the old value of a variable may go once ``finish`` was given
+                the new one.
+            begin: called before a part with the positions of the outputs it begins, gives their addresses.
+            finish: called after a part with the positions of the new values that are final.
         """
 
     def kernel_seconds(self) -> tuple[float, ...]:

@@ -1,0 +1,59 @@
+"""Work that a Ctrl-C may delay but not cut in two."""
+
+from __future__ import annotations
+
+import _thread
+import threading
+from collections.abc import Callable
+
+
+def undisturbed(work: Callable[[], None]) -> None:
+    """Call ``work``; an exception that a signal raises meanwhile comes after it.
+
+    Python raises those in the main thread alone and between any two of its instructions. So the main thread
+    waits while another one works; an interrupt that comes before the work has begun cancels it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        work()
+        return
+    errand = _Errand(work)
+    try:
+        _thread.start_new_thread(errand.run, ())
+        errand.done.acquire()
+    except BaseException as interrupt:
+        if isinstance(interrupt, RuntimeError):  # the system has no more threads
+            errand.run()
+        elif not errand.claim.acquire(blocking=False):
+            errand.done.acquire()
+            raise interrupt from errand.error
+        else:
+            raise
+    if errand.error is not None:
+        raise errand.error
+
+
+class _Errand:
+    """One call of ``work``, by whoever claims it first.
+
+    Attributes:
+        claim: taken for good by who runs or cancels the work.
+        done: free once the work is over.
+        error: what it raised.
+    """
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self._work = work
+        self.claim = threading.Lock()
+        self.done = threading.Lock()
+        self.done.acquire()
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        if not self.claim.acquire(blocking=False):
+            return
+        try:
+            self._work()
+        except BaseException as error:  # noqa: BLE001 - raised again where the work was asked for
+            self.error = error
+        finally:
+            self.done.release()

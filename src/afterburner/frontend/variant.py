@@ -1,0 +1,197 @@
+"""A compiled stage at work: variables read where they lie, new values bound to them."""
+
+from __future__ import annotations
+
+import ctypes
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from ..ir import TensorType
+from ..ir.types import BOOL
+from ..runtime.buffers import Buffer, BufferPool
+from ..runtime.executable import Executable
+from .bulk import reader, writer
+from .import_graph import Imported
+from .tensors import address, hand_over
+from .undisturbed import undisturbed
+from .variables import Known, clock, known, refresh
+
+_CHECK = TensorType(BOOL, ())
+
+
+class CheckFailed(Exception):
+    """A run-time check of a compiled part does not hold; TensorFlow runs it and says why."""
+
+
+class PartlyBound(Exception):
+    """A run failed when some variables had their new values already: TensorFlow cannot run it again."""
+
+
+class Variant:
+    """A native stage compiled for one set of shapes.
+
+    Args:
+        imported: the stage as a graph, whose outputs are results, then new values of variables, then checks.
+        executable: the graph, compiled.
+        pool: where buffers of results and new values come from.
+        resources: for each of the graph's variables the slot of its handle.
+
+    Attributes:
+        shelves: for results, then for new values.
+        result_count: how many results there are.
+        updated: for each new value the position of its variable.
+        check_addresses: where the checks are written.
+        writers: what binds the new values that a part finishes, where the graph is run in parts.
+    """
+
+    def __init__(self, imported: Imported, executable: Executable, pool: BufferPool, resources: list[int]) -> None:
+        self.graph = graph = imported.graph
+        self.executable = executable
+        self.resources = resources
+        self.pool = pool
+        states = [i.value.type for i in graph.inputs if i.state]
+        self._shapes = [t.shape for t in states]
+        stored = [tf.dtypes.as_dtype(t.dtype.numpy) for t in states]
+        first_state = len(graph.inputs) - len(states)
+        self.updated = [o.updates - first_state for o in graph.outputs if o.updates is not None]
+        self._messages = [o.check for o in graph.outputs if o.check is not None]
+        checks = len(self._messages)
+        self.shelves = [pool.shelf(t) for t in graph.output_types[: len(graph.outputs) - checks]]
+        self.result_count = len(self.shelves) - len(self.updated)
+        self._check_buffers = pool.take([pool.shelf(_CHECK)] * checks)
+        self.check_addresses = [b.address for b in self._check_buffers]
+        self._checked = [ctypes.c_bool.from_address(where) for where in self.check_addresses]
+        self._read = reader(stored) if stored else None
+        dtypes = [stored[p] for p in self.updated]
+        several = len(executable.parts) > 1
+        self._write = writer(dtypes) if dtypes and not several else None
+        self.writers = {part.finished: writer([dtypes[i - self.result_count] for i in part.finished])
+                        for part in executable.parts if several and part.finished}
+        self._records: list[Known] = []
+        self._handles: list[Any] = []
+
+    def run(self, arguments: Sequence[Any], handles: list[Any]) -> list[Any]:
+        """Results for data inputs and variable handles; variables are bound to their new values last.
+
+        Raises:
+            CheckFailed: nothing was written.
+            PartlyBound: some variables have their new values, others have not.
+        """
+        records = self._bound(handles)
+        moment = clock.now
+        if self._read is not None and (clock.unsafe or any([r.value[2] != moment for r in records])):
+            refresh(records, handles, self._shapes, self._read, moment)
+        inputs = [address(t) for t in arguments]
+        if self.writers:
+            return self._run_in_parts(inputs, records, handles, moment)
+        return self._run_at_once(inputs, records, handles, moment)
+
+    def _run_at_once(self, inputs: list[int], records: list[Known], handles: list[Any], moment: int) -> list[Any]:
+        held = [r.value for r in records]  # keeps the values alive while they are read
+        inputs += [value[1] for value in held]
+        pool, shelves = self.pool, self.shelves
+        buffers = pool.take(shelves)
+        try:
+            self.executable.run(inputs, [b.address for b in buffers] + self.check_addresses)
+            self.check()
+            tensors = hand_over(pool, buffers)
+        finally:
+            pool.put(shelves, buffers)
+        del held
+        results = self.result_count
+        if self._write is not None:
+            values = tensors[results:]
+            self._write([handles[p] for p in self.updated] + values)
+            for position, tensor, buffer in zip(self.updated, values, buffers[results:], strict=True):
+                records[position].value = (tensor, buffer.address, moment)
+        return tensors[:results]
+
+    def _run_in_parts(self, inputs: list[int], records: list[Known], handles: list[Any], moment: int) -> list[Any]:
+        run = _PartRun(self, records, handles, moment)
+        undisturbed(lambda: run.run(inputs))
+        return run.results
+
+    def _bound(self, handles: list[Any]) -> list[Known]:
+        """The records of the variables behind the handles; looked up anew when the handles change."""
+        if len(handles) != len(self._handles) or not all(map(operator.is_, handles, self._handles)):
+            self._records = [known(h) for h in handles]
+            self._handles = handles
+        return self._records
+
+    def check(self) -> None:
+        """Raise ``CheckFailed`` where a check of the last run does not hold."""
+        for message, holds in zip(self._messages, self._checked, strict=True):
+            if not holds.value:
+                raise CheckFailed(message)
+
+
+class _PartRun:
+    """One run in parts: after each, the new values that are final are bound, and the old ones may go.
+
+    Until the first of them is bound nothing is written; from then on nothing is expected to fail but for
+    want of memory, as in the middle of a step of TensorFlow's.
+
+    Attributes:
+        results: of the run.
+    """
+
+    def __init__(self, variant: Variant, records: list[Known], handles: list[Any], moment: int) -> None:
+        self.results: list[Any] = []
+        self._variant, self._records, self._handles, self._moment = variant, records, handles, moment
+        self._held: list[Any] = [r.value for r in records]  # old values, which the parts to come read
+        self._new: list[Any] = []  # the same of new ones
+        self._taken: dict[int, Buffer] = {}
+        self._writing = False
+
+    def run(self, inputs: list[int]) -> None:
+        """Run all parts on the addresses of the data inputs.
+
+        Raises:
+            CheckFailed: nothing was written.
+            PartlyBound: some variables have their new values, others have not.
+        """
+        variant = self._variant
+        try:
+            addresses = [*inputs, *(value[1] for value in self._held)]
+            variant.executable.run_in_parts(addresses, self._begin, self._finish)
+            self.results = self._hand_over(range(variant.result_count))
+        except Exception as error:
+            if self._writing:
+                raise PartlyBound(f"a step failed after some of its variables were written: {error}") from error
+            raise
+        finally:
+            variant.pool.put([variant.shelves[i] for i in self._taken], list(self._taken.values()))
+
+    def _begin(self, positions: Sequence[int]) -> list[int]:
+        variant = self._variant
+        count = len(variant.shelves)
+        taken = [i for i in positions if i < count]
+        self._taken.update(zip(taken, variant.pool.take([variant.shelves[i] for i in taken]), strict=True))
+        return [self._taken[i].address if i < count else variant.check_addresses[i - count] for i in positions]
+
+    def _finish(self, positions: Sequence[int]) -> None:
+        if not positions:
+            return
+        variant = self._variant
+        if not self._writing:
+            variant.check()
+        variables = [variant.updated[i - variant.result_count] for i in positions]
+        addresses = [self._taken[i].address for i in positions]
+        tensors = self._hand_over(positions)
+        self._writing = True
+        variant.writers[tuple(positions)]([self._handles[v] for v in variables] + tensors)
+        for variable, tensor, where in zip(variables, tensors, addresses, strict=True):
+            self._records[variable].value = (tensor, where, self._moment)
+            self._held[variable] = None
+        self._new += tensors
+
+    def _hand_over(self, positions: Sequence[int]) -> list[Any]:
+        pool = self._variant.pool
+        buffers = [self._taken.pop(i) for i in positions]
+        try:
+            return hand_over(pool, buffers)
+        finally:
+            pool.put([self._variant.shelves[i] for i in positions], buffers)
