@@ -12,6 +12,7 @@ from .compiled import CompiledKernel
 # may be: what runs earlier holds its memory longer.
 _WINDOW = 2  # waves
 _MOVED_BYTES = 1 << 20
+_WAVE_BYTES = 16 << 20  # results of one wave that are large; more would all be held until its end, for no gain
 _WORTH_SHARING = 2e-6  # seconds of serial work that pay for a barrier
 RATE = 1e10  # bytes or elementwise operations a second on one core: the order of magnitude
 _DENSE_RATE = 5e10  # floating-point operations a second of matrix products and convolutions
@@ -65,14 +66,21 @@ def waves(kernels: Sequence[CompiledKernel], apart: bool = False) -> dict[Node, 
     if apart:
         return {k.node: i for i, k in enumerate(kernels)}
     chosen: dict[Node, int] = {}
+    filled: dict[int, int] = {}
     last = 0
     for kernel in kernels:
         node = kernel.node
         producers = (source(v).node for v in node.operands)
         earliest = max((chosen[p] + 1 for p in producers if p in chosen), default=0)
-        small = sum(r.type.bytes for r in node.results) <= _MOVED_BYTES
-        chosen[node] = max(earliest, last - _WINDOW if small else last)
-        last = max(last, chosen[node])
+        size = sum(r.type.bytes for r in node.results)
+        if size <= _MOVED_BYTES:
+            wave = max(earliest, last - _WINDOW)
+        else:
+            wave = max(earliest, last)
+            wave += wave in filled and filled[wave] + size > _WAVE_BYTES
+            filled[wave] = filled.get(wave, 0) + size
+        chosen[node] = wave
+        last = max(last, wave)
     return chosen
 
 

@@ -75,12 +75,14 @@ class Known:
     Attributes:
         value: (the tensor, held so that its address stays valid; the address of its elements; the
             clock when it was known to be current), replaced as a whole since threads share it.
+        ours: address of the last large value that was ours; 0 before.
     """
 
-    __slots__ = ("value", "__weakref__")
+    __slots__ = ("value", "ours", "__weakref__")
 
     def __init__(self) -> None:
         self.value: tuple[Any, int, int] = _UNKNOWN
+        self.ours = 0
 
     def learn(self, tensor: Any, where: int, moment: int) -> None:
         """Remember a value that was current at ``moment``."""

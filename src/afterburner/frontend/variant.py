@@ -13,6 +13,7 @@ from ..ir import TensorType
 from ..ir.types import BOOL
 from ..runtime.buffers import Buffer, BufferPool
 from ..runtime.executable import Executable
+from ..runtime.heap import give_back
 from .bulk import reader, writer
 from .import_graph import Imported
 from .tensors import address, hand_over
@@ -183,10 +184,15 @@ class _PartRun:
         tensors = self._hand_over(positions)
         self._writing = True
         variant.writers[tuple(positions)]([self._handles[v] for v in variables] + tensors)
+        foreign = False
         for variable, tensor, where in zip(variables, tensors, addresses, strict=True):
-            self._records[variable].value = (tensor, where, self._moment)
+            record = self._records[variable]
+            foreign |= self._held[variable][1] != record.ours
+            record.value, record.ours = (tensor, where, self._moment), where
             self._held[variable] = None
         self._new += tensors
+        if foreign:  # TensorFlow allocated what has just become free
+            give_back()
 
     def _hand_over(self, positions: Sequence[int]) -> list[Any]:
         pool = self._variant.pool

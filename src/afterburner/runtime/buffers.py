@@ -8,6 +8,7 @@ flag, so that it needs neither the interpreter's lock nor the interpreter.
 from __future__ import annotations
 
 import ctypes
+import mmap
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -19,9 +20,10 @@ import numpy as np
 from ..ir.types import TensorType
 
 ALIGNMENT = 64  # bytes; TensorFlow aborts the process on a DLPack import that is less aligned
-_LOOK = 4  # buffers asked for being free before a new one is made
-_SPARE = 4  # free buffers of one type kept for reuse
-_TRIM_EVERY = 512  # allocations of one type between two trims
+_LARGE = 1 << 20  # bytes; a buffer as large is looked for among all of its size,
+_LOOK = 4  # of others so many are asked for being free before a new one is made
+_SPARE = 4  # free buffers of one size kept for reuse
+_TRIM_EVERY = 512  # allocations of one size between two trims
 
 _DLPACK_CODES = {"int": 0, "uint": 1, "float": 2, "bool": 6}
 _BFLOAT = 4
@@ -60,42 +62,64 @@ class _DLManagedTensor(ctypes.Structure):
 
 
 class Buffer:
-    """64-byte aligned memory of one tensor type, with its DLPack description.
+    """64-byte aligned memory with its DLPack description.
 
     Attributes:
         address: of the first element.
         managed: address of the DLManagedTensor that describes it.
         flag: 1 while nobody outside holds the memory; cleared with the capsule, set by the deleter.
+        type: of the tensor that it is described as.
     """
 
-    __slots__ = ("address", "managed", "flag", "_memory", "_description", "_extents")
+    __slots__ = ("address", "managed", "flag", "type", "_memory", "_description", "_extents")
 
-    def __init__(self, type_: TensorType, deleter: int) -> None:
-        self._memory = np.empty(max(type_.bytes, 1) + ALIGNMENT, np.uint8)
+    def __init__(self, type_: TensorType, capacity: int, deleter: int) -> None:
+        self._memory = _memory(capacity)
         raw = self._memory.ctypes.data
         self.address = raw + (-raw % ALIGNMENT)
         self.flag = ctypes.c_int64(1)
-        self._extents = (ctypes.c_int64 * max(type_.rank, 1))(*type_.shape)
-        code = _BFLOAT if type_.dtype.name == "bf16" else _DLPACK_CODES[type_.dtype.kind]
-        tensor = _DLTensor(
-            self.address, _DLDevice(1, 0), type_.rank, _DLDataType(code, type_.dtype.bits, 1),
-            ctypes.addressof(self._extents), None, 0)
+        tensor = _DLTensor(data=self.address, device=_DLDevice(1, 0))
         self._description = _DLManagedTensor(tensor, ctypes.addressof(self.flag), deleter)
         self.managed = ctypes.addressof(self._description)
+        self.describe(type_)
+
+    def describe(self, type_: TensorType) -> None:
+        """Say that a tensor of this type lies here. Nobody outside may hold the memory."""
+        self.type = type_
+        self._extents = (ctypes.c_int64 * max(type_.rank, 1))(*type_.shape)
+        tensor = self._description.tensor
+        tensor.ndim, tensor.shape = type_.rank, ctypes.addressof(self._extents)
+        code = _BFLOAT if type_.dtype.name == "bf16" else _DLPACK_CODES[type_.dtype.kind]
+        tensor.dtype = _DLDataType(code, type_.dtype.bits, 1)
 
 
-class Shelf:
-    """All buffers of one type; those that were handed out wait in the order they went. Used by a pool
+def _memory(capacity: int) -> np.ndarray:
+    """Room for aligned bytes. Large memory comes from the system and goes back there at once: the allocator
+    may keep what was freed, and does when other threads freed it.
+
+    Raises:
+        MemoryError: there is none left.
+    """
+    if capacity < _LARGE:
+        return np.empty(capacity + ALIGNMENT, np.uint8)
+    try:
+        return np.frombuffer(mmap.mmap(-1, capacity, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), np.uint8)
+    except OSError as error:
+        raise MemoryError(f"no memory for {capacity >> 20} MB of results: {error}") from error
+
+
+class Store:
+    """All buffers of one size; those that were handed out wait in the order they went. Used by a pool
     under its lock."""
 
-    def __init__(self, type_: TensorType, deleter: int) -> None:
-        self.type = type_
+    def __init__(self, capacity: int, deleter: int) -> None:
+        self.capacity = capacity
         self._deleter = deleter
         self._waiting: deque[Buffer] = deque()
         self._taken = 0
 
-    def take(self) -> Buffer:
-        """A buffer nobody holds.
+    def take(self, type_: TensorType) -> Buffer:
+        """A buffer nobody holds, described as a tensor of a type that fits.
 
         Raises:
             MemoryError: the machine has no memory left.
@@ -104,20 +128,23 @@ class Shelf:
         if self._taken % _TRIM_EVERY == 0:
             self._trim()
         waiting = self._waiting
-        for _ in range(min(_LOOK, len(waiting))):
+        looks = len(waiting) if self.capacity >= _LARGE else min(_LOOK, len(waiting))
+        for _ in range(looks):
             buffer = waiting.popleft()
             if buffer.flag.value:
+                if buffer.type is not type_:
+                    buffer.describe(type_)
                 return buffer
             waiting.append(buffer)
-        return Buffer(self.type, self._deleter)
+        return Buffer(type_, self.capacity, self._deleter)
 
     def put(self, buffer: Buffer) -> None:
         """Remember a buffer, to use it again when nobody holds it."""
         self._waiting.append(buffer)
 
     def held_bytes(self) -> int:
-        """Bytes of all buffers on the shelf, free or handed out."""
-        return self.type.bytes * len(self._waiting)
+        """Bytes of all buffers in the store, free or handed out."""
+        return self.capacity * len(self._waiting)
 
     def _trim(self) -> None:
         """Keep a few free buffers; memory of the others goes back to the system."""
@@ -126,8 +153,16 @@ class Shelf:
         self._waiting = deque((*free[:_SPARE], *held))
 
 
+@dataclass(frozen=True)
+class Shelf:
+    """Where buffers of one type come from; types of one size share a store."""
+
+    type: TensorType
+    store: Store
+
+
 class BufferPool:
-    """Shelves by tensor type. Thread-safe.
+    """Buffers by size. Thread-safe.
 
     Args:
         load: gives native functions that stay loaded for the life of the process; called with the
@@ -138,14 +173,20 @@ class BufferPool:
         self._load = load
         self._capsules: Callable[..., Any] | None = None
         self._shelves: dict[TensorType, Shelf] = {}
+        self._stores: dict[int, Store] = {}
         self._lock = threading.Lock()
 
     def shelf(self, type_: TensorType) -> Shelf:
         """The shelf of a type."""
         with self._lock:
-            if type_ not in self._shelves:
-                self._shelves[type_] = Shelf(type_, self._load().release)
-            return self._shelves[type_]
+            shelf = self._shelves.get(type_)
+            if shelf is None:
+                capacity = -(-max(type_.bytes, 1) // ALIGNMENT) * ALIGNMENT
+                store = self._stores.get(capacity)
+                if store is None:
+                    store = self._stores[capacity] = Store(capacity, self._load().release)
+                shelf = self._shelves[type_] = Shelf(type_, store)
+            return shelf
 
     def take(self, shelves: Sequence[Shelf]) -> list[Buffer]:
         """A buffer of each shelf, to write to. All go back by ``put``, handed out or not.
@@ -154,13 +195,13 @@ class BufferPool:
             MemoryError: the machine has no memory left.
         """
         with self._lock:
-            return [shelf.take() for shelf in shelves]
+            return [shelf.store.take(shelf.type) for shelf in shelves]
 
     def put(self, shelves: Sequence[Shelf], buffers: Sequence[Buffer]) -> None:
         """Put buffers back on their shelves; those handed out are used again when they are let go."""
         with self._lock:
             for shelf, buffer in zip(shelves, buffers, strict=True):
-                shelf.put(buffer)
+                shelf.store.put(buffer)
 
     def capsules(self, buffers: Sequence[Buffer]) -> list[Any]:
         """A DLPack capsule over each buffer, which counts as handed out from now on."""
@@ -174,4 +215,4 @@ class BufferPool:
     def held_bytes(self) -> int:
         """Bytes of all buffers the pool knows, free or handed out."""
         with self._lock:
-            return sum(s.held_bytes() for s in self._shelves.values())
+            return sum(s.held_bytes() for s in self._stores.values())
