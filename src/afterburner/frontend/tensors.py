@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import tensorflow as tf
 from tensorflow.python import pywrap_tfe
 from tensorflow.python.eager import context
 
-from ..runtime.buffers import Buffer, BufferPool
+from ..runtime.buffers import BufferPool, Row
 
 _capsule_pointer = ctypes.pythonapi.PyCapsule_GetPointer
 _capsule_pointer.restype = ctypes.c_void_p
@@ -30,9 +29,9 @@ def address(tensor: Any) -> int:
     return _pointer_at(_capsule_pointer(capsule, b"dltensor")).value or 0
 
 
-def hand_over(pool: BufferPool, buffers: Sequence[Buffer]) -> list[tf.Tensor]:
+def hand_over(pool: BufferPool, row: Row) -> list[tf.Tensor]:
     """Eager tensors over the buffers' memory; a buffer is free again when TensorFlow drops the last
     reference to its tensor."""
     context_handle = context.context()._handle  # noqa: SLF001
     take_capsule = pywrap_tfe.TFE_FromDlpackCapsule
-    return [take_capsule(capsule, context_handle) for capsule in pool.capsules(buffers)]
+    return [take_capsule(capsule, context_handle) for capsule in pool.capsules(row)]

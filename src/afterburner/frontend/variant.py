@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from ..ir import TensorType
 from ..ir.types import BOOL
-from ..runtime.buffers import Buffer, BufferPool
+from ..runtime.buffers import Buffer, BufferPool, Rack, Row
 from ..runtime.executable import Executable
 from ..runtime.heap import give_back
 from .bulk import reader, writer
@@ -71,6 +71,7 @@ class Variant:
         self._write = writer(dtypes) if dtypes and not several else None
         self.writers = {part.finished: writer([dtypes[i - self.result_count] for i in part.finished])
                         for part in executable.parts if several and part.finished}
+        self._rack = Rack(pool, self.shelves)
         self._records: list[Known] = []
         self._handles: list[Any] = []
 
@@ -93,21 +94,21 @@ class Variant:
     def _run_at_once(self, inputs: list[int], records: list[Known], handles: list[Any], moment: int) -> list[Any]:
         held = [r.value for r in records]  # keeps the values alive while they are read
         inputs += [value[1] for value in held]
-        pool, shelves = self.pool, self.shelves
-        buffers = pool.take(shelves)
+        rack = self._rack
+        row = rack.take()
         try:
-            self.executable.run(inputs, [b.address for b in buffers] + self.check_addresses)
+            self.executable.run(inputs, row.addresses + self.check_addresses)
             self.check()
-            tensors = hand_over(pool, buffers)
+            tensors = hand_over(self.pool, row)
         finally:
-            pool.put(shelves, buffers)
+            rack.put(row)
         del held
         results = self.result_count
         if self._write is not None:
             values = tensors[results:]
             self._write([handles[p] for p in self.updated] + values)
-            for position, tensor, buffer in zip(self.updated, values, buffers[results:], strict=True):
-                records[position].value = (tensor, buffer.address, moment)
+            for position, tensor, where in zip(self.updated, values, row.addresses[results:], strict=True):
+                records[position].value = (tensor, where, moment)
         return tensors[:results]
 
     def _run_in_parts(self, inputs: list[int], records: list[Known], handles: list[Any], moment: int) -> list[Any]:
@@ -198,6 +199,6 @@ class _PartRun:
         pool = self._variant.pool
         buffers = [self._taken.pop(i) for i in positions]
         try:
-            return hand_over(pool, buffers)
+            return hand_over(pool, Row(buffers))
         finally:
             pool.put([self._variant.shelves[i] for i in positions], buffers)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ _LARGE = 1 << 20  # bytes; a buffer as large is looked for among all of its size
 _LOOK = 4  # of others so many are asked for being free before a new one is made
 _SPARE = 4  # free buffers of one size kept for reuse
 _TRIM_EVERY = 512  # allocations of one size between two trims
+_ROW_BYTES = 256 << 10  # of the buffers that a program keeps for itself, at most
+_ROWS = 2  # of a program: one is bound to the variables while the other is written
 
 _DLPACK_CODES = {"int": 0, "uint": 1, "float": 2, "bool": 6}
 _BFLOAT = 4
@@ -161,6 +164,25 @@ class Shelf:
     store: Store
 
 
+class Row:
+    """Buffers for the outputs of one run.
+
+    Attributes:
+        buffers: one an output.
+        addresses: of their first elements.
+        managed: the addresses of their DLManagedTensors, as a C array.
+        flags: of the buffers.
+    """
+
+    __slots__ = ("buffers", "addresses", "managed", "flags")
+
+    def __init__(self, buffers: Sequence[Buffer]) -> None:
+        self.buffers = list(buffers)
+        self.addresses = [b.address for b in buffers]
+        self.managed = (ctypes.c_void_p * len(buffers))(*[b.managed for b in buffers])
+        self.flags = [b.flag for b in buffers]
+
+
 class BufferPool:
     """Buffers by size. Thread-safe.
 
@@ -175,6 +197,7 @@ class BufferPool:
         self._shelves: dict[TensorType, Shelf] = {}
         self._stores: dict[int, Store] = {}
         self._lock = threading.Lock()
+        self.orphans: deque[tuple[Sequence[Shelf], Sequence[Buffer]]] = deque()
 
     def shelf(self, type_: TensorType) -> Shelf:
         """The shelf of a type."""
@@ -195,6 +218,9 @@ class BufferPool:
             MemoryError: the machine has no memory left.
         """
         with self._lock:
+            while self.orphans:
+                for shelf, buffer in zip(*self.orphans.popleft(), strict=True):
+                    shelf.store.put(buffer)
             return [shelf.store.take(shelf.type) for shelf in shelves]
 
     def put(self, shelves: Sequence[Shelf], buffers: Sequence[Buffer]) -> None:
@@ -203,16 +229,62 @@ class BufferPool:
             for shelf, buffer in zip(shelves, buffers, strict=True):
                 shelf.store.put(buffer)
 
-    def capsules(self, buffers: Sequence[Buffer]) -> list[Any]:
+    def capsules(self, row: Row) -> list[Any]:
         """A DLPack capsule over each buffer, which counts as handed out from now on."""
         if self._capsules is None:
             make = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_int64)
             self._capsules = make(self._load().capsules)
-        count = len(buffers)
-        managed = (ctypes.c_void_p * count)(*[b.managed for b in buffers])
-        return list(self._capsules(managed, count))
+        return self._capsules(row.managed, len(row.buffers))  # type: ignore[no-any-return]
 
     def held_bytes(self) -> int:
-        """Bytes of all buffers the pool knows, free or handed out."""
+        """Bytes of all buffers in stores, free or handed out; those of racks are not."""
         with self._lock:
             return sum(s.held_bytes() for s in self._stores.values())
+
+
+class Rack:
+    """Rows of buffers that a program writes in turn: where they are small, finding each anew takes longer than
+    a row of them all. Larger ones come from the pool for every run. Thread-safe.
+
+    Args:
+        pool: gives the buffers, and has them when this object has gone.
+        shelves: of the outputs.
+    """
+
+    def __init__(self, pool: BufferPool, shelves: Sequence[Shelf]) -> None:
+        self._pool = pool
+        self._shelves = tuple(shelves)
+        self._rows: deque[Row] = deque()
+        self._keep = _ROWS if sum(s.type.bytes for s in shelves) <= _ROW_BYTES else 0
+        # What TensorFlow still holds must outlive the program. The pool's lock may be taken when this runs.
+        weakref.finalize(self, _orphan, pool, self._shelves, self._rows).atexit = False
+
+    def take(self) -> Row:
+        """Buffers nobody holds. They go back by ``put``, handed out or not.
+
+        Raises:
+            MemoryError: the machine has no memory left.
+        """
+        pool, shelves = self._pool, self._shelves
+        if len(self._rows) < self._keep or not self._keep:
+            return Row(pool.take(shelves))
+        try:
+            row = self._rows.popleft()
+        except IndexError:  # other threads have them
+            return Row(pool.take(shelves))
+        if all([flag.value for flag in row.flags]):
+            return row
+        pool.put(shelves, row.buffers)
+        return Row(pool.take(shelves))
+
+    def put(self, row: Row) -> None:
+        """Take back a row, to use it again when nobody holds its buffers."""
+        if len(self._rows) < self._keep:
+            self._rows.append(row)
+        else:
+            self._pool.put(self._shelves, row.buffers)
+
+
+def _orphan(pool: BufferPool, shelves: Sequence[Shelf], rows: deque[Row]) -> None:
+    while rows:
+        pool.orphans.append((shelves, rows.popleft().buffers))
