@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -59,9 +59,11 @@ class Op:
         return sum(r.size for r in results if r.dtype.is_float) if self.elementwise else 0
 
     def attributes(self) -> Iterator[tuple[str, Any]]:
-        """Attribute names and values in declaration order."""
+        """Attribute names and values in declaration order, without those at their defaults."""
         for field in fields(self):
-            yield field.name, getattr(self, field.name)
+            value = getattr(self, field.name)
+            if field.default is MISSING or value != field.default:
+                yield field.name, value
 
     def regions(self) -> tuple[Graph, ...]:
         """The sub-graphs this operation holds."""

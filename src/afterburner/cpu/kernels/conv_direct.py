@@ -14,10 +14,11 @@ from ..halves import is_half
 from ..isa import Isa
 from ..kernel import Kernel, Phase
 from .correlation import Axis, Correlation, Correlator, Plan, Taps
+from .correlation_sparse import SparseCorrelator, sparse_plan
 from .correlation_streamed import StreamedCorrelator, in_one_row, streamed_plans
 from .depthwise import is_depthwise, lower_depthwise
 from .epilogue import Contraction, contraction_of
-from .gemm import MOST_CHUNKS, Numeric, choose_tile, chunks_of, numeric
+from .gemm import MOST_CHUNKS, WIDEST, Numeric, choose_tile, chunks_of, numeric
 from .matmul import Product, lower_product, zero_kernel
 from .packing import widen_phase
 from .winograd import lower_winograd, winograd_pays
@@ -28,10 +29,11 @@ _FILTER_BYTES = 192 << 10  # of packed filter that a chunk reads again and again
 _FEW_PIXELS = 32  # of a 1x1 convolution
 
 
-def plan_of(c: Correlation, num: Numeric, isa: Isa, parts: tuple[int, int] | None = None) -> Plan:
-    """Tiles, blocks and chunks of a correlation, from its sizes alone."""
+def plan_of(c: Correlation, num: Numeric, isa: Isa, parts: tuple[int, int] | None = None,
+            widest: int = WIDEST) -> Plan:
+    """Tiles, blocks and chunks of a correlation, from its sizes alone; panels of at most ``widest`` registers."""
     vectors = -(-c.width // num.lanes)
-    tiles, panels = choose_tile(c.columns.outputs, vectors, c.steps, isa)
+    tiles, panels = choose_tile(c.columns.outputs, vectors, c.steps, isa, widest)
     row_bytes = c.columns.inputs * c.pixel * num.bytes * c.rows.taps.stride
     cycles = c.images * c.rows.outputs * c.columns.outputs * c.width * c.groups * max(c.steps, 4) / num.lanes / 2
     wanted = chunks_of(cycles)
@@ -134,6 +136,12 @@ def _lower(contraction: Contraction, isa: Isa, correlations: Callable[[], list[C
     streamed = None if is_half(contraction.dtype) else streamed_plans(merged, num, isa)
     if streamed is not None:
         return _streamed(contraction, merged, streamed, isa, order, filter_columns, label)
+    if len(parts) == 1 and getattr(contraction.root.op, "sparse", False):
+        tried = (plan_of(parts[0], num, isa, widest=widest) for widest in (WIDEST, 2))
+        sparse = next(filter(None, (sparse_plan(parts[0], plan, num, isa) for plan in tried)), None)
+        if sparse is not None:
+            correlator = SparseCorrelator(parts[0], sparse, num, filter_columns)
+            return _sparse(contraction, correlator, isa, order, label)
     plans = [plan_of(c, num, isa) for c in parts]
     correlators, at, chunks = [], 0, max(prod(p.parts) for p in plans)
     for c, plan in zip(parts, plans, strict=True):
@@ -141,6 +149,23 @@ def _lower(contraction: Contraction, isa: Isa, correlations: Callable[[], list[C
         correlators.append(Correlator(c, plan, num, stored, at, filter_columns, contraction.streams))
         at += -(-correlators[-1].packed_elements // 16) * 16
     return Layer(contraction, tuple(correlators), *order, chunks).kernel(isa, label)
+
+
+def _sparse(contraction: Contraction, correlator: SparseCorrelator, isa: Isa, order: tuple[int, int],
+            label: str) -> Kernel:
+    """Pack the filter, then correlate what is not zero."""
+    finish = contraction.finish(isa)
+
+    def pack(e: Emitter) -> None:
+        correlator.pack(e, contraction.operand(e, order[1]), correlator.packs)
+
+    def compute(e: Emitter) -> None:
+        correlator.compute(e, contraction.operand(e, order[0]), finish)
+
+    phases = (Phase(correlator.packs, pack), Phase(correlator.plan.parts[0], compute))
+    temps = (correlator.packed_elements * correlator.num.bytes,)
+    label = f"{label} (zeros left out)"
+    return Kernel(contraction.node, phases, contraction.key(isa), temps, correlator.scratch, label)
 
 
 def _streamed(contraction: Contraction, parts: list[Correlation], plans: list[Plan], isa: Isa,

@@ -21,7 +21,7 @@ MOST_CHUNKS = 32
 _WORTH_HALVING, _MANY = 0.75, 8  # chunks
 _UNROLLED = 72  # multiply-adds written out instead of a loop
 _LINE = 64  # bytes of a cache line
-_TALLEST, _WIDEST = 14, 12  # rows and registers of a tile
+_TALLEST, WIDEST = 14, 12  # rows and registers of a tile
 
 
 @dataclass(frozen=True)
@@ -376,7 +376,7 @@ def step_cycles(rows: int, vectors: int, isa: Isa) -> float:
 
 
 @cache
-def choose_tile(rows: int, vectors: int, steps: int, isa: Isa, widest: int = _WIDEST) -> tuple[Cut, Cut]:
+def choose_tile(rows: int, vectors: int, steps: int, isa: Isa, widest: int = WIDEST) -> tuple[Cut, Cut]:
     """Cuts of a result of ``rows`` by ``vectors`` registers that cost the fewest estimated cycles; at most ``widest``
     registers a row."""
     best: tuple[float, int, Cut, Cut] | None = None

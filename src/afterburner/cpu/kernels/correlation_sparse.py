@@ -1,0 +1,283 @@
+"""Correlation of an image that is often zero, as behind a ReLU: zeros are not multiplied.
+
+A chunk lists what is not zero in the rows of the image that a block of output rows reads, and where the matrix of
+the filter for it lies. For every output pixel, registers for many output channels at once take the entries of the
+list in turn. What is left out are products with zero, so the results are the bits of ``correlation``, which computes
+the blocks where few elements are zero, and everything where an element of the filter is not finite.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import reduce
+
+from llvmlite import ir as ll
+
+from ..emitter import F32, I1, I8, I32, I64, Emitter, const, i64
+from ..isa import Isa
+from .correlation import Correlation, Correlator, Plan, tap_range
+from .epilogue import Finish
+from .gemm import MOST_CHUNKS, Numeric, larger, range_of_part, smaller
+from .nonzeros import ENTRY, Lists
+
+_FEWEST = 7  # registers of sums: a multiply-add takes four cycles, two start in each
+_OTHERS = 4  # registers for other things than sums
+_TAPS_BYTES = 25 << 10  # of filter that is read again and again from the first-level cache
+_BLOCK_BYTES = 640 << 10  # of lists, which are never full, and sums: what is used stays in the second-level cache
+_FEWEST_PIXELS = 64  # that use what was read of the filter
+_FEWEST_PRODUCTS = 256  # of an element of the image: to list it takes as long as about 20
+_MOST_NONZERO = 0.55  # of the elements; a list takes 5 to 6 cycles for what tiles do in 4, and has to be made
+TRUE = const(I1, 1)
+
+
+@dataclass(frozen=True)
+class SparsePlan:
+    """How a sparse correlation is cut.
+
+    Attributes:
+        dense: the plan for blocks with few zeros; its rows and chunks are those of the sparse way.
+        together: panels whose sums are in registers at once.
+        columns: adjacent taps of a filter row that one turn takes.
+        depth: channels that one turn takes.
+    """
+
+    dense: Plan
+    together: int
+    columns: int
+    depth: int
+
+
+def sparse_plan(c: Correlation, dense: Plan, num: Numeric, isa: Isa) -> SparsePlan | None:
+    """A plan, or None where the dense correlation is faster for all images."""
+    wide, lanes = dense.panels.widest, num.lanes
+    rows, columns = c.rows.taps, c.columns.taps
+    plain = (c.groups == 1 and num.bytes == 4 and num.is_float and c.width % lanes == 0 and dense.panels.larger == 0
+             and rows.offset_step == columns.offset_step == 1 and rows.count >= rows.stride
+             and columns.count >= columns.stride)
+    products = rows.count * columns.count * c.width // (rows.stride * columns.stride)
+    together = max((n for n in range(1, dense.panels.parts + 1) if dense.panels.parts % n == 0
+                    and n * wide <= isa.registers - _OTHERS), default=0)
+    if not plain or together * wide < _FEWEST or products < _FEWEST_PRODUCTS:
+        return None
+    tap = together * wide * lanes * num.bytes
+    most = _TAPS_BYTES // tap
+    if columns.count * c.depth <= most:
+        taken, depth = columns.count, c.depth
+    else:
+        taken, depth = 1, max((d for d in range(1, min(c.depth, most) + 1) if c.depth % d == 0), default=1)
+    if depth < min(c.depth, lanes):
+        return None
+    for block in range(dense.block, 0, -1):
+        found = SparsePlan(replace(dense, block=block), together, taken, depth)
+        if _Layout(c, found, num).bytes <= _BLOCK_BYTES:
+            break
+    else:
+        return None
+    blocks = c.images * -(-c.rows.outputs // block)
+    found = replace(found, dense=replace(found.dense, parts=(min(blocks, MOST_CHUNKS), 1)))
+    return found if block * c.columns.outputs >= _FEWEST_PIXELS else None
+
+
+class _Layout:
+    """Where lists and sums lie in a worker's private memory, in bytes."""
+
+    def __init__(self, c: Correlation, plan: SparsePlan, num: Numeric) -> None:
+        self.rows = (plan.dense.block - 1) * c.rows.taps.stride + c.rows.taps.count
+        self.parts = c.depth // plan.depth
+        self.list = c.columns.inputs * plan.depth + num.lanes
+        self.starts = -(-(c.columns.inputs + 1) // 16) * 16
+        lists = self.rows * self.parts
+        self.values_at = lists * self.list * (ENTRY // 2)
+        self.starts_at = 2 * self.values_at
+        self.sums_at = -(-(self.starts_at + lists * self.starts * 4) // 64) * 64
+        self.sums = plan.together * plan.dense.panels.widest * num.lanes
+        self.bytes = self.sums_at + plan.dense.block * c.columns.outputs * self.sums * num.bytes
+
+
+class SparseCorrelator(Correlator):
+    """Emits a correlation that chooses, block by block, whether zeros are left out."""
+
+    def __init__(self, c: Correlation, plan: SparsePlan, num: Numeric, filter_columns: int) -> None:
+        super().__init__(c, plan.dense, num, F32, 0, filter_columns)
+        self.sparse, self.layout = plan, _Layout(c, plan, num)
+        self.scratch = self.layout.bytes
+        self.unit = plan.dense.panels.widest * num.lanes * num.bytes  # bytes of a panel's filter for one element
+        self.packs = max(1, min(MOST_CHUNKS, plan.dense.panels.parts))
+
+    @property
+    def packed_elements(self) -> int:
+        """With a number for each piece of the filter, NaN where it holds something that is not finite."""
+        return super().packed_elements + MOST_CHUNKS
+
+    def pack(self, e: Emitter, filter_: ll.Value, chunks: int) -> None:
+        """Copy this chunk's share of the filter and note whether it is finite."""
+        super().pack(e, filter_, chunks)
+        first, end = range_of_part(e, e.chunk, self.plan.panels.parts, chunks)
+        base, num = e.at(e.temp(0), e.b.mul(first, i64(self.slot)), F32), self.num
+        size = e.b.mul(e.b.sub(end, first), i64(self.slot))
+        with e.loop_carried(0, size, num.lanes, [num.zero], "finite") as (k, now, after):
+            value = e.load(e.at(base, k, F32), num.vector, num.lanes * num.bytes)
+            after[0] = num.multiply_add(e, value, num.zero, now[0])
+        total = after[0]
+        lanes = [e.b.extract_element(total, ll.Constant(I32, lane)) for lane in range(num.lanes)]
+        e.store(reduce(e.b.fadd, lanes), self._note(e, e.chunk), 4)
+
+    def _note(self, e: Emitter, chunk: ll.Value | int) -> ll.Value:
+        at = super().packed_elements
+        index = i64(at + chunk) if isinstance(chunk, int) else e.b.add(i64(at), chunk)
+        return e.at(e.temp(0), index, F32)
+
+    def _finite(self, e: Emitter) -> ll.Value:
+        with e.loop_carried(0, self.packs, 1, [const(F32, 0.0)], "noted") as (k, now, after):
+            after[0] = e.b.fadd(now[0], e.load(self._note(e, k), F32, 4))
+        return e.b.fcmp_ordered("==", after[0], after[0])
+
+    def compute(self, e: Emitter, image: ll.Value, finish: Finish) -> None:
+        """This chunk's share of the output pixels."""
+        c, plan = self.c, self.plan
+        blocks = c.images * self.blocks_per_image
+        first_block, end_block = range_of_part(e, e.chunk, blocks, plan.parts[0])
+        finite, lists = self._finite(e), Lists(e, self.unit)
+        with e.loop(first_block, end_block, name="block") as block:
+            number, inside = (f(block, i64(self.blocks_per_image)) for f in (e.b.udiv, e.b.urem))
+            first = e.b.mul(inside, i64(plan.block))
+            end = smaller(e, e.b.add(first, i64(plan.block)), i64(c.rows.outputs))
+            source = e.at(image, e.b.mul(number, i64(c.rows.inputs * self._line)), F32)
+            with e.b.if_else(self._list(e, source, lists, first, end, finite)) as (then, otherwise):
+                with then:
+                    with e.loop(0, plan.panels.parts // self.sparse.together, name="group") as group:
+                        self._clear(e, first, end)
+                        self._multiply(e, group, first, end)
+                        self._finish(e, number, group, first, end, finish)
+                with otherwise:
+                    for width, panel, channel, last in self._panels(e, i64(0), i64(plan.panels.parts)):
+                        self._block(e, image, finish, block, i64(0), width, panel, channel, last)
+
+    # The lists of a block
+
+    def _top(self, e: Emitter, row: ll.Value) -> ll.Value:
+        taps = self.c.rows.taps
+        return e.b.add(e.b.mul(row, i64(taps.stride)), i64(taps.offset))
+
+    def _list(self, e: Emitter, source: ll.Value, lists: Lists, first: ll.Value, end: ll.Value,
+              finite: ll.Value) -> ll.Value:
+        """List the rows that output rows [first, end) read. Whether few enough elements are not zero, in the row in
+        the middle and in all: where they are not, nothing is listed, or all in vain."""
+        c, layout = self.c, self.layout
+        top = self._top(e, first)
+        bottom = e.b.add(self._top(e, e.b.sub(end, i64(1))), i64(c.rows.taps.count))
+        low, high = larger(e, top, i64(0)), smaller(e, bottom, i64(c.rows.inputs))
+        middle = smaller(e, larger(e, e.b.ashr(e.b.add(low, high), i64(1)), i64(0)), i64(c.rows.inputs - 1))
+        sample = self._count(e, e.at(source, e.b.mul(middle, i64(self._line)), F32))
+        hopeful = e.b.and_(finite, _few(e, sample, i64(self._line)))
+        stop = e.b.select(hopeful, high, low)
+        with e.loop_carried(low, stop, 1, [i64(0)], "row") as (row, now, after):
+            line = e.at(source, e.b.mul(row, i64(self._line)), F32)
+            with e.loop_carried(0, layout.parts, 1, [now[0]], "part") as (part, inner, following):
+                index = e.b.add(e.b.mul(e.b.sub(row, top), i64(layout.parts)), part)
+                following[0] = e.b.add(inner[0], self._list_row(e, lists, line, part, index))
+            after[0] = following[0]
+        rows = larger(e, e.b.sub(high, low), i64(0))
+        return e.b.and_(hopeful, _few(e, after[0], e.b.mul(rows, i64(self._line))))
+
+    @property
+    def _line(self) -> int:
+        """Elements of a row of the image."""
+        return self.c.columns.inputs * self.c.pixel
+
+    def _count(self, e: Emitter, line: ll.Value) -> ll.Value:
+        """How many elements of a row are not zero; a rest that fills no register is left out."""
+        num, integers = self.num, ll.VectorType(I32, self.num.lanes)
+        with e.loop_carried(0, self._line - self._line % num.lanes, num.lanes, [const(integers, 0)], "count") as (
+                k, now, after):
+            value = e.load(e.at(line, k, F32), num.vector, 4)
+            after[0] = e.b.add(now[0], e.b.zext(e.b.fcmp_unordered("!=", value, num.zero), integers))
+        lanes = [e.b.extract_element(after[0], ll.Constant(I32, lane)) for lane in range(num.lanes)]
+        return e.b.zext(reduce(e.b.add, lanes), I64)
+
+    def _lists_at(self, e: Emitter, index: ll.Value) -> tuple[ll.Value, ll.Value, ll.Value]:
+        """Addresses of list ``index``: its offsets, its values, and where each column starts."""
+        layout = self.layout
+        at = e.b.mul(index, i64(layout.list))
+        return (e.at(e.scratch, at, I32), e.at(e.at(e.scratch, layout.values_at, I8), at, F32),
+                e.at(e.at(e.scratch, layout.starts_at, I8), e.b.mul(index, i64(layout.starts)), I32))
+
+    def _list_row(self, e: Emitter, lists: Lists, line: ll.Value, part: ll.Value, index: ll.Value) -> ll.Value:
+        c, depth = self.c, self.sparse.depth
+        offsets, values, starts = self._lists_at(e, index)
+        channel = e.b.mul(part, i64(depth))
+        with e.loop_carried(0, c.columns.inputs, 1, [i64(0)], "column") as (column, now, after):
+            e.store(e.b.trunc(now[0], I32), e.at(starts, column, I32), 4)
+            element = e.b.add(e.b.mul(column, i64(c.pixel)), channel)
+            first = e.b.trunc(e.b.mul(element, i64(self.unit)), I32)
+            after[0] = lists.append(e, e.at(line, element, F32), depth, first, offsets, values, now[0])
+        e.store(e.b.trunc(after[0], I32), e.at(starts, c.columns.inputs, I32), 4)
+        return after[0]
+
+    # The sums of a block, for the panels of a group
+
+    def _sums(self, e: Emitter, first: ll.Value, row: ll.Value, column: ll.Value) -> ll.Value:
+        pixel = e.b.add(e.b.mul(e.b.sub(row, first), i64(self.c.columns.outputs)), column)
+        return e.at(e.at(e.scratch, self.layout.sums_at, I8), e.b.mul(pixel, i64(self.layout.sums)), F32)
+
+    def _load(self, e: Emitter, base: ll.Value) -> list[ll.Value]:
+        num = self.num
+        return [e.load(e.at(base, at, F32), num.vector, num.lanes * 4) for at in range(0, self.layout.sums, num.lanes)]
+
+    def _store(self, e: Emitter, values: list[ll.Value], base: ll.Value) -> None:
+        for v, value in enumerate(values):
+            e.store(value, e.at(base, v * self.num.lanes, F32), self.num.lanes * 4)
+
+    def _clear(self, e: Emitter, first: ll.Value, end: ll.Value) -> None:
+        size = e.b.mul(e.b.sub(end, first), i64(self.c.columns.outputs * self.layout.sums))
+        base = e.at(e.scratch, self.layout.sums_at, I8)
+        with e.loop(0, size, self.num.lanes, "clear") as k:
+            e.store(self.num.zero, e.at(base, k, F32), self.num.lanes * 4)
+
+    def _multiply(self, e: Emitter, group: ll.Value, first: ll.Value, end: ll.Value) -> None:
+        """Add all products, in the order of the dense correlation: tap rows, tap columns, channels."""
+        c, plan = self.c, self.sparse
+        panel = self.panel_address(e, i64(0), e.b.mul(group, i64(plan.together)))
+        with e.loop(0, c.rows.taps.count, name="i") as i, e.loop(0, c.columns.taps.count, plan.columns, "j") as j, \
+                e.loop(0, self.layout.parts, name="part") as part, e.loop(first, end, name="row") as y:
+            low, high = (i64(t) if isinstance(t, int) else t for t in tap_range(e, c.rows, y))
+            tap = e.b.mul(e.b.add(e.b.mul(i, i64(c.columns.taps.count)), j), i64(c.depth * self.unit))
+            matrix = e.at(panel, tap, I8)
+            inside = e.loop(larger(e, low, i), smaller(e, high, e.b.add(i, i64(1))), name="inside")
+            with inside as tap_row, e.loop(0, c.columns.outputs, name="x") as x:
+                slot = e.b.add(e.b.sub(self._top(e, y), self._top(e, first)), tap_row)
+                index = e.b.add(e.b.mul(slot, i64(self.layout.parts)), part)
+                self._pixel(e, self._sums(e, first, y, x), matrix, self._lists_at(e, index), x, j)
+
+    def _pixel(self, e: Emitter, sums: ll.Value, matrix: ll.Value, lists: tuple[ll.Value, ll.Value, ll.Value],
+               x: ll.Value, j: ll.Value) -> None:
+        c, plan, num = self.c, self.sparse, self.num
+        offsets, values, starts = lists
+        taps, size = c.columns.taps, i64(c.columns.inputs)
+        left = e.b.add(e.b.add(e.b.mul(x, i64(taps.stride)), i64(taps.offset)), j)
+        column, stop = (smaller(e, larger(e, at, i64(0)), size) for at in (left, e.b.add(left, i64(plan.columns))))
+        start, end = (e.b.sext(e.load(e.at(starts, at, I32), I32, 4), I64) for at in (column, stop))
+        origin = e.at(matrix, e.b.mul(left, i64(-c.depth * self.unit)), I8)
+        with e.loop_carried(start, end, 1, self._load(e, sums), "entry") as (k, now, after):
+            at = e.at(origin, e.b.sext(e.load(e.at(offsets, k, I32), I32, 4), I64), I8)
+            value = e.splat(e.load(e.at(values, k, F32), F32, 4), num.lanes)
+            for v, total in enumerate(now):
+                panel, register = divmod(v, self.plan.panels.widest)
+                vector = e.load(e.at(at, panel * self.slot + register * num.lanes, F32), num.vector, num.lanes * 4)
+                after[v] = num.multiply_add(e, value, vector, total)
+        self._store(e, after, sums)
+
+    def _finish(self, e: Emitter, number: ll.Value, group: ll.Value, first: ll.Value, end: ll.Value,
+                finish: Finish) -> None:
+        c = self.c
+        channel = e.b.mul(group, i64(self.layout.sums))
+        image = e.b.add(e.b.add(e.b.mul(number, i64(c.out_strides[0])), channel), i64(c.out_offset))
+        with e.loop(first, end, name="row") as y, e.loop(0, c.columns.outputs, name="x") as x:
+            at = e.b.add(e.b.mul(y, i64(c.out_strides[1])), e.b.mul(x, i64(c.out_strides[2])))
+            tile = [self._load(e, self._sums(e, first, y, x))]
+            finish(e, tile, e.b.add(image, at), c.out_strides[2], channel, self.num.lanes)
+
+
+def _few(e: Emitter, count: ll.Value, of: ll.Value) -> ll.Value:
+    """Whether so few elements are not zero that leaving out zeros pays."""
+    return e.b.fcmp_ordered("<=", e.b.sitofp(count, F32), e.b.fmul(e.b.sitofp(of, F32), const(F32, _MOST_NONZERO)))
