@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from llvmlite import ir as ll
 
 from ..emitter import Emitter, i64
-from .epilogue import EARLY_STEPS, Finish, Streams, ask_early, cold
+from .epilogue import COLD_BYTES, EARLY_STEPS, LINE, Finish, Streams, ask_early, cold
 from .gemm import (
     Ahead,
     Columns,
@@ -33,6 +33,7 @@ from .gemm import (
 )
 from .packing import pack_columns, pack_columns_transposed
 
+_PASSES = 3  # chunks that read the same input, each for its channels: with more it mostly comes from a cache
 _ASKED_STEPS = 8  # products an element below which asking takes longer than waiting
 
 
@@ -181,6 +182,17 @@ class Correlator:
         self.filter_columns, self.streams = filter_columns, streams
         self.slot = c.steps * plan.panels.widest * num.lanes
         self.blocks_per_image = -(-c.rows.outputs // plan.block) if plan.block else 0
+        self.asked = self._asked_lines()
+
+    def _asked_lines(self) -> int:
+        """Cache lines of the next block's input that each tile asks for, so that together they ask for all."""
+        c, plan, size = self.c, self.plan, self.num.bytes
+        whole = c.images * c.rows.inputs * c.columns.inputs * c.pixel * size
+        if c.groups > 1 or plan.block == 0 or whole < COLD_BYTES or plan.parts[1] > _PASSES:
+            return 0
+        lines = plan.block * c.rows.taps.stride * c.columns.inputs * c.pixel * size / LINE
+        tiles = plan.block * plan.tiles.parts * (plan.panels.parts // plan.parts[1])
+        return -(-int(lines) // tiles)
 
     @property
     def packed_elements(self) -> int:
@@ -246,6 +258,7 @@ class Correlator:
         part = e.b.urem(e.chunk, i64(plan.parts[1]))
         first_block, end_block = range_of_part(e, index, blocks, plan.parts[0])
         first_panel, end_panel = range_of_part(e, part, plan.panels.parts * c.groups, plan.parts[1])
+        self.first_panel = first_panel
         with e.loop(first_block, end_block, name="block") as block:
             for group, low, high in self._groups(e, first_panel, end_panel):
                 for width, panel, channel, last in self._panels(e, low, high):
@@ -262,7 +275,11 @@ class Correlator:
         packed = self.panel_address(e, group, panel)
         column = e.b.add(e.b.mul(group, i64(c.width)), channel)
         target = e.b.add(e.b.add(e.b.mul(number, i64(c.out_strides[0])), column), i64(c.out_offset))
+        ahead = e.at(source, e.b.mul(end, i64(c.rows.taps.stride * c.columns.inputs * c.pixel)), self.num.element)
+        turn = e.b.sub(e.b.mul(e.b.sub(panel, self.first_panel), i64(self.plan.block)), first)
         with e.loop(first, end, name="row") as y:
+            tiles = e.b.mul(e.b.add(turn, y), i64(self.plan.tiles.parts * self.asked * LINE // self.num.bytes))
+            self.ahead = e.at(ahead, tiles, self.num.element)
             into = e.b.add(target, e.b.mul(y, i64(c.out_strides[1])))
             self._row(e, source, packed, y, into, width, column, last, finish)
 
@@ -277,6 +294,9 @@ class Correlator:
                 x = self.plan.tiles.start(e, tile)
                 into = e.b.add(target, e.b.mul(x, i64(c.out_strides[2])))
                 self._ask(e, into, pixels, width)
+                ahead = e.at(self.ahead, e.b.mul(tile, i64(self.asked * LINE // self.num.bytes)), self.num.element)
+                for number in range(self.asked):
+                    e.prefetch(e.at(ahead, number * LINE // self.num.bytes, self.num.element))
                 sums = zeros(self.num, pixels, width)
                 sums = self._tile(e, sums, line, packed, x, masks, first, end, i64(0))
                 finish(e, sums, into, c.out_strides[2], column, last)

@@ -39,14 +39,14 @@ class Stream:
 
 Streams = Callable[[Emitter], list[Stream]]
 
-_LINE = 64  # bytes of a cache line
-_COLD_BYTES = 1 << 20  # of a result: what is read and written with it is then not in the second-level cache
+LINE = 64  # bytes of a cache line
+COLD_BYTES = 1 << 20  # of a result: what is read and written with it is then not in the second-level cache
 EARLY_STEPS = 64  # products an element: 400 cycles of a register tile, about what memory takes to answer
 
 
 def cold(streams: Iterable[Stream], size: int) -> list[Stream]:
     """Streams of ``size`` elements that are worth asking for early: too large to be in a cache."""
-    return [s for s in streams if size * s.bytes >= _COLD_BYTES]
+    return [s for s in streams if size * s.bytes >= COLD_BYTES]
 
 
 def ask_early(e: Emitter, streams: Iterable[Stream], offset: ll.Value, rows: int, stride: int, width: int) -> None:
@@ -64,7 +64,7 @@ def ask_early(e: Emitter, streams: Iterable[Stream], offset: ll.Value, rows: int
     for stream in streams:
         base = e.at(stream.base, e.b.mul(offset, i64(stream.bytes)), I8)
         for r in range(rows):
-            for line in range(0, width * stream.bytes, _LINE):
+            for line in range(0, width * stream.bytes, LINE):
                 e.prefetch(e.at(base, r * stride * stream.bytes + line, I8), stream.written)
 
 
