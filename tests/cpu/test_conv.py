@@ -7,7 +7,7 @@ from guarded import run_guarded
 
 from afterburner.cpu import isa as isas
 from afterburner.cpu.emitter import Emitter
-from afterburner.cpu.kernels import conv, correlation, correlation_streamed, filter_grad_plan
+from afterburner.cpu.kernels import conv, correlation, correlation_streamed, depthwise, filter_grad_plan
 from afterburner.cpu.kernels.gemm import CHUNK_CYCLES, MOST_CHUNKS, chunks_of, numeric
 from afterburner.ir import DTYPES, Builder, TensorType
 from afterburner.ir.ops.conv import Conv2d, Conv2dFilterGrad, Conv2dInputGrad, output_size
@@ -116,6 +116,33 @@ def test_filter_gradient_in_many_pieces(case, panel, inputs, chunk, isa_name, mo
     monkeypatch.setattr(filter_grad_plan, "_COPIED_PIXELS", 8)
     monkeypatch.setattr(filter_grad_plan, "CHUNK_CYCLES", chunk)
     check("conv2d_filter_grad", CASES[case], "f32", isa_name)
+
+
+@pytest.mark.parametrize("isa_name", SETS)
+@pytest.mark.parametrize("rows, share", [(2, 1), (3, 1 << 20)])
+@pytest.mark.parametrize("case", ["depthwise", "depthwise strided", "depthwise dilated"])
+def test_depthwise_filter_gradient_in_many_pieces(case, rows, share, isa_name, monkeypatch):
+    monkeypatch.setattr(depthwise, "_BLOCK_ROWS", rows)
+    monkeypatch.setattr(depthwise, "_SHARE", share)
+    monkeypatch.setattr(depthwise, "CHUNK_CYCLES", 20)
+    check("conv2d_filter_grad", CASES[case], "f32", isa_name)
+
+
+def test_cut_of_a_depthwise_filter_gradient():
+    isa = isas.host("avx2")
+    num = numeric(DTYPES["f32"], isa)
+
+    def parts(side, channels):
+        op = Conv2dFilterGrad(strides=(1, 1), padding=((2, 2), (2, 2)), dilation=(1, 1), groups=channels,
+                              filter_shape=(5, 5, 1, channels))
+        shape = (32, side, side, channels)
+        plan = depthwise.DepthwiseFilterGradient(op, shape, shape, num, num.element, isa).plan
+        assert plan.channels.widest == 2  # ten sums: five would wait for each other
+        return plan.parts
+
+    assert parts(28, 120) == (32, 1)  # whole pixels
+    copies, across = parts(7, 960)
+    assert copies < 32 <= copies * across  # 96 KB of sums beside 12 MB of operands
 
 
 def test_cut_of_a_filter_gradient():

@@ -37,7 +37,10 @@ from .gemm import (
 from .matmul import combine_phase
 from .packing import widen_phase
 
-_CHAINS = 9  # sums in flight that hide the latency of a multiply-add
+_CHAINS = 8  # sums in flight that hide the latency of a multiply-add
+_BLOCK_ROWS = 8  # of a unit, whose operands are read again for every filter row
+_SHARE = 16  # private sums are a smaller part of what is read
+_WRITTEN_OUT = 4  # pixels whose code is repeated instead of a loop
 
 
 def is_depthwise(c: Correlation) -> bool:
@@ -146,20 +149,21 @@ class DepthwiseFilterGradient:
     """Emits the main phase of a depthwise filter gradient."""
 
     def __init__(self, op: Conv2dFilterGrad, x: tuple[int, ...], dy: tuple[int, ...], num: Numeric,
-                 stored: ll.Type) -> None:
+                 stored: ll.Type, isa: Isa) -> None:
         self.op, self.x, self.dy, self.num, self.stored = op, x, dy, num, stored
         kh, kw, _, self.channels = op.filter_shape
         self.axes = [Axis(x[1 + i], dy[1 + i], Taps(op.filter_shape[i], 0, 1, op.strides[i], -op.padding[i][0],
                                                     op.dilation[i])) for i in (0, 1)]
         vectors = -(-self.channels // num.lanes)
-        channels = cut(vectors, max(1, _CHAINS // kw))
+        channels = cut(vectors, max(1, min(-(-_CHAINS // kw), (isa.registers - 1) // (kw + 1))))
         cycles = prod(dy) * kh * kw / num.lanes
         wanted = int(max(1, min(MOST_CHUNKS, cycles // CHUNK_CYCLES)))
-        across = min(wanted, channels.parts)
-        block = min(dy[1], 14)
+        block = min(dy[1], _BLOCK_ROWS)
         units = dy[0] * -(-dy[1] // block)
-        self.plan = FilterPlan(channels, block, (min(units, -(-wanted // across)), across))
         self.size = prod(op.filter_shape)
+        # whole pixels are read in one go; only where private sums would be much beside them, parts of their channels
+        copies = min(wanted, units, max(1, (prod(x) + prod(dy)) // (_SHARE * self.size)))
+        self.plan = FilterPlan(channels, block, (copies, min(channels.parts, -(-wanted // copies))))
 
     def emit(self, e: Emitter, image: ll.Value, dy: ll.Value, target: ll.Value) -> None:
         """The code of one chunk; sums go to ``target`` plus one copy for each part of the units."""
@@ -203,20 +207,28 @@ class DepthwiseFilterGradient:
 
     def _pixels(self, e: Emitter, source: ll.Value, given: ll.Value, active: list[int], start: int, stop: int,
                 sums: list[ll.Value], width: int, last: int) -> list[ll.Value]:
-        num, taps = self.num, self.axes[1].taps
-        with e.loop_carried(start, stop, 1, sums, "x") as (x, now, after):
-            pixel = e.at(given, e.b.mul(x, i64(self.channels)), num.element)
-            left = e.b.mul(x, i64(taps.stride * self.channels))
-            line = e.at(source, left, num.element)
-            lanes = [last if v == width - 1 else num.lanes for v in range(width)]
-            factors = [load_lanes(e, e.at(pixel, v * num.lanes, num.element), num, lanes[v]) for v in range(width)]
-            after[:] = now
-            for j in active:
-                at = (taps.offset + j * taps.offset_step) * self.channels
-                for v in range(width):
-                    value = load_lanes(e, e.at(line, at + v * num.lanes, num.element), num, lanes[v])
-                    after[j * width + v] = num.multiply_add(e, value, factors[v], now[j * width + v])
+        if stop - start <= _WRITTEN_OUT:
+            for x in range(start, stop):
+                sums = self._pixel(e, source, given, active, i64(x), sums, width, last)
+            return sums
+        with e.loop_carried(start, stop, 1, sums, "x") as (at, now, after):
+            after[:] = self._pixel(e, source, given, active, at, now, width, last)
         return after
+
+    def _pixel(self, e: Emitter, source: ll.Value, given: ll.Value, active: list[int], x: ll.Value,
+               sums: list[ll.Value], width: int, last: int) -> list[ll.Value]:
+        num, taps = self.num, self.axes[1].taps
+        pixel = e.at(given, e.b.mul(x, i64(self.channels)), num.element)
+        line = e.at(source, e.b.mul(x, i64(taps.stride * self.channels)), num.element)
+        lanes = [last if v == width - 1 else num.lanes for v in range(width)]
+        factors = [load_lanes(e, e.at(pixel, v * num.lanes, num.element), num, lanes[v]) for v in range(width)]
+        following = list(sums)
+        for j in active:
+            at = (taps.offset + j * taps.offset_step) * self.channels
+            for v in range(width):
+                value = load_lanes(e, e.at(line, at + v * num.lanes, num.element), num, lanes[v])
+                following[j * width + v] = num.multiply_add(e, value, factors[v], sums[j * width + v])
+        return following
 
     def _store(self, e: Emitter, sums: list[ll.Value], target: ll.Value, i: ll.Value, channel: ll.Value, last: int,
                again: ll.Value) -> None:
@@ -236,7 +248,7 @@ def lower_depthwise_filter_grad(c: Contraction, isa: Isa, label: str) -> Kernel:
     op, (x, dy, _) = c.root.op, c.shapes
     assert isinstance(op, Conv2dFilterGrad)
     num, stored, half = numeric(c.dtype, isa), stored_type(c.dtype), is_half(c.dtype)
-    gradient = DepthwiseFilterGradient(op, x, dy, num, stored)
+    gradient = DepthwiseFilterGradient(op, x, dy, num, stored, isa)
     copies = gradient.plan.parts[0]
     partial = half or copies > 1
 
