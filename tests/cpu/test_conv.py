@@ -7,7 +7,7 @@ from guarded import run_guarded
 
 from afterburner.cpu import isa as isas
 from afterburner.cpu.emitter import Emitter
-from afterburner.cpu.kernels import conv, correlation, correlation_streamed, depthwise, filter_grad_plan
+from afterburner.cpu.kernels import conv, correlation, correlation_streamed, depthwise, epilogue, filter_grad_plan
 from afterburner.cpu.kernels.gemm import CHUNK_CYCLES, MOST_CHUNKS, chunks_of, numeric
 from afterburner.ir import DTYPES, Builder, TensorType
 from afterburner.ir.ops.conv import Conv2d, Conv2dFilterGrad, Conv2dInputGrad, output_size
@@ -91,13 +91,15 @@ def test_other_types(name, case, dtype):
     check(name, CASES[case], dtype, isas.available()[0])
 
 
-@pytest.mark.parametrize("case", ["same", "strided stem", "plain 1x1", "dilated and strided", "halved"])
+@pytest.mark.parametrize("case", ["same", "strided stem", "plain 1x1", "dilated and strided", "halved",
+                                  "depthwise", "depthwise strided"])
 @pytest.mark.parametrize("name", NAMES[:2])
 def test_input_asked_for_early(name, case, monkeypatch):
     node, arrays = build(name, CASES[case], "f32")
     isa = isas.host(isas.available()[0])
     expected, = run_kernel(conv.LOWERINGS[name](node, isa), arrays, isa)
-    monkeypatch.setattr(correlation, "COLD_BYTES", 0)
+    for module in (correlation, epilogue):
+        monkeypatch.setattr(module, "COLD_BYTES", 0)
     asked = []
     ask = Emitter.prefetch
     monkeypatch.setattr(Emitter, "prefetch", lambda e, *at, **how: asked.append(at) or ask(e, *at, **how))

@@ -18,7 +18,7 @@ from ..halves import is_half
 from ..isa import Isa
 from ..kernel import Kernel, Phase
 from .correlation import Axis, Correlation, Taps, kinds_of, tap_range
-from .epilogue import Contraction, Finish
+from .epilogue import Contraction, Finish, Stream, Streams, ask_early, cold
 from .gemm import (
     CHUNK_CYCLES,
     MOST_CHUNKS,
@@ -51,8 +51,10 @@ def is_depthwise(c: Correlation) -> bool:
 class Depthwise:
     """Emits one depthwise correlation."""
 
-    def __init__(self, c: Correlation, num: Numeric, isa: Isa, stored: ll.Type, filter_columns: int) -> None:
-        self.c, self.num, self.stored, self.filter_columns = c, num, stored, filter_columns
+    def __init__(self, c: Correlation, num: Numeric, isa: Isa, stored: ll.Type, filter_columns: int,
+                 streams: Streams, alone: bool) -> None:
+        self.c, self.num, self.stored, self.filter_columns, self.streams = c, num, stored, filter_columns, streams
+        self.alone = alone  # no other correlation reads the same image
         taps = c.columns.taps.count
         self.tiles = cut(c.columns.outputs, max(4, min(8, isa.registers - taps - 2)))
         # one load for each multiply-add or two
@@ -77,12 +79,24 @@ class Depthwise:
                     source = e.at(image, e.b.add(line, e.b.mul(left, i64(c.groups))), num.element)
                     target = e.b.add(start, e.b.mul(x, i64(c.out_strides[2])))
                     with e.loop(0, whole, num.lanes, "channel") as channel:
+                        self._ask(e, e.at(source, channel, num.element), e.b.add(target, channel), pixels)
                         sums = self._tile(e, source, filter_, channel, pixels, masks, rows, num.lanes)
                         finish(e, sums, e.b.add(target, channel), c.out_strides[2], channel, num.lanes)
                     if whole < c.groups:
                         last = i64(whole)
                         sums = self._tile(e, source, filter_, last, pixels, masks, rows, c.groups - whole)
                         finish(e, sums, e.b.add(target, last), c.out_strides[2], last, c.groups - whole)
+
+    def _ask(self, e: Emitter, source: ll.Value, target: ll.Value, pixels: int) -> None:
+        """Ask for what the row below will read and write that this one does not."""
+        c, rows = self.c, self.c.rows.taps
+        image = c.images * c.rows.inputs * c.columns.inputs * c.groups if self.alone else 0
+        below = (max(0, rows.count - 1) * rows.offset_step + rows.stride) * c.columns.inputs * c.groups
+        size = self.num.bytes
+        given = cold([Stream(e.at(source, below, self.num.element), size, False)], image)
+        ask_early(e, given, i64(0), pixels * c.columns.taps.stride, c.groups, self.num.lanes)
+        written = cold(self.streams(e), c.images * c.out_strides[0])
+        ask_early(e, written, e.b.add(target, i64(c.out_strides[1])), pixels, c.out_strides[2], self.num.lanes)
 
     def _tile(self, e: Emitter, source: ll.Value, filter_: ll.Value, channel: ll.Value, pixels: int,
               masks: tuple[tuple[int, ...], ...], rows: tuple[ll.Value | int, ll.Value | int],
@@ -113,7 +127,7 @@ def lower_depthwise(c: Contraction, isa: Isa, parts: list[Correlation], order: t
     """The kernel of correlations that are all depthwise; ``order`` says which operand is image and filter."""
     num = numeric(c.dtype, isa)
     stored, half, finish = stored_type(c.dtype), is_half(c.dtype), c.finish(isa)
-    emitters = [Depthwise(part, num, isa, stored, filter_columns) for part in parts]
+    emitters = [Depthwise(part, num, isa, stored, filter_columns, c.streams, len(parts) == 1) for part in parts]
     rows = max(part.images * part.rows.outputs for part in parts)
     chunks = max(1, min(rows, chunks_of(sum(x.cycles for x in emitters))))
     image = c.root.operands[order[0]].type
