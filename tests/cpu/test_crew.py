@@ -129,6 +129,12 @@ def test_a_killed_process_is_an_error_of_this_compilation(number: signal.Signals
     assert compile_text(TEXT, host())
 
 
+def test_paths_that_are_no_strings_are_handed_over_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "path", [tmp_path, *sys.path])
+    CREW.close()
+    assert compile_text(TEXT, host()) and CREW.numbers()
+
+
 def test_one_that_dies_without_work_is_replaced() -> None:
     compile_text(TEXT, host())
     for worker in CREW.numbers():

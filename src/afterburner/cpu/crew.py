@@ -54,7 +54,7 @@ class Worker:
         self._requests = Connection(request_in, readable=False)
         self.answers = Connection(answer_out, writable=False)
         package = str(Path(__file__).parents[2])
-        path = [*sys.path, *([] if package in sys.path else [package])]
+        path = [*map(str, sys.path), *([] if package in sys.path else [package])]
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", _PROGRAM, json.dumps(path), str(os.getpid())],
