@@ -1,0 +1,58 @@
+"""Compares convolutions that leave out zeros of their image with those that do not.
+
+    python benchmarks/zeros.py [--turns 8] [part of a case's name ...]
+
+Both take turns in one process, on one thread, for images of which a share is not zero; printed are GFLOPS of a
+direct convolution by the best processor times, without zeros left out and with.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+from native import Bench
+from pooled import node_of
+
+from afterburner.cpu import isa as isas
+from afterburner.cpu.kernels import lower
+from afterburner.ir.ops.conv import Conv2d
+
+SHARES = (1.0, 0.7, 0.5, 0.4, 0.25, 0.1)
+CASES = {  # image, filter, padding
+    "lenet": ((32, 26, 26, 32), (3, 3, 32, 64), 0),
+    "256² 64->64": ((1, 256, 256, 64), (3, 3, 64, 64), 1),
+    "64² 256->256": ((1, 64, 64, 256), (3, 3, 256, 256), 1),
+    "28² 128->128": ((4, 28, 28, 128), (3, 3, 128, 128), 1),
+}
+
+
+def compare(image: tuple[int, ...], filter_: tuple[int, ...], padding: int, share: float, turns: int) -> str:
+    """GFLOPS of both."""
+    isa, rng = isas.host(), np.random.default_rng(0)
+    x = np.where(rng.random(image) < share, rng.random(image), 0).astype(np.float32)
+    operands = [x, rng.standard_normal(filter_, np.float32)]
+    pads = ((padding, padding), (padding, padding))
+    nodes = [node_of(Conv2d((1, 1), pads, (1, 1), 1, sparse), operands) for sparse in (False, True)]
+    benches = [Bench(lower(node, isa), operands, isa, 1) for node in nodes]
+    best = [float("inf")] * 2
+    for _ in range(turns):
+        best = [min(b, float(bench.seconds_of_one_thread(2).min())) for b, bench in zip(best, benches, strict=True)]
+    assert np.array_equal(benches[0].results[0], benches[1].results[0])
+    flops = nodes[0].op.flops(tuple(v.type for v in nodes[0].operands), tuple(v.type for v in nodes[0].results))
+    return " / ".join(f"{flops / seconds / 1e9:3.0f}" for seconds in best)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--turns", type=int, default=8)
+    options = parser.parse_args()
+    print(" " * 16, *(f"{share:9.0%}" for share in SHARES), "  of the image not zero")
+    for name, case in CASES.items():
+        if not options.names or any(part in name for part in options.names):
+            print(f"{name:16s}", *(f"{compare(*case, share, options.turns):>9s}" for share in SHARES), flush=True)
+
+
+if __name__ == "__main__":
+    main()
