@@ -137,6 +137,7 @@ class SparseCorrelator(Correlator):
         c, plan = self.c, self.plan
         blocks = c.images * self.blocks_per_image
         first_block, end_block = range_of_part(e, e.chunk, blocks, plan.parts[0])
+        self.first_panel = i64(0)
         finite, lists = self._finite(e), Lists(e, self.unit)
         with e.loop(first_block, end_block, name="block") as block:
             number, inside = (f(block, i64(self.blocks_per_image)) for f in (e.b.udiv, e.b.urem))
