@@ -5,10 +5,14 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from typing import Any
 
 import pytest
+import tensorflow as tf
 
-from afterburner.frontend.undisturbed import Interrupted, undisturbed
+from afterburner.frontend.undisturbed import Interrupted, raised_by_signal, undisturbed
+
+from .kit import captured
 
 
 class Alarm(RuntimeError):
@@ -76,3 +80,62 @@ def test_work_goes_on_where_no_thread_can_be_made(monkeypatch):
     seen = []
     undisturbed(lambda: seen.append(1))
     assert seen == [1]
+
+
+def test_what_a_signal_handler_raises_reaches_the_program(alarm):
+    """It is no failure of ours: the function stays compiled, and TensorFlow does not run the step again."""
+    total = tf.Variable(0.0)
+    ringing = []
+
+    class Ringing:
+        def __init__(self, executable: Any) -> None:
+            self._executable = executable
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._executable, name)
+
+        def run(self, *arguments: Any) -> None:
+            self._executable.run(*arguments)
+            if ringing:
+                signal.raise_signal(signal.SIGALRM)
+
+    @tf.function
+    def step(x: tf.Tensor) -> tf.Tensor:
+        total.assign_add(tf.reduce_sum(tf.tanh(x) * tf.exp(x)))
+        return total + 1.0
+
+    x = tf.constant([1.0, 2.0])
+    with captured(Ringing, strict=False) as taken:
+        step(x)
+        once = float(total)
+        ringing.append(True)
+        with pytest.raises(Alarm):
+            step(x)
+        assert float(total) == once
+        ringing.clear()
+        step(x)
+        assert float(total) == pytest.approx(2 * once)
+        assert not any(f.failures for f in taken.recorder.report().functions)
+
+
+@pytest.mark.parametrize("kind", ["function", "method", "object"])
+def test_errors_of_signal_handlers_are_told_from_others(kind):
+    class Handler:
+        def ring(self, *_):
+            raise Alarm("ring")
+
+        __call__ = ring
+
+    def ring(*_):
+        raise Alarm("ring")
+
+    before = signal.signal(signal.SIGALRM, {"function": ring, "method": Handler().ring, "object": Handler()}[kind])
+    try:
+        with pytest.raises(Alarm) as caught:
+            signal.raise_signal(signal.SIGALRM)
+        assert raised_by_signal(caught.value)
+        with pytest.raises(ValueError, match="planted") as caught:
+            raise ValueError("planted")
+        assert not raised_by_signal(caught.value)
+    finally:
+        signal.signal(signal.SIGALRM, before)

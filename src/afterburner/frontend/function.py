@@ -24,7 +24,7 @@ from .import_graph import import_ops, read_inputs, variable_dtypes
 from .importer import Refused
 from .partition import Kind, Partition, Stage
 from .stock import Runner, is_plain_operation, runner
-from .undisturbed import Interrupted
+from .undisturbed import Interrupted, raised_by_signal
 from .variables import clock, identity
 from .variant import CheckFailed, PartlyBound, Variant
 
@@ -97,6 +97,8 @@ class NativeStage:
         except Interrupted as error:
             raise error.interrupt from None
         except Exception as error:  # noqa: BLE001 - whatever went wrong, training goes on
+            if raised_by_signal(error):
+                raise
             error.graph_text = print_graph(variant.graph)  # type: ignore[attr-defined]
             self._give_up("run", error)
             return None

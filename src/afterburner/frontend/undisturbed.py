@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import _thread
+import signal
 import threading
 from collections.abc import Callable
+from types import TracebackType
+from typing import Any
 
 
 class Interrupted(BaseException):
@@ -42,6 +45,27 @@ def undisturbed(work: Callable[[], None]) -> None:
         raise Interrupted(interrupt) from errand.error
     if errand.error is not None:
         raise errand.error
+
+
+def raised_by_signal(error: BaseException) -> bool:
+    """Whether an exception comes from the program's own handler of a signal, which may run between any two
+    instructions of ours."""
+    handlers = {_code_of(signal.getsignal(number)) for number in signal.valid_signals()} - {None}
+    trace: TracebackType | None = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code in handlers:
+            return True
+        trace = trace.tb_next
+    return False
+
+
+def _code_of(handler: Any) -> Any:
+    """The code of a function, a method or an object that can be called."""
+    for function in (handler, type(handler).__call__ if callable(handler) else None):
+        code = getattr(getattr(function, "__func__", function), "__code__", None)
+        if code is not None:
+            return code
+    return None
 
 
 class _Errand:
