@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 import weakref
@@ -95,6 +96,22 @@ def test_an_iterator_goes_when_it_is_dropped() -> None:
             time.sleep(0.01)
     assert resource() is None
     assert first.shape == (2, 2)
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_tensors_count_unless_somebody_holds_the_dataset(held: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    monkeypatch.setattr(iterators._destroyer, "drop", lambda reference, size: sizes.append(size))
+    with afterburner.enabled():
+        dataset = tf.data.Dataset.from_tensors(tf.zeros([5 << 20], tf.uint8)).repeat(2)
+        iterator = iter(dataset)
+        next(iterator)
+        if not held:
+            del dataset
+        gc.collect()
+        del iterator
+        gc.collect()
+    assert sizes == [iterators._PIPELINE_BYTES + (0 if held else 5 << 20)]
 
 
 class _Slow:

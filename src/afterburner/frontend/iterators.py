@@ -12,6 +12,7 @@ import atexit
 import os
 import re
 import threading
+import weakref
 from collections import deque
 from collections.abc import Iterator
 from queue import SimpleQueue
@@ -22,7 +23,7 @@ from tensorflow.python.data.ops import iterator_ops
 from tensorflow.python.eager import context
 
 _ATTRIBUTE = "_afterburner_destroyed_later"
-_MOST_BYTES = 512 << 20  # of tensors in pipelines that live on a little
+_MOST_BYTES = 64 << 20  # of pipelines that live on a little
 _IN_MEMORY = frozenset(f"{name}Dataset" for name in (
     "Batch", "Cache", "Concatenate", "Filter", "FlatMap", "Interleave", "Map", "Options", "PaddedBatch",
     "ParallelBatch", "ParallelInterleave", "ParallelMap", "Prefetch", "Range", "Repeat", "Restructured", "Shuffle",
@@ -81,17 +82,18 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_thread)
 
 
-class _DestroyedLater:
-    """Goes with an iterator and keeps its resource a little longer."""
+_PIPELINE_BYTES = 1 << 20  # of a pipeline without its tensors, roughly
 
-    def __init__(self, resource: Any, size: int) -> None:
-        self._resource, self._size = resource, size
+
+class _DestroyedLater:
+    """Goes with an iterator, after its dataset, and keeps its resource a little longer."""
+
+    def __init__(self, dataset: Any, resource: Any, size: int) -> None:
+        self._dataset, self._resource, self._size = weakref.ref(dataset), resource, size
 
     def __del__(self) -> None:
-        _destroyer.drop(self._resource, self._size)
-
-
-_PIPELINE_BYTES = 1 << 20  # of a pipeline without its tensors, roughly
+        # Where somebody holds the dataset, as between two epochs, the tensors are not kept by us.
+        _destroyer.drop(self._resource, self._size if self._dataset() is None else _PIPELINE_BYTES)
 
 
 def destroyed_unseen(dataset: Any) -> int:
@@ -155,7 +157,7 @@ def _hooked_create_iterator(self: Any, dataset: Any) -> None:
         return
     if size:
         _destroyer.start()
-        self.__dict__[_ATTRIBUTE] = _DestroyedLater(self._iterator_resource, size)
+        self.__dict__[_ATTRIBUTE] = _DestroyedLater(self._dataset, self._iterator_resource, size)
 
 
 def install() -> None:
