@@ -101,7 +101,7 @@ def test_an_iterator_goes_when_it_is_dropped() -> None:
 @pytest.mark.parametrize("held", [False, True])
 def test_tensors_count_unless_somebody_holds_the_dataset(held: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: dict[int, int] = {}  # by the resource; older iterators may be collected meanwhile
-    monkeypatch.setattr(iterators._destroyer, "drop", lambda resource, size: sizes.setdefault(id(resource), size))
+    monkeypatch.setattr(iterators._destroyer, "drop", lambda resource, _, size: sizes.setdefault(id(resource), size))
     with afterburner.enabled():
         dataset = tf.data.Dataset.from_tensors(tf.zeros([5 << 20], tf.uint8)).repeat(2)
         iterator = iter(dataset)
@@ -138,17 +138,18 @@ def test_references_are_dropped_in_the_thread_but_by_the_caller_where_much_is_wa
     free.set()
     here = threading.get_ident()
     destroyer.start()
-    destroyer.drop(_Slow(release, threads), iterators._MOST_BYTES - 1)
-    destroyer.drop(_Slow(free, threads), 1)
+    destroyer.drop(_Slow(release, threads), 1, iterators._MOST_BYTES - 1)
+    destroyer.drop(_Slow(free, threads), 1, iterators._MOST_BYTES - 1)  # of the same dataset
+    destroyer.drop(_Slow(free, threads), 2, 1)
     assert not threads
-    destroyer.drop(_Slow(free, threads), 1)
+    destroyer.drop(_Slow(free, threads), 3, 1)
     assert threads == [here]
     release.set()
     destroyer.close()
-    assert len(threads) == 3
-    assert threads[1] == threads[2] != here
-    destroyer.drop(_Slow(free, threads), 1)
-    assert threads[3:] == [here]
+    assert len(threads) == 4
+    assert here not in threads[1:]
+    destroyer.drop(_Slow(free, threads), 1, 1)
+    assert threads[4:] == [here]
 
 
 def test_a_process_may_end_while_a_pipeline_is_destroyed(tmp_path: Path) -> None:

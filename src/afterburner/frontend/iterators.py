@@ -23,7 +23,7 @@ from tensorflow.python.data.ops import iterator_ops
 from tensorflow.python.eager import context
 
 _ATTRIBUTE = "_afterburner_destroyed_later"
-_MOST_BYTES = 64 << 20  # of pipelines that live on a little
+_MOST_BYTES = 16 << 20  # of datasets whose pipelines live on a little
 _IN_MEMORY = frozenset(f"{name}Dataset" for name in (
     "Batch", "Cache", "Concatenate", "Filter", "FlatMap", "Interleave", "Map", "Options", "PaddedBatch",
     "ParallelBatch", "ParallelInterleave", "ParallelMap", "Prefetch", "Range", "Repeat", "Restructured", "Shuffle",
@@ -39,7 +39,7 @@ class _Destroyer:
     def __init__(self) -> None:
         self._waiting: SimpleQueue[Any] = SimpleQueue()  # may be entered again by a destructor
         self._thread: threading.Thread | None = None
-        self._sizes: deque[int] = deque()  # of what waits; changed without a lock, by single C calls
+        self._held: deque[tuple[int, int]] = deque()  # of what waits; changed without a lock, by single C calls
         self._closed = False
 
     def start(self) -> None:
@@ -48,11 +48,12 @@ class _Destroyer:
             self._thread = threading.Thread(target=self._drop, name="afterburner-iterators", daemon=True)
             self._thread.start()
 
-    def drop(self, reference: Any, size: int) -> None:
-        """Drop a reference to ``size`` bytes later; the caller does it where too much is waiting."""
-        if self._thread is not None and not self._closed and sum(tuple(self._sizes), size) <= _MOST_BYTES:
-            self._sizes.append(size)
-            self._waiting.put(([reference], size))
+    def drop(self, reference: Any, dataset: int, size: int) -> None:
+        """Drop a reference to the ``size`` bytes of a dataset later; the caller does it where too much is waiting."""
+        held = (dataset, size)
+        if self._thread is not None and not self._closed and _total({*tuple(self._held), held}) <= _MOST_BYTES:
+            self._held.append(held)
+            self._waiting.put(([reference], held))
 
     def close(self) -> None:
         """Wait until everything is dropped; from now on callers do it themselves."""
@@ -63,9 +64,14 @@ class _Destroyer:
 
     def _drop(self) -> None:
         while (item := self._waiting.get()) is not None:
-            reference, size = item
+            reference, held = item
             reference.clear()
-            self._sizes.remove(size)
+            self._held.remove(held)
+
+
+def _total(held: set[tuple[int, int]]) -> int:
+    """Bytes of datasets, each of which counts once for all of its iterators."""
+    return sum(size for _, size in held)
 
 
 _destroyer = _Destroyer()
@@ -89,11 +95,12 @@ class _DestroyedLater:
     """Goes with an iterator, after its dataset, and keeps its resource a little longer."""
 
     def __init__(self, dataset: Any, resource: Any, size: int) -> None:
-        self._dataset, self._resource, self._size = weakref.ref(dataset), resource, size
+        self._dataset, self._key, self._resource, self._size = weakref.ref(dataset), id(dataset), resource, size
 
     def __del__(self) -> None:
         # Where somebody holds the dataset, as between two epochs, the tensors are not kept by us.
-        _destroyer.drop(self._resource, self._size if self._dataset() is None else _PIPELINE_BYTES)
+        size = self._size if self._dataset() is None else _PIPELINE_BYTES
+        _destroyer.drop(self._resource, self._key, size)
 
 
 def destroyed_unseen(dataset: Any) -> int:
