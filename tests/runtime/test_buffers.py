@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 
 import pytest
 
@@ -94,3 +95,11 @@ def test_buffers_outlive_their_rack(pool):
     assert fresh is not buffer
     buffer.flag.value = 1
     assert pool.take([pool.shelf(SMALL)]) == [buffer]
+
+
+def test_buffers_outlive_the_interpreter(pool):
+    """TensorFlow drops some tensors after the interpreter has dropped everything of ours."""
+    (buffer,) = pool.take([pool.shelf(SMALL)])
+    before = sys.getrefcount(buffer)
+    buffers.keep_all()
+    assert sys.getrefcount(buffer) == before + 1

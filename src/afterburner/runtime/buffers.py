@@ -7,7 +7,9 @@ flag, so that it needs neither the interpreter's lock nor the interpreter.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
+import gc
 import mmap
 import threading
 import weakref
@@ -94,6 +96,17 @@ class Buffer:
         tensor.ndim, tensor.shape = type_.rank, ctypes.addressof(self._extents)
         code = _BFLOAT if type_.dtype.name == "bf16" else _DLPACK_CODES[type_.dtype.kind]
         tensor.dtype = _DLDataType(code, type_.dtype.bits, 1)
+
+
+def keep_all() -> None:
+    """Let all buffers live until the process has ended: TensorFlow drops some tensors when the interpreter has
+    dropped everything, and then reads a buffer's description and sets its flag."""
+    for thing in gc.get_objects():
+        if type(thing) is Buffer:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+
+
+atexit.register(keep_all)
 
 
 def _memory(capacity: int) -> np.ndarray:
