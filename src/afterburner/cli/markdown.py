@@ -42,10 +42,10 @@ def table(result: Record, costs: bool = False) -> str:
 
 
 def _cells(timing: Timing, costs: bool) -> list[str]:
-    cells = [f"`{timing.workload}` ({timing.unit})", f"{timing.milliseconds('stock'):.3g}"]
+    cells = [f"`{timing.workload}` ({timing.unit})", _three_digits(timing.milliseconds("stock"))]
     for side in timing.sides[1:]:
         ratios = timing.ratios(side)
-        cells += [f"{timing.milliseconds(side):.3g}", f"**{median(ratios):.2f}×**",
+        cells += [_three_digits(timing.milliseconds(side)), f"**{median(ratios):.2f}×**",
                   f"{min(ratios):.2f}–{max(ratios):.2f}"]
     if costs:
         cells.append(" / ".join(f"{median(timing.first_seconds[side]):.1f}" for side in timing.sides))
@@ -81,3 +81,8 @@ def _pieces(page: str, blocks: dict[str, str]) -> Iterator[str]:
             raise ValueError(f"{start}{name} --> without {end}")
         body, after = piece.split(end, 1)
         yield f"{start}{name} -->\n{blocks[name]}{end}{after}" if name in blocks else f"{start}{body}{end}{after}"
+
+
+def _three_digits(number: float) -> str:
+    """At least three digits, without an exponent."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
