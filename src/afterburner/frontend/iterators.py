@@ -22,7 +22,8 @@ import tensorflow as tf
 from tensorflow.python.data.ops import iterator_ops
 from tensorflow.python.eager import context
 
-_ATTRIBUTE = "_afterburner_destroyed_later"
+_ATTRIBUTE = "_afterburner_destroyed_later"  # of an iterator
+_VERDICT = "_afterburner_harmless"  # of a function's graph
 _MOST_BYTES = 16 << 20  # of datasets whose pipelines live on a little
 _IN_MEMORY = frozenset(f"{name}Dataset" for name in (
     "Batch", "Cache", "Concatenate", "Filter", "FlatMap", "Interleave", "Map", "Options", "PaddedBatch",
@@ -137,9 +138,14 @@ def _bytes(tensor: Any) -> int:
 
 
 def _is_harmless(graph: Any) -> bool:
-    definition = graph.as_graph_def()
-    nodes = [*definition.node, *(n for f in definition.library.function for n in f.node_def)]
-    return not any(_is_stateful(graph, node.op) for node in nodes)
+    """Whether no operation of a function, and of the functions in it, has side effects; known once it was asked."""
+    known = getattr(graph, _VERDICT, None)
+    if known is None:
+        inner = [f.graph for f in graph._functions.values()]  # noqa: SLF001
+        types = {op.type for op in graph.get_operations()}
+        known = not any(_is_stateful(graph, t) for t in types) and all(map(_is_harmless, inner))
+        setattr(graph, _VERDICT, known)
+    return bool(known)
 
 
 def _is_stateful(graph: Any, operation: str) -> bool:
