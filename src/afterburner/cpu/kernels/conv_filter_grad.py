@@ -25,6 +25,7 @@ from .depthwise import lower_depthwise_filter_grad
 from .epilogue import Contraction, store_result
 from .filter_grad_plan import FilterGrad, plan_of
 from .gemm import (
+    LINE,
     Columns,
     Numeric,
     Rows,
@@ -47,7 +48,6 @@ from .prologue import Prologue, prologue_of
 from .winograd_filter_grad import filter_grad_pays, lower_winograd_filter_grad
 
 _BLOCK = 8  # pixels whose channels are copied together
-_LINE = 64  # bytes of a cache line
 
 
 class FilterGradient:
@@ -160,7 +160,7 @@ class FilterGradient:
         turns = -(-min(-(-f.panels.parts * f.op.groups // f.parts[1]), f.panels.parts) // f.abreast)
         share = -(-lines // turns)
         turn = e.b.udiv(e.b.sub(now[0], panels[0]), i64(f.abreast))
-        skipped = e.b.mul(smaller(e, e.b.mul(turn, i64(share)), i64(lines - share)), i64(_LINE // self.size))
+        skipped = e.b.mul(smaller(e, e.b.mul(turn, i64(share)), i64(lines - share)), i64(LINE // self.size))
         unit = e.b.add(self.unit, e.b.select(more_tiles, i64(0), e.b.zext(self.more_units, I64)))
         each = -(-f.unit[0] * f.input_rows * f.x[2] // f.unit_pixels)
         source = self._at_input(e, self._first_input(e, unit), group, f.tiles.start(e, tile))
@@ -181,13 +181,13 @@ class FilterGradient:
 
     def _lines(self, count: int) -> int:
         """Cache lines of adjacent elements."""
-        return -(-count * self.size // _LINE)
+        return -(-count * self.size // LINE)
 
     def _ask_pixel(self, e: Emitter, pixel: ll.Value) -> None:
         """Ask for a pixel of what will be copied next."""
         for source, stride, lines, each in self.coming:
             first = e.at(source, e.b.mul(pixel, i64(stride * each)), self.stored)
-            for at in (n * stride + line * _LINE // self.size for n in range(each) for line in range(lines)):
+            for at in (n * stride + line * LINE // self.size for n in range(each) for line in range(lines)):
                 e.prefetch(e.at(first, at, self.stored))
 
     def _pack_input(self, e: Emitter, image: ll.Value, group: ll.Value,
@@ -290,7 +290,7 @@ class FilterGradient:
         """Ask for the sums that will be added to."""
         for r in range(height):
             for at in range(self._lines(width * self.num.lanes)):
-                start = r * self.f.op.filter_shape[3] + at * _LINE // self.num.bytes
+                start = r * self.f.op.filter_shape[3] + at * LINE // self.num.bytes
                 e.prefetch(e.at(target, start, self.num.element), to_write=True)
 
     def _run(self, e: Emitter, height: int, source: ll.Value, width: int, packed: ll.Value,

@@ -13,7 +13,7 @@ from .. import scalar
 from ..emitter import I8, Emitter, i64
 from ..isa import Isa
 from ..kernel import Unsupported
-from .gemm import Numeric, Tile, load_part, numeric, store_part
+from .gemm import LINE, Numeric, Tile, load_part, numeric, store_part
 from .loops.values import table
 
 Finish = Callable[[Emitter, Tile, ll.Value, int, ll.Value, int], None]
@@ -39,7 +39,6 @@ class Stream:
 
 Streams = Callable[[Emitter], list[Stream]]
 
-LINE = 64  # bytes of a cache line
 COLD_BYTES = 1 << 20  # of a result: what is read and written with it is then not in the second-level cache
 EARLY_STEPS = 64  # products an element: 400 cycles of a register tile, about what memory takes to answer
 

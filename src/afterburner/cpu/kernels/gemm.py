@@ -20,7 +20,7 @@ CHUNK_CYCLES = 60_000  # about 20 us: less does not pay for meeting at a barrier
 MOST_CHUNKS = 32
 _WORTH_HALVING, _MANY = 0.75, 8  # chunks
 _UNROLLED = 72  # multiply-adds written out instead of a loop
-_LINE = 64  # bytes of a cache line
+LINE = 64  # bytes of a cache line
 _TALLEST, WIDEST = 14, 12  # rows and registers of a tile
 
 
@@ -310,7 +310,7 @@ def accumulate(e: Emitter, num: Numeric, tile: Tile, a: Rows, b: Columns, steps:
     with e.loop_carried(0, turns, 1, [a.base, b.base, *flat, *asked], "k") as (_, now, after):
         values = now[2:2 + len(flat)]
         if ahead is not None:
-            for line in range(0, ahead.bytes, _LINE):
+            for line in range(0, ahead.bytes, LINE):
                 e.prefetch(e.at(now[-1], line, I8))
             asked = [e.at(now[-1], ahead.step, I8)]
         for k in range(at_once):

@@ -17,6 +17,7 @@ from ..kernel import Kernel, Phase
 from .dot import dot_phase
 from .epilogue import EARLY_STEPS, Contraction, Finish, Streams, ask_early, cold, contraction_of
 from .gemm import (
+    LINE,
     MOST_CHUNKS,
     Columns,
     Cut,
@@ -38,7 +39,6 @@ from .gemm import (
 from .packing import copy_rows, copy_run, pack_columns, pack_columns_transposed
 
 _BLOCK_BYTES = 256 << 10  # of packed B: leaves room for A and C in a 512 KB second-level cache
-_LINE = 64  # bytes of a cache line
 _A_BYTES = 48 << 10  # of packed A: rows that long are read well from strided memory
 
 
@@ -162,7 +162,7 @@ class Gemm:
         self.slot = blocking.depth * blocking.columns.widest * num.lanes
         self.panels_per_part = -(-blocking.columns.parts // blocking.parts[2])
         self.b_bytes = self.slot * self.panels_per_part * num.bytes if blocking.pack_b else 0
-        self.a_line = blocking.depth + _LINE // num.bytes  # packed rows start in different cache sets
+        self.a_line = blocking.depth + LINE // num.bytes  # packed rows start in different cache sets
         a_rows = blocking.a_tiles * blocking.rows.widest
         self.a_bytes = a_rows * self.a_line * num.bytes if blocking.pack_a else 0
 
