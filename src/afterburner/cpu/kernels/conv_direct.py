@@ -163,9 +163,8 @@ def _sparse(contraction: Contraction, correlator: SparseCorrelator, isa: Isa, or
         correlator.compute(e, contraction.operand(e, order[0]), finish)
 
     phases = (Phase(correlator.packs, pack), Phase(correlator.plan.parts[0], compute))
-    temps = (correlator.packed_elements * correlator.num.bytes,)
     label = f"{label} (zeros left out)"
-    return Kernel(contraction.node, phases, contraction.key(isa), temps, correlator.scratch, label)
+    return Kernel(contraction.node, phases, contraction.key(isa), correlator.temps, correlator.scratch, label)
 
 
 def _streamed(contraction: Contraction, parts: list[Correlation], plans: list[Plan], isa: Isa,

@@ -19,6 +19,7 @@ from ...ir.types import F32
 from ..emitter import I32, I64, Emitter, const, i64
 from ..isa import Isa
 from ..kernel import Kernel, Phase, Unsupported, key_of
+from .finite import is_finite, largest, no_magnitudes
 from .gemm import CHUNK_CYCLES, MOST_CHUNKS, Cut, Numeric, cut, larger, load_lanes, numeric, range_of_part, smaller
 from .pooled_windows import (
     BLOCK,
@@ -27,10 +28,7 @@ from .pooled_windows import (
     counted,
     entries_of,
     gradients_at,
-    is_finite,
-    largest,
     load_entry,
-    no_magnitudes,
     taps_at,
 )
 

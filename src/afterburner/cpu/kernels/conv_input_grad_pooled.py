@@ -20,6 +20,7 @@ from ..emitter import I8, I32, I64, Emitter, const, i64
 from ..isa import Isa
 from ..kernel import Kernel, Phase, Unsupported
 from .epilogue import Contraction, Finish, contraction_of
+from .finite import note_finite, noted_finite
 from .gemm import (
     CHUNK_CYCLES,
     MOST_CHUNKS,
@@ -43,11 +44,8 @@ from .pooled_windows import (
     counted,
     entries_of,
     gradients_at,
-    is_finite,
     lane_of,
-    largest,
     load_entry,
-    no_magnitudes,
     taps_at,
 )
 
@@ -158,11 +156,7 @@ class PooledInputGradient:
             for width, panel, column, last in walk_panels(e, p.panels, num.lanes, p.run, low, high):
                 at = e.b.mul(e.b.add(e.b.mul(i, i64(p.run)), column), i64(outputs))
                 self._pack_panel(e, e.at(filter_, at, num.element), self._panel(e, i, panel), width, last)
-        whole = prod(p.filter)
-        first, end = range_of_part(e, e.chunk, whole, self.packs)
-        found = largest(e, num, e.at(filter_, first, num.element), e.b.sub(end, first), no_magnitudes(e, num))
-        finite = e.b.zext(is_finite(e, num, found), I64)
-        e.store(finite, e.at(e.temp(1), e.chunk, I64), 8)
+        note_finite(e, num, filter_, prod(p.filter), self.packs, e.temp(1))
 
     def _pack_panel(self, e: Emitter, source: ll.Value, target: ll.Value, width: int, last: int) -> None:
         """Rows of ``width`` registers are packed as rows of the widest panel's, so that all have one distance."""
@@ -189,9 +183,7 @@ class PooledInputGradient:
     def emit(self, e: Emitter, finish: Finish) -> None:
         """The code of one chunk."""
         p, w = self.p, self.p.windows
-        with e.loop_carried(0, self.packs, 1, [i64(1)], "finite") as (i, now, after):
-            after[0] = e.b.and_(now[0], e.load(e.at(e.temp(1), i, I64), I64, 8))
-        self.finite = e.b.icmp_signed("!=", after[0], i64(0))
+        self.finite = noted_finite(e, e.temp(1), self.packs)
         self._list_zeros(e)
         first, end = range_of_part(e, e.chunk, w.images * p.blocks, p.chunks)
         with e.loop_carried(first, end, 1, [i64(0)], "block") as (block, listed, after):

@@ -17,6 +17,7 @@ from ..emitter import F32, I1, I8, I32, I64, Emitter, const, i64
 from ..isa import Isa
 from .correlation import Correlation, Correlator, Plan, tap_range
 from .epilogue import Finish
+from .finite import NOTE, note_finite, noted_finite
 from .gemm import MOST_CHUNKS, Numeric, larger, range_of_part, smaller
 from .nonzeros import ENTRY, Lists
 
@@ -105,32 +106,17 @@ class SparseCorrelator(Correlator):
         self.packs = max(1, min(MOST_CHUNKS, plan.dense.panels.parts))
 
     @property
-    def packed_elements(self) -> int:
-        """With a number for each piece of the filter, NaN where it holds something that is not finite."""
-        return super().packed_elements + MOST_CHUNKS
+    def temps(self) -> tuple[int, int]:
+        """Bytes of the packed filter, and of notes on whether the filter is finite."""
+        return self.packed_elements * self.num.bytes, self.packs * NOTE
 
     def pack(self, e: Emitter, filter_: ll.Value, chunks: int) -> None:
-        """Copy this chunk's share of the filter and note whether it is finite."""
+        """Copy this chunk's share of the filter, and note whether its share is finite."""
         super().pack(e, filter_, chunks)
-        first, end = range_of_part(e, e.chunk, self.plan.panels.parts, chunks)
-        base, num = e.at(e.temp(0), e.b.mul(first, i64(self.slot)), F32), self.num
-        size = e.b.mul(e.b.sub(end, first), i64(self.slot))
-        with e.loop_carried(0, size, num.lanes, [num.zero], "finite") as (k, now, after):
-            value = e.load(e.at(base, k, F32), num.vector, num.lanes * num.bytes)
-            after[0] = num.multiply_add(e, value, num.zero, now[0])
-        total = after[0]
-        lanes = [e.b.extract_element(total, ll.Constant(I32, lane)) for lane in range(num.lanes)]
-        e.store(reduce(e.b.fadd, lanes), self._note(e, e.chunk), 4)
-
-    def _note(self, e: Emitter, chunk: ll.Value | int) -> ll.Value:
-        at = super().packed_elements
-        index = i64(at + chunk) if isinstance(chunk, int) else e.b.add(i64(at), chunk)
-        return e.at(e.temp(0), index, F32)
+        note_finite(e, self.num, filter_, self.c.steps * self.c.width, chunks, e.temp(1))
 
     def _finite(self, e: Emitter) -> ll.Value:
-        with e.loop_carried(0, self.packs, 1, [const(F32, 0.0)], "noted") as (k, now, after):
-            after[0] = e.b.fadd(now[0], e.load(self._note(e, k), F32, 4))
-        return e.b.fcmp_ordered("==", after[0], after[0])
+        return noted_finite(e, e.temp(1), self.packs)
 
     def compute(self, e: Emitter, image: ll.Value, finish: Finish) -> None:
         """This chunk's share of the output pixels."""

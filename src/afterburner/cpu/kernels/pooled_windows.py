@@ -18,7 +18,6 @@ from .gemm import Numeric, shuffle, smaller
 BLOCK = 8  # channels whose entries are made at once
 ENTRY = 8  # bytes of an entry: the gradient below, the distance in bytes above
 _SIGN = 0x7FFF_FFFF
-_LARGEST = 0x7F7F_FFFF  # bits of the largest finite float32
 
 
 @dataclass(frozen=True)
@@ -118,37 +117,3 @@ def load_entry(e: Emitter, address: ll.Value, num: Numeric) -> tuple[ll.Value, l
     gradient = e.splat(e.load(address, num.element, 4), num.lanes)
     distance = e.load(e.at(address, 1, I32), I32, 4)
     return gradient, e.b.zext(distance, I64)
-
-
-def largest(e: Emitter, num: Numeric, base: ll.Value, count: ll.Value | int, start: ll.Value) -> ll.Value:
-    """A register that holds the largest magnitudes, as integers, of ``count`` elements and of ``start``."""
-    whole = i64(count // num.lanes * num.lanes) if isinstance(count, int) else e.b.and_(count, i64(-num.lanes))
-    type_ = start.type
-    with e.loop_carried(0, whole, num.lanes, [start], "finite") as (i, now, after):
-        after[0] = _larger(e, now[0], e.load(e.at(base, i, num.element), type_, 4))
-    found = after[0]
-    if isinstance(count, int) and count % num.lanes == 0:
-        return found
-    with e.loop_carried(whole, count, 1, [found], "finite") as (i, now, after):
-        one = e.load(e.at(base, i, num.element), I32, 4)
-        after[0] = _larger(e, now[0], e.splat(one, num.lanes))
-    return after[0]
-
-
-def _larger(e: Emitter, now: ll.Value, raw: ll.Value) -> ll.Value:
-    magnitude = e.b.and_(raw, const(raw.type, _SIGN))
-    return e.b.select(e.b.icmp_signed(">", magnitude, now), magnitude, now)
-
-
-def no_magnitudes(e: Emitter, num: Numeric) -> ll.Value:
-    """What ``largest`` starts from."""
-    return const(e.vector(I32, num.lanes), 0)
-
-
-def is_finite(e: Emitter, num: Numeric, found: ll.Value) -> ll.Value:
-    """Whether all magnitudes that ``largest`` found are finite."""
-    beyond = e.b.icmp_signed(">", found, const(found.type, _LARGEST))
-    if num.lanes == 1:
-        return e.b.not_(beyond)
-    mask = e.b.bitcast(beyond, ll.IntType(num.lanes))
-    return e.b.icmp_unsigned("==", mask, ll.Constant(mask.type, 0))
