@@ -9,6 +9,7 @@ from math import prod
 import numpy as np
 
 from .ir import Builder, Graph, Node, TensorType, Value, interpret
+from .options import options
 from .passes.pipeline import optimize
 from .runtime.executable import Executable
 
@@ -41,7 +42,8 @@ def bisect(graph: Graph, seed: int = 0) -> Iterator[Finding]:
     expected = interpret(graph, arguments)
     stages: list[tuple[str, Graph]] = []
     try:
-        final = optimize(graph, dump=lambda name, after, seconds: stages.append((name, after)), epilogues=True)
+        final = optimize(graph, dump=lambda name, after, seconds: stages.append((name, after)),
+                         fast=options().precision == "fast")
     except Exception as error:  # noqa: BLE001 - the finding is the error
         yield Finding("pass", f"{type(error).__name__}: {error}", str(stages[-1][1] if stages else graph))
         return

@@ -38,7 +38,6 @@ def compile_graph(graph: Graph, threads: int = 0) -> Executable:
     try:
         with paused_collector():
             optimized = optimize(graph, skip=settings.skip_passes, dump=_dumper(graph, settings),
-                                 prologues=settings.precision != "fast",  # Winograd's algorithm takes none
                                  fast=settings.precision == "fast")
             with recorder.progress(graph.name) as progress:
                 return compile_for_cpu(optimized, settings, threads, progress)

@@ -7,6 +7,7 @@ from afterburner import bisect as engine
 from afterburner.cli import main
 from afterburner.ir import parse_graph
 from afterburner.ir.ops import elementwise
+from afterburner.options import overridden
 
 GRAPH = """graph f(%x: f32[5,7], %w: f32[7,3]) {
   %0: f32[5,3] = matmul(%x, %w) {transpose_a=False, transpose_b=False}
@@ -61,3 +62,17 @@ def test_bad_files_get_one_line(tmp_path, capsys, text, message):
     assert main(["bisect", str(path)]) == 2
     error = capsys.readouterr().err
     assert message in error and len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("precision", ["default", "fast"])
+def test_passes_run_as_in_the_precision_that_failed(precision, monkeypatch):
+    found = []
+
+    def note(graph, **settings):
+        found.append(settings["fast"])
+        return graph
+
+    monkeypatch.setattr(engine, "optimize", note)
+    with overridden(precision=precision):
+        list(engine.bisect(parse_graph(GRAPH)))
+    assert found == [precision == "fast"]

@@ -46,7 +46,7 @@ def _run(passes: Sequence[tuple[str, Pass]], graph: Graph, skip: Collection[str]
 
 
 def optimize(graph: Graph, skip: Collection[str] = (), dump: Dump | None = None,
-             epilogues: bool = True, prologues: bool = True, fast: bool = False) -> Graph:
+             epilogues: bool = True, fast: bool = False) -> Graph:
     """Run all passes. Every result stays bit for bit what it was, but for the exceptions that passes/rules names and
     sums that are made without their zeros.
 
@@ -55,8 +55,8 @@ def optimize(graph: Graph, skip: Collection[str] = (), dump: Dump | None = None,
         skip: names of passes to leave out, to find the one that breaks something.
         dump: called with a pass's name, its result and its seconds where it changed the graph.
         epilogues: whether the target's contractions take elementwise work on their results.
-        prologues: whether they take elementwise work on an operand that they copy.
-        fast: whether the target may compute convolutions by Winograd's algorithm.
+        fast: whether the target may compute convolutions by Winograd's algorithm, which takes no elementwise work on
+            an operand and is faster than leaving out zeros.
 
     Raises:
         IRError: a pass made an ill-formed graph.
@@ -69,7 +69,7 @@ def optimize(graph: Graph, skip: Collection[str] = (), dump: Dump | None = None,
         ("fuse", partial(fuse, epilogues=epilogues)),
         ("eliminate_dead_code", eliminate_dead_code),  # views that only a fusion read, now inside it
         ("order", order),
-        ("rematerialize", partial(rematerialize, prologues=prologues)),
+        ("rematerialize", partial(rematerialize, prologues=not fast)),
         ("eliminate_dead_code", eliminate_dead_code),  # views of values that are not kept
     )
     names = {name for name, _ in (*CLEANUP, *lowering)}
