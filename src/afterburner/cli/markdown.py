@@ -15,10 +15,11 @@ Record = dict[str, Any]
 def summary(result: Record) -> str:
     """One line: what was compared, where, how and when."""
     machine, policy = result["machine"], result["policy"]
+    rounds = "one round" if result["rounds"] == 1 else f"median of {result['rounds']} rounds"
     numbers = "float32" if policy == "float32" else f"Keras's policy `{policy}`"
     return (f"TensorFlow {machine['tensorflow']} beside Afterburner on {machine['processor']}, {result['threads']} "
-            f"threads, {machine['memory_gib']:.0f} GiB, {machine['system']}; {numbers}; median of {result['rounds']} "
-            f"rounds in turns, {result['date']}:")
+            f"threads, {machine['memory_gib']:.0f} GiB, {machine['system']}; {numbers}; {rounds} in turns, "
+            f"{result['date']}:")
 
 
 def table(result: Record, costs: bool = False) -> str:

@@ -20,7 +20,7 @@ from ..emitter import I8, I32, I64, Emitter, const, i64
 from ..isa import Isa
 from ..kernel import Kernel, Phase, Unsupported
 from .epilogue import Contraction, Finish, contraction_of
-from .finite import note_finite, noted_finite
+from .finite import NOTE, note_finite, noted_finite
 from .gemm import (
     CHUNK_CYCLES,
     MOST_CHUNKS,
@@ -395,5 +395,5 @@ def lower_conv2d_input_grad_pooled(node: Node, isa: Isa) -> Kernel:
     gradient = PooledInputGradient(plan_of(op, w, dy, num, isa), c, num)
     label = f"conv2d input grad {w[0]}x{w[1]} {w[3]}->{w[2]} of maxima{c.label}"
     phases = Phase(gradient.packs, gradient.pack), Phase(gradient.p.chunks, lambda e: gradient.emit(e, finish))
-    temps = (gradient.packed * num.bytes, gradient.packs * 8)
+    temps = (gradient.packed * num.bytes, gradient.packs * NOTE)
     return Kernel(node, phases, c.key(isa), temps, gradient.scratch, label)
