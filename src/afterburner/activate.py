@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.abc
-import importlib.machinery
 import sys
-from collections.abc import Sequence
-from types import ModuleType
+
+from afterburner_startup import Waiter
 
 from . import support
 from .options import options
@@ -28,17 +26,17 @@ def enable() -> None:
     _wanted = True
     if "tensorflow" in sys.modules and hasattr(sys.modules["tensorflow"], "function"):
         _install()
-    elif not any(isinstance(f, _Finder) for f in sys.meta_path):
-        sys.meta_path.insert(0, _Finder())
+    else:
+        sys.meta_path.insert(0, _waiter)  # type: ignore[arg-type]
 
 
 def disable() -> None:
-    """Take the hooks out."""
+    """Take the hooks out; those too that stand ready since Python's start."""
     global _wanted
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, Waiter)]
     if not _wanted:
         return
     _wanted = False
-    sys.meta_path[:] = [f for f in sys.meta_path if not isinstance(f, _Finder)]
     capture = sys.modules.get(f"{__package__}.frontend.capture")
     if capture is not None:
         capture.uninstall()
@@ -63,33 +61,4 @@ def _install() -> None:
             "`afterburner doctor` looks for the cause")
 
 
-class _Finder(importlib.abc.MetaPathFinder):
-    """Waits for the import of tensorflow and hooks it when its module body has run."""
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None,
-    ) -> importlib.machinery.ModuleSpec | None:
-        if fullname != "tensorflow":
-            return None
-        sys.meta_path[:] = [f for f in sys.meta_path if f is not self]
-        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
-        if spec is None or spec.loader is None:
-            return spec
-        spec.loader = _Loader(spec.loader)
-        return spec
-
-
-class _Loader(importlib.abc.Loader):
-    def __init__(self, real: importlib.abc.Loader) -> None:
-        self._real = real
-
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
-        return self._real.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        if module.__spec__ is not None:
-            module.__spec__.loader = self._real
-        module.__loader__ = self._real
-        self._real.exec_module(module)
-        if _wanted:
-            _install()
+_waiter = Waiter(_install)

@@ -107,6 +107,11 @@ def from_environment(environment: Mapping[str, str] | None = None) -> Options:
     return Options(**values)
 
 
+def stock_environment() -> dict[str, str]:
+    """The environment for a process that TensorFlow alone is to run, also behind ``afterburner install``."""
+    return {**os.environ, PREFIX + "DISABLE": "1"}
+
+
 def described() -> Iterator[tuple[str, str, str]]:
     """(variable, default, help) of every knob."""
     for item in fields(Options):

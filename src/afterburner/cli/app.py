@@ -61,6 +61,7 @@ _MAIN_HELP = """Compiled training and inference for unmodified TensorFlow progra
   afterburner run train.py       run a program, accelerated
   afterburner explain train.py   tell what was compiled and what was not
   afterburner doctor             check this installation
+  afterburner install            accelerate plain `python train.py` too
 
 AFTERBURNER_DISABLE=1 in the environment switches everything off.
 """
@@ -205,6 +206,27 @@ def _doctor() -> Action:
     from . import doctor
 
     return doctor.examine
+
+
+@app.command("install")
+def _install(system: Annotated[bool, typer.Option("--system", help="Also where this Python is no virtual "
+                                                  "environment.")] = False) -> Action:
+    """Accelerate every program of this Python environment, without a wrapper.
+
+    From then on `python train.py`, notebooks and the processes they start are accelerated when they import
+    TensorFlow. AFTERBURNER_DISABLE=1 switches it off.
+    """
+    from .install import install
+
+    return lambda: install(system)
+
+
+@app.command("uninstall")
+def _uninstall() -> Action:
+    """Undo `afterburner install`."""
+    from .install import uninstall
+
+    return uninstall
 
 
 cache_app = typer.Typer(rich_markup_mode=None, help="The folder of compiled objects: show, clear, limit.")

@@ -16,7 +16,7 @@ from statistics import median
 from typing import Any
 
 from afterburner import workloads
-from afterburner.options import options
+from afterburner.options import options, stock_environment
 
 from .errors import CommandError
 from .machine import Machine, describe, tensorflow_version, usable_cores
@@ -198,7 +198,8 @@ def _run_child(side: str, name: str, plan: Plan, threads: int) -> Iterator[tuple
                    "--threads", str(threads), "--repeats", str(plan.repeats), "--policy", plan.policy,
                    "--json", str(file)]
         try:
-            child = subprocess.run(command, capture_output=True, text=True, timeout=_LIMIT_SECONDS)
+            child = subprocess.run(command, capture_output=True, text=True, timeout=_LIMIT_SECONDS,
+                                   env=stock_environment() if side == "stock" else None)
         except subprocess.TimeoutExpired:
             raise CommandError(f"{name} on {side} did not end in {_LIMIT_SECONDS} s", status=1) from None
         if child.returncode:

@@ -124,6 +124,20 @@ def check_cache() -> Iterator[Finding]:
         yield Finding("Cache", GOOD, text)
 
 
+def check_startup() -> Iterator[Finding]:
+    from . import install
+
+    file = install.pth_file()
+    if not file.exists():
+        yield Finding("Start-up", GOOD, "programs are accelerated by `afterburner run`, or when they enable it; "
+                      "`afterburner install` does it for all of this environment")
+    elif install.works():
+        yield Finding("Start-up", GOOD, f"all programs of this environment are accelerated: {file}")
+    else:
+        yield Finding("Start-up", BAD, f"{file} is there, but Afterburner is not installed in this environment: "
+                      "pip install it, or `afterburner uninstall`")
+
+
 def check_options() -> Iterator[Finding]:
     current, default = options(), Options()
     for variable, _, meaning in described():
@@ -155,4 +169,4 @@ def check_step() -> Iterator[Finding]:
 
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     check_python, check_tensorflow, check_keras, check_processor, check_precision, check_threads, check_cache,
-    check_options, check_step)
+    check_startup, check_options, check_step)
