@@ -18,11 +18,12 @@ ALLOWED = {  # folder or module: what of ours it may import besides itself, and 
     "runtime": {"ir"},
     "frontend": {"passes", "runtime", "ir", "report"},
     "cpu": {"passes", "runtime", "ir"},
+    "gpu": {"passes", "runtime", "ir"},
     "report": {"runtime"},
     "workloads": set(),
 }
 ONLY_IN = {"tensorflow": ("frontend", "workloads", "cli/selftest.py"), "keras": ("frontend", "workloads"),
-           "llvmlite": ("cpu",)}
+           "llvmlite": ("cpu",), "mlx": ("gpu",)}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from .ir import Graph, print_graph
 from .options import Options, options
 from .passes.pipeline import optimize
-from .report import Recorder
+from .report import Recorder, say
 from .runtime.collector import paused_collector
-from .runtime.executable import Executable
+from .runtime.executable import Executable, Unsupported
 
 if TYPE_CHECKING:
     from .frontend.function import Engine
@@ -32,18 +32,37 @@ def compile_graph(graph: Graph, threads: int = 0) -> Executable:
         Exception: whatever a pass or the target finds wrong, with ``graph_text`` set to the text of
             the imported graph, which repeats the failure.
     """
-    from .cpu.target import compile_graph as compile_for_cpu
-
     settings = options()
     try:
         with paused_collector():
-            optimized = optimize(graph, skip=settings.skip_passes, dump=_dumper(graph, settings),
-                                 fast=settings.precision == "fast")
-            with recorder.progress(graph.name) as progress:
-                return compile_for_cpu(optimized, settings, threads, progress)
+            if settings.device == "gpu":
+                try:
+                    return _for_gpu(graph, settings)
+                except Unsupported as error:
+                    say(f"{graph.name}: on the cpu, since the gpu cannot: {error}")
+            return _for_cpu(graph, settings, threads)
     except Exception as error:
         error.graph_text = print_graph(graph)  # type: ignore[attr-defined]
         raise
+
+
+def _for_cpu(graph: Graph, settings: Options, threads: int) -> Executable:
+    from .cpu.target import compile_graph as compile_for_cpu
+
+    optimized = optimize(graph, skip=settings.skip_passes, dump=_dumper(graph, settings),
+                         fast=settings.precision == "fast")
+    with recorder.progress(graph.name) as progress:
+        return compile_for_cpu(optimized, settings, threads, progress)
+
+
+def _for_gpu(graph: Graph, settings: Options) -> Executable:
+    from .gpu.devices import choose
+
+    device = choose(settings.gpu_emulate)  # before mlx is imported: where it is missing, the error says so
+    from .gpu.target import compile_graph as compile_for_gpu
+
+    optimized = optimize(graph, skip=settings.skip_passes, dump=_dumper(graph, settings), lower=False)
+    return compile_for_gpu(optimized, settings, device)
 
 
 def _dumper(graph: Graph, settings: Options):  # type: ignore[no-untyped-def]

@@ -14,6 +14,7 @@ import platformdirs
 PREFIX = "AFTERBURNER_"
 VERBOSITY = ("silent", "line", "detail")
 PRECISION = ("default", "fast")
+DEVICES = ("any", "cpu", "gpu")
 
 
 class OptionError(ValueError):
@@ -35,16 +36,13 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _verbosity(text: str) -> str:
-    if text not in VERBOSITY:
-        raise OptionError(f"{text!r} is none of {', '.join(VERBOSITY)}")
-    return text
+def _one_of(choices: tuple[str, ...]) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise OptionError(f"{text!r} is none of {', '.join(choices)}")
+        return text
 
-
-def _precision(text: str) -> str:
-    if text not in PRECISION:
-        raise OptionError(f"{text!r} is none of {', '.join(PRECISION)}")
-    return text
+    return parse
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -65,10 +63,13 @@ class Options:
 
     disable: bool = _knob(False, _flag, "1: total kill switch; TensorFlow is left untouched")
     strict: bool = _knob(False, _flag, "1: raise where a graph would fall back to TensorFlow (for tests)")
-    verbosity: str = _knob("line", _verbosity, "silent, line (one per compiled graph) or detail")
+    verbosity: str = _knob("line", _one_of(VERBOSITY), "silent, line (one per compiled graph) or detail")
     threads: int = _knob(0, _count, "worker threads; 0: TensorFlow's intra-op setting, else all cores")
+    device: str = _knob("any", _one_of(DEVICES), "any, cpu or gpu (through MLX)")
+    gpu_emulate: bool = _knob(False, _flag, "1: the gpu target runs on MLX's CPU device where there is no GPU; slow, "
+                              "for tests")
     isa: str = _knob("", str, "instruction set override: avx512, avx2, neon or generic")
-    precision: str = _knob("default", _precision, "fast: float32 convolutions 3×3 by Winograd's algorithm, which "
+    precision: str = _knob("default", _one_of(PRECISION), "fast: float32 convolutions 3×3 by Winograd's algorithm, which "
                            "changes numbers; default: never")
     compile_after: int = _knob(1, _count, "calls of a function that run on TensorFlow before it is compiled; "
                                "steps that update 100 variables or more do not wait")
@@ -120,6 +121,10 @@ def described() -> Iterator[tuple[str, str, str]]:
         yield PREFIX + item.name.upper(), text, item.metadata["help"]
 
 
+def _knobs() -> dict[str, Any]:
+    return {item.name: item for item in fields(Options)}
+
+
 _current: Options | None = None
 
 
@@ -136,11 +141,12 @@ def set_options(**changes: Any) -> Options:
 
     Raises:
         TypeError: no option of that name.
-        OptionError: a precision that does not exist.
+        OptionError: a precision or a device that does not exist.
     """
     global _current
-    if "precision" in changes:
-        _precision(changes["precision"])
+    for name in ("precision", "device"):
+        if name in changes:
+            _knobs()[name].metadata["parse"](changes[name])
     previous = options()
     _current = replace(previous, **changes)
     return previous

@@ -30,7 +30,7 @@ def records(family: str) -> list[Record]:
     return list(importlib.import_module(f"tests.ops.test_{family}").RECORDS)
 
 
-def _aligned(type_: TensorType) -> np.ndarray:
+def aligned(type_: TensorType) -> np.ndarray:
     """An array whose data are 64-byte aligned."""
     raw = np.empty(type_.bytes + 64, np.uint8)
     start = -raw.ctypes.data % 64
@@ -41,7 +41,7 @@ def run_compiled(graph: Graph, arrays: Sequence[np.ndarray]) -> list[np.ndarray]
     """Optimise and compile a graph, and run it once."""
     executable = compile_graph(graph)
     inputs = [np.ascontiguousarray(a) for a in arrays]
-    outputs = [_aligned(t) for t in graph.output_types]
+    outputs = [aligned(t) for t in graph.output_types]
     executable.run([a.ctypes.data for a in inputs], [o.ctypes.data for o in outputs])
     return outputs
 

@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..ir import Node
+from ..runtime.executable import Unsupported
 
 if TYPE_CHECKING:
     from .emitter import Emitter
     from .isa import Isa
+
+
+__all__ = ["Kernel", "Phase", "Unsupported", "key_of"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,3 @@ def key_of(node: Node, isa: Isa) -> str:
     """Text that determines the code of a node without regions."""
     types = ",".join(str(v.type) for v in (*node.operands, *node.results))
     return f"{node.op!r}({types})@{isa.name}"
-
-
-class Unsupported(Exception):
-    """This target has no kernel for a node; the message says which and why."""

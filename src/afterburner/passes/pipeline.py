@@ -46,7 +46,7 @@ def _run(passes: Sequence[tuple[str, Pass]], graph: Graph, skip: Collection[str]
 
 
 def optimize(graph: Graph, skip: Collection[str] = (), dump: Dump | None = None,
-             epilogues: bool = True, fast: bool = False) -> Graph:
+             epilogues: bool = True, fast: bool = False, lower: bool = True) -> Graph:
     """Run all passes. Every result stays bit for bit what it was, but for the exceptions that passes/rules names and
     sums that are made without their zeros.
 
@@ -57,6 +57,8 @@ def optimize(graph: Graph, skip: Collection[str] = (), dump: Dump | None = None,
         epilogues: whether the target's contractions take elementwise work on their results.
         fast: whether the target may compute convolutions by Winograd's algorithm, which takes no elementwise work on
             an operand and is faster than leaving out zeros.
+        lower: whether the target generates code for a graph as it stands, which then is fused and ordered for that; a
+            target that fuses by itself wants it cleaned up only.
 
     Raises:
         IRError: a pass made an ill-formed graph.
@@ -81,4 +83,4 @@ def optimize(graph: Graph, skip: Collection[str] = (), dump: Dump | None = None,
         if cleaned is graph:
             break
         graph = cleaned
-    return _run(lowering, graph, skip, dump)
+    return _run(lowering, graph, skip, dump) if lower else graph

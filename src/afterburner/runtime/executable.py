@@ -9,6 +9,10 @@ from typing import Protocol
 from ..ir.types import TensorType
 
 
+class Unsupported(Exception):
+    """A target cannot compile a node; the message says which and why."""
+
+
 @dataclass(frozen=True)
 class KernelInfo:
     """One kernel as ``explain`` shows it.

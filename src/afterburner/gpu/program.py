@@ -1,0 +1,62 @@
+"""A graph as a function of MLX arrays."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from ..ir import Graph, Node, Value
+from .backend import mx
+from .kernels import lower
+
+
+class Program:
+    """Calls MLX for one node after another; MLX computes when the results are asked for.
+
+    Attributes:
+        nodes: in order, without constants.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self._slots: dict[Value, int] = {}
+        for item in graph.inputs:
+            self._slot(item.value)
+        self.nodes = tuple(n for n in graph.nodes if n.op.name != "constant")
+        self._constants = {self._slot(n.results[0]): mx.array(n.results[0].constant)
+                           for n in graph.nodes if n.op.name == "constant"}
+        self._steps = [(n, [self._slot(v) for v in n.operands], [self._slot(r) for r in n.results])
+                       for n in self.nodes]
+        self._outputs = [self._slots[o.value] for o in graph.outputs]
+
+    def _slot(self, value: Value) -> int:
+        return self._slots.setdefault(value, len(self._slots))
+
+    def __call__(self, *arguments: mx.array) -> list[mx.array]:
+        """Outputs for arguments, not computed yet.
+
+        Raises:
+            Unsupported: MLX cannot; the message names the operation and the reason.
+        """
+        values = self._begin(arguments)
+        for node, operands, results in self._steps:
+            for slot, value in zip(results, lower(node, *(values[s] for s in operands)), strict=True):
+                values[slot] = value
+        return [values[s] for s in self._outputs]
+
+    def timed(self, arguments: Sequence[mx.array], add: Callable[[int, float], None]) -> list[mx.array]:
+        """Outputs, each node computed by itself; ``add`` gets its number and seconds."""
+        values = self._begin(arguments)
+        for index, (node, operands, results) in enumerate(self._steps):
+            start = time.perf_counter()
+            computed = lower(node, *(values[s] for s in operands))
+            mx.eval(computed)
+            add(index, time.perf_counter() - start)
+            for slot, value in zip(results, computed, strict=True):
+                values[slot] = value
+        return [values[s] for s in self._outputs]
+
+    def _begin(self, arguments: Sequence[mx.array]) -> list[mx.array]:
+        values: list[mx.array] = [*arguments] + [None] * (len(self._slots) - len(arguments))  # type: ignore[list-item]
+        for slot, value in self._constants.items():
+            values[slot] = value
+        return values

@@ -1,0 +1,121 @@
+"""The GPU target: an optimised graph to an executable that MLX runs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+from ..ir import Graph, Node, TensorType
+from ..options import Options
+from ..options import options as current_options
+from ..runtime.executable import KernelInfo, Part
+from .backend import check_types, mx
+from .devices import Device, choose
+from .program import Program
+from .transfer import Reader, Writer
+
+
+class PlantedFault(RuntimeError):
+    """The failure that ``AFTERBURNER_FAULT`` asks for."""
+
+
+def compile_graph(graph: Graph, options: Options | None = None, device: Device | None = None,
+                  fuse: bool | None = None) -> GpuExecutable:
+    """Make an executable of a graph.
+
+    Args:
+        graph: optimised without the passes that are for generated CPU code.
+        options: the settings; None for those of the process.
+        device: where it runs; None for the first GPU, or what emulates it where the options ask for that.
+        fuse: whether MLX joins operations into kernels of its own; None for yes on a GPU, no where it is
+            emulated: MLX's CPU device would call a C++ compiler for every kernel, a second or two each.
+
+    Raises:
+        NoGpu: there is no such device.
+        Unsupported: MLX cannot compute a node, or no GPU has an element type; the message says which.
+    """
+    chosen = options or current_options()
+    where = device or choose(chosen.gpu_emulate)
+    if chosen.fault == "codegen":
+        raise PlantedFault("planted failure of code generation")
+    for node in graph.nodes:
+        check_types(tuple(v.type for v in (*node.operands, *node.results)))
+    check_types((*graph.input_types, *graph.output_types))
+    return GpuExecutable(graph, where, not where.emulated if fuse is None else fuse, chosen)
+
+
+class GpuExecutable:
+    """A compiled graph (see ``runtime.executable.Executable``)."""
+
+    def __init__(self, graph: Graph, device: Device, fuse: bool, settings: Options) -> None:
+        self.input_types: tuple[TensorType, ...] = graph.input_types
+        self.output_types: tuple[TensorType, ...] = graph.output_types
+        self.arena_bytes = 0  # MLX allocates what lies between
+        self.cached = False
+        self.device = str(device)
+        self.threads = 1
+        updates = tuple(i for i, o in enumerate(graph.outputs) if o.updates is not None)
+        self.parts = (Part((0, 1), tuple(range(len(graph.outputs))), updates),)
+        self._fault = settings.fault == "run"
+        self._where = device.mlx
+        self._lock = threading.Lock()
+        self._program = program = Program(graph)
+        self.kernels: tuple[KernelInfo, ...] = tuple(_info(node) for node in program.nodes)
+        self._profile = _Profile(len(self.kernels)) if settings.profile else None
+        self._readers = [Reader(t) for t in self.input_types]
+        self._writers = [Writer(t) for t in self.output_types]
+        self._function: Callable[..., Sequence[mx.array]] = mx.compile(program) if fuse else program
+        with self._lock, mx.stream(self._where):  # what MLX cannot do is found now
+            self._function(*(reader.placeholder() for reader in self._readers))
+
+    def run(self, inputs: Sequence[int], outputs: Sequence[int]) -> None:
+        """Compute outputs from inputs, given as addresses."""
+        if self._fault:
+            raise PlantedFault("planted failure of a run")
+        with self._lock, mx.stream(self._where):
+            # MLX may write into what nobody else holds: these are held until all is computed.
+            arrays = [reader.read(address) for reader, address in zip(self._readers, inputs, strict=True)]
+            if self._profile is None:
+                results = self._function(*arrays)
+                mx.eval(results)
+            else:
+                results = self._program.timed(arrays, self._profile.add)
+            for writer, result, address in zip(self._writers, results, outputs, strict=True):
+                writer.write(result, address)
+
+    def run_in_parts(self, inputs: Sequence[int], begin: Callable[[Sequence[int]], Sequence[int]],
+                     finish: Callable[[Sequence[int]], None]) -> None:
+        """``run``: there is one part."""
+        (part,) = self.parts
+        self.run(inputs, begin(part.begun))
+        finish(part.finished)
+
+    def kernel_seconds(self) -> tuple[float, ...]:
+        """Mean measured seconds of each operation in profiled runs; empty where none was profiled."""
+        return () if self._profile is None else self._profile.means()
+
+    def peak_fractions(self) -> tuple[float, ...]:
+        """Zeros, one an operation that was profiled: a GPU's peak is not measured."""
+        return (0.0,) * len(self.kernel_seconds())
+
+
+class _Profile:
+    """Sums the time of each operation, computed by itself."""
+
+    def __init__(self, count: int) -> None:
+        self._sums = [0.0] * count
+        self._runs = 0
+
+    def add(self, index: int, seconds: float) -> None:
+        self._sums[index] += seconds
+        self._runs += index == len(self._sums) - 1
+
+    def means(self) -> tuple[float, ...]:
+        return tuple(s / self._runs for s in self._sums) if self._runs else ()
+
+
+def _info(node: Node) -> KernelInfo:
+    types, results = tuple(v.type for v in node.operands), tuple(r.type for r in node.results)
+    read = {v: v.type.bytes for v in (*node.operands, *node.results)}
+    return KernelInfo(label=node.op.name, fused=(node.op.name,), nodes=(node.loc.node,) if node.loc.node else (),
+                      flops=node.op.flops(types, results), bytes=sum(read.values()), chunks=(1,))
