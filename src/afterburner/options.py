@@ -69,8 +69,8 @@ class Options:
     gpu_emulate: bool = _knob(False, _flag, "1: the gpu target runs on MLX's CPU device where there is no GPU; slow, "
                               "for tests")
     isa: str = _knob("", str, "instruction set override: avx512, avx2, neon or generic")
-    precision: str = _knob("default", _one_of(PRECISION), "fast: float32 convolutions 3×3 by Winograd's algorithm, which "
-                           "changes numbers; default: never")
+    precision: str = _knob("default", _one_of(PRECISION), "fast: float32 convolutions 3×3 by Winograd's algorithm, "
+                           "which changes numbers; default: never")
     compile_after: int = _knob(1, _count, "calls of a function that run on TensorFlow before it is compiled; "
                                "steps that update 100 variables or more do not wait")
     variants: int = _knob(4, _count, "signatures of one function that may be compiled")

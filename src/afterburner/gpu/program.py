@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from ..ir import Graph, Node, Value
+from ..ir import Graph, Value
+from ..ir.ops.shape import Constant
 from .backend import mx
 from .kernels import lower
 
@@ -21,9 +22,9 @@ class Program:
         self._slots: dict[Value, int] = {}
         for item in graph.inputs:
             self._slot(item.value)
-        self.nodes = tuple(n for n in graph.nodes if n.op.name != "constant")
-        self._constants = {self._slot(n.results[0]): mx.array(n.results[0].constant)
-                           for n in graph.nodes if n.op.name == "constant"}
+        self.nodes = tuple(n for n in graph.nodes if not isinstance(n.op, Constant))
+        self._constants = {self._slot(n.results[0]): mx.array(n.op.value)
+                           for n in graph.nodes if isinstance(n.op, Constant)}
         self._steps = [(n, [self._slot(v) for v in n.operands], [self._slot(r) for r in n.results])
                        for n in self.nodes]
         self._outputs = [self._slots[o.value] for o in graph.outputs]

@@ -55,7 +55,7 @@ class GpuExecutable:
         self.device = str(device)
         self.threads = 1
         updates = tuple(i for i, o in enumerate(graph.outputs) if o.updates is not None)
-        self.parts = (Part((0, 1), tuple(range(len(graph.outputs))), updates),)
+        self.parts: tuple[Part, ...] = (Part((0, 1), tuple(range(len(graph.outputs))), updates),)
         self._fault = settings.fault == "run"
         self._where = device.mlx
         self._lock = threading.Lock()

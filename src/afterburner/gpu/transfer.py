@@ -17,7 +17,6 @@ class _Memory:
 
     def __init__(self, type_: TensorType, dtype: np.dtype) -> None:
         self._type, self._dtype = type_, dtype
-        self._bytes = ctypes.c_uint8 * max(type_.bytes, 1)
         self._views: dict[int, np.ndarray] = {}
 
     def at(self, address: int) -> np.ndarray:
@@ -26,9 +25,15 @@ class _Memory:
         if view is None:
             if len(self._views) >= _VIEWS:
                 self._views.clear()
-            raw = np.frombuffer(self._bytes.from_address(address), np.uint8)[: self._type.bytes]
-            view = self._views[address] = raw.view(self._dtype).reshape(self._type.shape)
+            view = self._views[address] = self._view(address)
         return view
+
+    def _view(self, address: int) -> np.ndarray:
+        size = self._type.bytes
+        if size == 0:
+            return np.empty(self._type.shape, self._dtype)
+        raw = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
+        return raw.view(self._dtype).reshape(self._type.shape)
 
 
 class Reader:

@@ -15,7 +15,7 @@ from ..backend import is_half, mx, mx_dtype
 from . import Lowering
 
 _ERF_TERMS = tuple(2 / math.sqrt(math.pi) * (-1) ** n / (math.factorial(n) * (2 * n + 1)) for n in range(8))
-_TOP_BIT = mx.array(np.uint64(1 << 63))  # MLX takes no Python integer as large
+_TOP_BIT = mx.array(np.asarray(1 << 63, np.uint64))  # MLX takes no Python integer as large
 _ERF_SMALL = 0.5  # below, the series' next term is less than 2**-24 of the sum
 
 

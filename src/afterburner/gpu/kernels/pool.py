@@ -79,7 +79,7 @@ def _spread(op: Any, pieces: Sequence[mx.array], shape: Shape) -> mx.array:
         kh, kw = op.window
         joined = mx.stack(list(pieces)).reshape(kh, kw, n, oh, ow, c).transpose(2, 3, 0, 4, 1, 5)
         whole = joined.reshape(n, oh * kh, ow * kw, c)
-        rest = ((0, 0), (0, max(height - oh * kh, 0)), (0, max(width - ow * kw, 0)), (0, 0))
+        rest = [(0, 0), (0, max(height - oh * kh, 0)), (0, max(width - ow * kw, 0)), (0, 0)]
         whole = mx.pad(whole, rest) if any(map(any, rest)) else whole
     else:
         whole = mx.zeros((n, height, width, c), pieces[0].dtype)
