@@ -1,6 +1,8 @@
 """Runs one kernel from ctypes, all chunks in one thread: for tests of single kernels."""
 
 import ctypes
+import platform
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -8,6 +10,10 @@ from afterburner.cpu import jit
 from afterburner.cpu.isa import Isa
 from afterburner.cpu.kernel import Kernel
 from afterburner.cpu.module import KernelModule
+
+# Those that tests of kernels go through: on x86 all of them, since LLVM splits what the processor lacks.
+INSTRUCTION_SETS = (
+    ("neon",) if platform.machine().lower() in ("arm64", "aarch64") else ("avx2", "avx512", "generic"))
 
 
 def aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -24,8 +30,6 @@ def run_kernel(kernel: Kernel, operands: list[np.ndarray], isa: Isa, reverse: bo
     ``in_place`` names results that share the buffer of an operand: {result: operand}."""
     module = KernelModule(isa)
     symbols = module.add(kernel)
-    library = jit.Library(jit.compile_object(str(module.llvm), isa), isa)
-    addresses = library.load(symbols)
     inputs = []
     for array in operands:
         copy = aligned(array.shape, array.dtype)
@@ -36,11 +40,34 @@ def run_kernel(kernel: Kernel, operands: list[np.ndarray], isa: Isa, reverse: bo
         results[result] = inputs[operand]
     temps = [aligned((max(t, 1),), np.dtype(np.uint8)) for t in kernel.temps]
     scratch = aligned((max(kernel.scratch, 1),), np.dtype(np.uint8))
-    buffers = [*inputs, *results, *temps]
-    table = (ctypes.c_void_p * len(buffers))(*[b.ctypes.data for b in buffers])
-    kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p)
+    spans = [(b.ctypes.data, b.nbytes) for b in (*inputs, *results, *temps, scratch)]
+    run_calls(str(module.llvm), isa, calls_of(kernel, symbols, reverse), spans[:-1], spans[-1])
+    return results
+
+
+def calls_of(kernel: Kernel, symbols: Sequence[str], reverse: bool = False) -> list[tuple[str, int]]:
+    """Every chunk of every phase."""
+    found = []
     for phase, symbol in zip(kernel.phases, symbols, strict=True):
         chunks = range(phase.chunks)
-        for chunk in reversed(chunks) if reverse else chunks:
-            kind(addresses[symbol])(table, chunk, scratch.ctypes.data)
-    return results
+        found.extend((symbol, chunk) for chunk in (reversed(chunks) if reverse else chunks))
+    return found
+
+
+def run_calls(text: str, isa: Isa, calls: Sequence[tuple[str, int]], buffers: Sequence[tuple[int, int]],
+              scratch: tuple[int, int]) -> None:
+    """Compile an LLVM module and call its functions one after the other.
+
+    Args:
+        text: the module.
+        isa: what to compile for.
+        calls: functions and chunks.
+        buffers: address and bytes of each.
+        scratch: the worker's own memory.
+    """
+    library = jit.Library(jit.compile_object(text, isa), isa)
+    addresses = library.load(tuple(dict.fromkeys(symbol for symbol, _ in calls)))
+    table = (ctypes.c_void_p * len(buffers))(*[address for address, _ in buffers])
+    kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p)
+    for symbol, chunk in calls:
+        kind(addresses[symbol])(table, chunk, scratch[0])

@@ -3,9 +3,9 @@
 import ctypes
 import mmap
 
+import cpu_harness
 import numpy as np
 
-from afterburner.cpu import jit
 from afterburner.cpu.isa import Isa
 from afterburner.cpu.kernel import Kernel
 from afterburner.cpu.module import KernelModule
@@ -29,7 +29,7 @@ class Guarded:
         self._after = self._before + size
         self._bytes[:pages * mmap.PAGESIZE] = 0x5A
         self.address = start + self._before
-        self._size, self._usable = size, pages * mmap.PAGESIZE
+        self.size, self._usable = size, pages * mmap.PAGESIZE
 
     def array(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """The bytes as an array."""
@@ -45,8 +45,6 @@ def run_guarded(kernel: Kernel, operands: list[np.ndarray], isa: Isa) -> list[np
     """Results of a kernel; operands are aligned to their elements only."""
     module = KernelModule(isa)
     symbols = module.add(kernel)
-    library = jit.Library(jit.compile_object(str(module.llvm), isa), isa)
-    addresses = library.load(symbols)
     inputs = [Guarded(x.nbytes, x.dtype.itemsize) for x in operands]
     for item, value in zip(inputs, operands, strict=True):
         item.array(value.shape, value.dtype)[...] = value
@@ -54,11 +52,8 @@ def run_guarded(kernel: Kernel, operands: list[np.ndarray], isa: Isa) -> list[np
     temps = [Guarded(t, 64) for t in kernel.temps]
     scratch = Guarded(kernel.scratch, 64)
     buffers = [*inputs, *results, *temps]
-    table = (ctypes.c_void_p * len(buffers))(*[b.address for b in buffers])
-    kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p)
-    for phase, symbol in zip(kernel.phases, symbols, strict=True):
-        for chunk in range(phase.chunks):
-            kind(addresses[symbol])(table, chunk, scratch.address)
+    spans = [(b.address, b.size) for b in (*buffers, scratch)]
+    cpu_harness.run_calls(str(module.llvm), isa, cpu_harness.calls_of(kernel, symbols), spans[:-1], spans[-1])
     assert all(b.intact() for b in (*buffers, scratch))
     return [b.array(r.shape, r.type.dtype.numpy).copy()
             for b, r in zip(results, kernel.node.results, strict=True)]

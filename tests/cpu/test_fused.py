@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cpu_harness import run_kernel
+from cpu_harness import INSTRUCTION_SETS, run_kernel
 
 from afterburner.cpu import isa as instruction_sets
 from afterburner.cpu.kernels.fused import LOWERINGS, lower_loop
@@ -23,7 +23,6 @@ from afterburner.ir import (
 )
 from afterburner.ir.ops.control import Fusion
 
-WIDTHS = ("avx2", "avx512", "generic")
 FLOATS = ("f32", "f64", "f16", "bf16")
 INTEGERS = ("i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64")
 EXACT_UNARY = ("neg", "abs", "sign", "sqrt", "floor", "ceil", "round", "is_nan", "is_inf", "is_finite")
@@ -99,7 +98,7 @@ def arguments_of(graph: Graph, seed: int = 0) -> list[np.ndarray]:
     return [sample(i.value.type, seed + n) for n, i in enumerate(graph.inputs)]
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", INSTRUCTION_SETS)
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_exact_float_operations(dtype: str, width: str) -> None:
     for names, arity in ((EXACT_UNARY, 1), (EXACT_BINARY + COMPARES, 2)):
@@ -107,7 +106,7 @@ def test_exact_float_operations(dtype: str, width: str) -> None:
         agree(graph, arguments_of(graph), width, ulps=1.0 if dtype in ("f16", "bf16") else 0.0)
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", INSTRUCTION_SETS)
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_rounded_float_operations(dtype: str, width: str) -> None:
     graph = elementwise(ROUNDED_UNARY, 1, dtype, 203)
@@ -116,7 +115,7 @@ def test_rounded_float_operations(dtype: str, width: str) -> None:
     agree(graph, arguments_of(graph), width, ulps=4.0)
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", INSTRUCTION_SETS)
 @pytest.mark.parametrize("dtype", INTEGERS)
 def test_integer_operations(dtype: str, width: str) -> None:
     unary = elementwise(("neg", "abs", "sign", "bitwise_not"), 1, dtype, 77)
@@ -125,14 +124,14 @@ def test_integer_operations(dtype: str, width: str) -> None:
         agree(graph, arguments_of(graph), width)
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", INSTRUCTION_SETS)
 def test_bool_operations(width: str) -> None:
     for names, arity in ((("logical_not",), 1), (("logical_and", "logical_or", "equal", "not_equal"), 2)):
         graph = elementwise(names, arity, "bool", 67)
         agree(graph, arguments_of(graph), width)
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", INSTRUCTION_SETS)
 @pytest.mark.parametrize("source", list(DTYPES))
 def test_casts_and_selects(source: str, width: str) -> None:
     builder = Builder("casts")
@@ -152,7 +151,7 @@ def test_casts_and_selects(source: str, width: str) -> None:
     agree(graph, arguments, width)
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", INSTRUCTION_SETS)
 @pytest.mark.parametrize("target", ("i32", "i64"))
 def test_floats_outside_an_integer_become_its_smallest(target: str, width: str) -> None:
     graph = parse_graph(f"""
@@ -192,7 +191,7 @@ SHAPE_OPS = {
 }
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", INSTRUCTION_SETS)
 @pytest.mark.parametrize("case", SHAPE_OPS)
 def test_shape_operations(case: str, width: str) -> None:
     operand, call, result = SHAPE_OPS[case]
@@ -203,7 +202,7 @@ def test_shape_operations(case: str, width: str) -> None:
     agree(graph, [x], width, node=Node(original.op, [Value(graph.inputs[0].value.type)]))
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", INSTRUCTION_SETS)
 def test_turned_operands_in_a_fusion(width: str) -> None:
     graph = parse_graph("""
 graph f(%x: f32[45,39], %y: f32[39,45], %row: f32[45], %z: f16[45,39]) {
@@ -220,7 +219,7 @@ graph f(%x: f32[45,39], %y: f32[39,45], %row: f32[45], %z: f16[45,39]) {
     agree(graph, [rng.random(i.value.shape).astype(i.value.type.dtype.numpy) for i in graph.inputs], width)
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", INSTRUCTION_SETS)
 @pytest.mark.parametrize("text", [
     "graph f(%x: f32[5,31], %v: f32[]) {\n"
     "  %0: f32[8,37] = pad(%x, %v) {low=(1,4), high=(2,2), interior=(0,0)}\n  return %0\n}",
@@ -243,7 +242,7 @@ def test_pads_and_joins(text: str, width: str) -> None:
     agree(graph, arguments, width)
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", INSTRUCTION_SETS)
 @pytest.mark.parametrize("text", [
     "graph f(%x: f32[300003], %s: f32[]) {\n"
     "  %0: f32[300003] = broadcast(%s) {shape=(300003,), axes=()}\n  %1: f32[300003] = mul(%x, %0)\n"
@@ -269,7 +268,7 @@ def test_work_in_many_chunks(text: str, width: str) -> None:
     agree(graph, [rng.standard_normal(i.value.shape).astype(np.float32) for i in graph.inputs], width)
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", INSTRUCTION_SETS)
 def test_joining_many(width: str) -> None:
     builder = Builder("join")
     inputs = [builder.input(TensorType(DTYPES["f32"], (4, 1 + n % 3, 9)), f"x{n}") for n in range(40)]
@@ -278,7 +277,7 @@ def test_joining_many(width: str) -> None:
     agree(graph, arguments_of(graph), width)
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", INSTRUCTION_SETS)
 def test_made_and_looked_up_values(width: str) -> None:
     graph = parse_graph("""
 graph f(%table: f32[11,19], %i: i32[6], %j: i64[6,19]) {
@@ -322,7 +321,7 @@ REDUCED = [((7, 37), (1,)), ((7, 37), (0,)), ((7, 37), (0, 1)), ((1, 5), (0,)), 
            ((64, 5000), (0,)), ((2, 90001), (1,))]
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", INSTRUCTION_SETS)
 @pytest.mark.parametrize("shape, axes", REDUCED)
 def test_reductions_with_maps_and_epilogue(shape: tuple[int, ...], axes: tuple[int, ...], width: str) -> None:
     whole = ",".join(map(str, shape))
@@ -348,7 +347,7 @@ graph f(%x: f32[{whole}], %y: f32[{kept}], %s: f32[]) {{
     np.testing.assert_array_equal(got[2], want[2])
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", INSTRUCTION_SETS)
 @pytest.mark.parametrize("dtype", list(DTYPES))
 @pytest.mark.parametrize("axes", [(0,), (1,), (0, 1)])
 def test_reduction_kinds(dtype: str, axes: tuple[int, ...], width: str) -> None:
@@ -370,7 +369,7 @@ def test_reduction_kinds(dtype: str, axes: tuple[int, ...], width: str) -> None:
         agree(graph, [array], width, ulps={"f32": 40, "f64": 40}.get(dtype, 1.0))
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", INSTRUCTION_SETS)
 @pytest.mark.parametrize("name", ("argmax", "argmin"))
 @pytest.mark.parametrize("dtype", ("f32", "i32", "u8", "bf16", "bool", "f64"))
 def test_arg_reductions(name: str, dtype: str, width: str) -> None:
@@ -390,7 +389,7 @@ def test_arg_reductions(name: str, dtype: str, width: str) -> None:
             agree(graph, [array], width)
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", INSTRUCTION_SETS)
 @pytest.mark.parametrize("shape, axis", [((3, 70001), 1), ((60000, 4), 0), ((300000,), 0)])
 def test_large_arg_reductions(shape: tuple[int, ...], axis: int, width: str) -> None:
     builder = Builder("arg")
@@ -402,7 +401,7 @@ def test_large_arg_reductions(shape: tuple[int, ...], axis: int, width: str) -> 
     np.testing.assert_array_equal(got, np.argmax(array, axis))
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", INSTRUCTION_SETS)
 def test_a_long_chain(width: str) -> None:
     builder = Builder("chain")
     x = builder.input(TensorType(DTYPES["f32"], (50, 3)), "x")
@@ -414,7 +413,7 @@ def test_a_long_chain(width: str) -> None:
     agree(builder.build(), [np.ones((50, 3), np.float32)], width)
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", INSTRUCTION_SETS)
 def test_a_large_sum_is_more_accurate_than_a_naive_one(width: str) -> None:
     graph = parse_graph("graph f(%x: f32[3000000]) {\n  %0: f32[] = reduce_sum(%x) {axes=(0,)}\n"
                         "  return %0\n}")
@@ -425,7 +424,7 @@ def test_a_large_sum_is_more_accurate_than_a_naive_one(width: str) -> None:
     assert abs(float(got) - exact) / exact < 1e-7
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", INSTRUCTION_SETS)
 @pytest.mark.parametrize("shape", [(40, 201), (4000, 77), (64, 10), (128, 3), (7, 1), (1000, 17), (3, 100000),
                                    (2, 3, 4, 5)])
 def test_hoisted_rows_columns_and_scalars(shape: tuple[int, ...], width: str) -> None:
@@ -447,7 +446,7 @@ graph f(%x: f32[{whole}], %row: f32[{shape[-1]}], %column: f32[{shape[0]}], %s: 
     agree(graph, arguments, width, ulps=3)
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", INSTRUCTION_SETS)
 def test_rows_computed_once(width: str) -> None:
     graph = parse_graph("""
 graph f(%x: f32[64,150], %a: f32[150], %h: bf16[150], %y: bf16[64,150]) {
@@ -468,7 +467,7 @@ graph f(%x: f32[64,150], %a: f32[150], %h: bf16[150], %y: bf16[64,150]) {
     agree(graph, [(rng.random(i.value.shape) * 3).astype(i.value.type.dtype.numpy) for i in graph.inputs], width)
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", INSTRUCTION_SETS)
 @pytest.mark.parametrize("size", (37, 100_003))
 def test_results_in_place_of_operands(size: int, width: str) -> None:
     graph = parse_graph(f"""

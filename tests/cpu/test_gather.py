@@ -2,14 +2,13 @@
 
 import numpy as np
 import pytest
-from cpu_harness import run_kernel
+from cpu_harness import INSTRUCTION_SETS, run_kernel
 
 from afterburner.cpu import isa as isas
 from afterburner.cpu.kernels.gather import LOWERINGS
 from afterburner.ir import DTYPES, Builder, TensorType, dtype_of
 from afterburner.ir.ops.gather import Gather, ScatterAdd, SegmentSum
 
-ISAS = ("avx512", "avx2", "generic")
 TOLERANCE = {"f32": 1e-5, "f64": 1e-13, "f16": 1e-3, "bf16": 8e-3}
 
 
@@ -30,7 +29,7 @@ def numbers(rng, shape, dtype):
     return (rng.standard_normal(shape) * 50).astype(DTYPES[dtype].numpy)
 
 
-@pytest.mark.parametrize("name", ISAS)
+@pytest.mark.parametrize("name", INSTRUCTION_SETS)
 @pytest.mark.parametrize("dtype", sorted(DTYPES))
 @pytest.mark.parametrize("shape,axis,index_shape", [
     ((5, 7), 0, (4,)), ((5, 7), 1, (2, 3)), ((3, 4, 33), 1, ()), ((9,), 0, (17,)), ((1, 1), 1, (2,)),
@@ -42,7 +41,7 @@ def test_gather(name, dtype, shape, axis, index_shape):
     check(Gather(axis), [x, rng.integers(-2, shape[axis] + 2, index_shape, np.int32)], name)
 
 
-@pytest.mark.parametrize("name", ISAS)
+@pytest.mark.parametrize("name", INSTRUCTION_SETS)
 @pytest.mark.parametrize("dtype", [d for d in sorted(DTYPES) if d != "bool"])
 @pytest.mark.parametrize("shape,index_shape", [
     ((5, 7), (20,)), ((3, 33), (2, 3)), ((9,), (17,)), ((1, 1), (2,)), ((4, 0), (2,)), ((0, 3), (2,)),
@@ -66,7 +65,7 @@ def test_index_types(dtype):
     check(ScatterAdd(), [x, indices, numbers(rng, (7, 5), "f32")], "avx2")
 
 
-@pytest.mark.parametrize("name", ISAS)
+@pytest.mark.parametrize("name", INSTRUCTION_SETS)
 def test_many_chunks(name):
     rng = np.random.default_rng(4)
     x, indices = numbers(rng, (3000, 128), "f32"), rng.integers(0, 3000, (50, 80), np.int64)

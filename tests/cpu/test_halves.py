@@ -1,12 +1,12 @@
 """16-bit floats in registers: every bit pattern widened, and rounding at all the hard places."""
 
-import ctypes
-
+import cpu_harness
 import numpy as np
 import pytest
+from cpu_harness import INSTRUCTION_SETS
 from llvmlite import ir as ll
 
-from afterburner.cpu import halves, jit
+from afterburner.cpu import halves
 from afterburner.cpu import isa as isas
 from afterburner.cpu.emitter import F32, KERNEL_TYPE, PTR, Emitter
 from afterburner.ir import Builder, TensorType
@@ -33,15 +33,13 @@ def convert(source: np.ndarray, dtype: DType, isa: isas.Isa, lanes: int, widens:
             value = e.load(e.at(buffers[0], i, wide), e.vector(wide, lanes), 4)
             halves.store(e, value, e.at(buffers[1], i, stored), dtype)
     e.b.ret_void()
-    library = jit.Library(jit.compile_object(str(module), isa), isa)
     result = np.empty(source.shape, np.float32 if widens else dtype.numpy)
-    table = (ctypes.c_void_p * 2)(source.ctypes.data, result.ctypes.data)
-    kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p)
-    kind(library.load(("convert",))["convert"])(table, 0, None)
+    spans = [(array.ctypes.data, array.nbytes) for array in (source, result)]
+    cpu_harness.run_calls(str(module), isa, [("convert", 0)], spans, (spans[0][0], 0))
     return result
 
 
-@pytest.mark.parametrize("name", ("avx512", "avx2", "generic"))
+@pytest.mark.parametrize("name", INSTRUCTION_SETS)
 @pytest.mark.parametrize("dtype", ("f16", "bf16"))
 @pytest.mark.parametrize("lanes", (1, 8))
 def test_every_pattern_widens(name, dtype, lanes):
@@ -50,7 +48,7 @@ def test_every_pattern_widens(name, dtype, lanes):
     np.testing.assert_array_equal(got, source.astype(np.float32))
 
 
-@pytest.mark.parametrize("name", ("avx512", "avx2", "generic"))
+@pytest.mark.parametrize("name", INSTRUCTION_SETS)
 @pytest.mark.parametrize("dtype", ("f16", "bf16"))
 @pytest.mark.parametrize("lanes", (1, 8))
 def test_rounds_to_nearest_even(name, dtype, lanes):

@@ -2,14 +2,13 @@
 
 import numpy as np
 import pytest
-from cpu_harness import run_kernel
+from cpu_harness import INSTRUCTION_SETS, run_kernel
 
 from afterburner.cpu import isa as isas
 from afterburner.cpu.kernels.pool import LOWERINGS
 from afterburner.ir import DTYPES, Builder, TensorType, dtype_of
 from afterburner.ir.ops.pool import AvgPool, AvgPoolGrad, MaxPool, MaxPoolGrad, MaxPoolScatter, MaxPoolTaps
 
-ISAS = ("avx512", "avx2", "generic")
 NONE = ((0, 0), (0, 0))
 # shape, window, strides, padding
 CASES = [
@@ -58,7 +57,7 @@ def check(op, operands, name, exact):
             np.testing.assert_array_equal(np.signbit(got), np.signbit(want))
 
 
-@pytest.mark.parametrize("name", ISAS)
+@pytest.mark.parametrize("name", INSTRUCTION_SETS)
 @pytest.mark.parametrize("dtype", ["f32", "f64", "f16", "bf16"])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_pooling(name, dtype, case):
@@ -90,7 +89,7 @@ def test_signed_zero_gradient():
     assert np.signbit(scatter.evaluate(np.zeros(dy.shape, np.uint8), dy)[0]).sum() == dy.size
 
 
-@pytest.mark.parametrize("name", ISAS)
+@pytest.mark.parametrize("name", INSTRUCTION_SETS)
 def test_many_chunks(name):
     rng = np.random.default_rng(3)
     x = rng.standard_normal((3, 33, 35, 40)).astype(np.float32)

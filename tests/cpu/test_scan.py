@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from cpu_harness import run_kernel
+from cpu_harness import INSTRUCTION_SETS, run_kernel
 
 from afterburner.cpu import isa as isas
 from afterburner.cpu.kernels.loops.scan import lower_cumsum
@@ -23,7 +23,7 @@ def check(x, op, name):
     np.testing.assert_allclose(got.astype(np.float64), want, rtol=tolerance, atol=10 * tolerance)
 
 
-@pytest.mark.parametrize("name", ("avx512", "avx2", "generic"))
+@pytest.mark.parametrize("name", INSTRUCTION_SETS)
 @pytest.mark.parametrize("dtype", [d for d in sorted(DTYPES) if d != "bool"])
 @pytest.mark.parametrize("shape,axis", [((7,), 0), ((3, 5), 0), ((3, 5), 1), ((2, 4, 37), 1), ((2, 0, 3), 1),
                                         ((0, 2), 1), ((1, 1), 0)])

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from cpu_harness import run_kernel
+from cpu_harness import INSTRUCTION_SETS, run_kernel
 
 from afterburner.cpu import isa as isas
 from afterburner.cpu.kernels.sort import lower_top_k
@@ -23,7 +23,7 @@ def check(x, k, name="avx2", index="i32"):
         np.testing.assert_array_equal(mine.astype(np.float64), want.astype(np.float64))
 
 
-@pytest.mark.parametrize("name", ("avx512", "avx2", "generic"))
+@pytest.mark.parametrize("name", INSTRUCTION_SETS)
 @pytest.mark.parametrize("dtype", NUMBERS)
 @pytest.mark.parametrize("shape,k", [((9,), 3), ((9,), 9), ((9,), 1), ((1,), 1), ((3, 40), 5), ((3, 40), 40),
                                      ((2, 100), 70), ((0, 4), 2), ((2, 5), 0), ((4, 2), 2), ((2, 0), 0)])

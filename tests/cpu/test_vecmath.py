@@ -6,13 +6,12 @@ import math
 
 import numpy as np
 import pytest
-from cpu_harness import run_kernel
+from cpu_harness import INSTRUCTION_SETS, run_kernel
 
 from afterburner.cpu import isa as instruction_sets
 from afterburner.cpu.kernels.fused import lower_loop
 from afterburner.ir import DTYPES, Node, TensorType, Value, op_class
 
-WIDTHS = ("avx2", "avx512", "generic")
 LONG = np.longdouble
 
 
@@ -63,7 +62,7 @@ def sweep(low: float, high: float, dtype: type) -> np.ndarray:
     return values.astype(dtype)
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", INSTRUCTION_SETS)
 @pytest.mark.parametrize("dtype", (np.float32, np.float64))
 @pytest.mark.parametrize("name", RANGES)
 def test_error_in_ulp(name: str, dtype: type, width: str) -> None:
@@ -77,7 +76,7 @@ def test_error_in_ulp(name: str, dtype: type, width: str) -> None:
     assert not np.any(np.isnan(worst)) and worst[at] <= allowed, (worst[at], x[at])
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", INSTRUCTION_SETS)
 @pytest.mark.parametrize("dtype", (np.float32, np.float64))
 def test_logarithms_of_large_and_tiny_numbers(dtype: type, width: str) -> None:
     limits = np.finfo(dtype)
@@ -87,7 +86,7 @@ def test_logarithms_of_large_and_tiny_numbers(dtype: type, width: str) -> None:
         assert errors(evaluate(name, [x], width), REFERENCE[name](x.astype(LONG))).max() <= 2.5
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", INSTRUCTION_SETS)
 def test_sine_of_large_arguments(width: str) -> None:
     rng = np.random.default_rng(0)
     for dtype, reach in ((np.float32, 1e6), (np.float64, 1e5)):
@@ -98,7 +97,7 @@ def test_sine_of_large_arguments(width: str) -> None:
             assert np.max(np.abs(got - want)) < 4 * np.finfo(dtype).eps
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", INSTRUCTION_SETS)
 @pytest.mark.parametrize("dtype", (np.float32, np.float64))
 def test_sine_of_angles_of_any_size(width: str, dtype: type) -> None:
     rng = np.random.default_rng(1)
@@ -117,7 +116,7 @@ SPECIAL = [0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 2.0, -2.0, 3.0, -3.0, np.inf, -np.in
            -1e30, 88.72, 88.73, -87.4, -103.9, -104.1, 709.7, 709.8, -745.1, -745.2]
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", INSTRUCTION_SETS)
 @pytest.mark.parametrize("dtype", (np.float32, np.float64))
 @pytest.mark.parametrize("name", [n for n in RANGES if n not in ("sin", "cos")])
 def test_limits(name: str, dtype: type, width: str) -> None:
@@ -131,7 +130,7 @@ def test_limits(name: str, dtype: type, width: str) -> None:
         assert np.array_equal(np.signbit(got[:2]), [False, True])
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", INSTRUCTION_SETS)
 @pytest.mark.parametrize("dtype", (np.float32, np.float64))
 def test_power(dtype: type, width: str) -> None:
     rng = np.random.default_rng(0)
@@ -144,7 +143,7 @@ def test_power(dtype: type, width: str) -> None:
     assert errors(evaluate("pow", [x, y], width), want).max() <= (1.0 if dtype is np.float32 else 2.0)
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", INSTRUCTION_SETS)
 @pytest.mark.parametrize("dtype", (np.float32, np.float64))
 @pytest.mark.parametrize("name", ("pow", "atan2"))
 def test_limits_of_two_arguments(name: str, dtype: type, width: str) -> None:
@@ -159,7 +158,7 @@ def test_limits_of_two_arguments(name: str, dtype: type, width: str) -> None:
     assert np.array_equal(np.signbit(got[zero]), np.signbit(want[zero]))
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", INSTRUCTION_SETS)
 @pytest.mark.parametrize("dtype", (np.float32, np.float64))
 def test_angle(dtype: type, width: str) -> None:
     rng = np.random.default_rng(0)

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from cpu_harness import run_kernel
+from cpu_harness import INSTRUCTION_SETS, run_kernel
 from guarded import run_guarded
 from test_conv import CASES as DIRECT_CASES
-from test_conv import SETS, build
+from test_conv import build
 from test_epilogue import bias_relu, fused, masked, residual_tanh
 
 from afterburner.cpu import isa as isas
@@ -48,7 +48,7 @@ def lowered(node, isa_name):
     return kernel, isa
 
 
-@pytest.mark.parametrize("isa_name", SETS)
+@pytest.mark.parametrize("isa_name", INSTRUCTION_SETS)
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", NAMES)
 def test_f32(name, case, isa_name, always):
@@ -64,7 +64,7 @@ def test_f32(name, case, isa_name, always):
     assert np.sqrt(np.mean((got - exact)**2)) <= TYPICAL * np.sqrt(np.mean(exact**2))
 
 
-@pytest.mark.parametrize("isa_name", SETS)
+@pytest.mark.parametrize("isa_name", INSTRUCTION_SETS)
 @pytest.mark.parametrize("epilogue", [bias_relu, residual_tanh, masked], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("root", ["conv2d", "conv2d_input_grad"])
 def test_epilogues(root, epilogue, isa_name, always):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import program_kit as kit
 import pytest
+from cpu_harness import INSTRUCTION_SETS
 
 from afterburner.cpu.target import compile_graph
 from afterburner.ir import DTYPES, Builder, Graph, Op, TensorType, Value, interpret, verify
@@ -215,7 +216,7 @@ def close(got: np.ndarray, want: np.ndarray, tolerance: float) -> bool:
     return bool(np.linalg.norm(a - b) <= tolerance * (np.linalg.norm(b) + 1e-6))
 
 
-@pytest.mark.parametrize("isa", ("avx512", "avx2", "generic"))
+@pytest.mark.parametrize("isa", INSTRUCTION_SETS)
 @pytest.mark.parametrize("optimised", (True, False), ids=("optimised", "plain"))
 @pytest.mark.parametrize("build", ZOO, ids=lambda build: build.__name__)
 def test_agrees_with_the_interpreter(build: Callable[[], Graph], optimised: bool, isa: str) -> None:

@@ -78,7 +78,7 @@ class LinkedCode:
 
     def __init__(self, parts: Sequence[bytes], isa: Isa) -> None:
         initialise()
-        self._compiler = llvm.create_lljit_compiler(machine(isa))
+        self._compiler = llvm.create_lljit_compiler(machine(isa), use_jit_link=True)
         self._builder = llvm.JITLibraryBuilder().add_current_process()
         for part in parts:
             self._builder.add_object_img(part)

@@ -1,0 +1,128 @@
+"""Runs code for 64-bit Arm on another machine: compiled here, linked by our own linker, executed by qemu's emulator."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import struct
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import llvmlite.binding as llvm
+import numpy as np
+
+from afterburner.cpu import jit
+from afterburner.cpu.elf import TEXT, read_object
+from afterburner.cpu.isa import Isa
+from afterburner.cpu.loader import Layout
+
+COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
+MISSING = tuple(tool for tool in (COMPILER, EMULATOR) if shutil.which(tool) is None)
+WHY_NOT = f"needs {' and '.join(MISSING)} (Debian: apt install gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user)"
+
+_BASE = 0x20_0000_0000  # far from the runner: calls out of the code go through stubs
+_PAGE = 4096
+_FILL = 0x5A
+_SECONDS = 300.0
+
+Call = tuple[str, int]  # a function's name and a chunk
+Span = tuple[int, int]  # address and bytes of memory of this process
+
+
+def arm_isa(cpu: str = "") -> Isa:
+    """Generic AArch64, or a processor by LLVM's name, on Linux."""
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    return Isa("neon", 16, 32, True, False, "aarch64-unknown-linux-gnu", cpu, "+neon")
+
+
+@dataclass
+class _Memory:
+    """The image's data: pages behind its code, each span before a page that no one may touch."""
+
+    at: int
+    raw: bytearray = field(default_factory=bytearray)
+    guards: list[int] = field(default_factory=list)
+    places: dict[int, tuple[int, int]] = field(default_factory=dict)  # address here: address there, bytes
+
+    def add(self, span: Span) -> int:
+        """A copy of memory of this process, as near to the page's end as its place in a cache line allows."""
+        address, size = span
+        if address not in self.places:
+            start = self.at + len(self.raw)
+            end = start + -(-(size + 64) // _PAGE) * _PAGE
+            there = end - size - (end - size - address) % 64
+            self.raw += bytes([_FILL]) * (end - start + _PAGE)
+            self.raw[there - self.at: there - self.at + size] = ctypes.string_at(address, size)
+            self.guards.append(end)
+            self.places[address] = there, size
+        return self.places[address][0]
+
+    def give_back(self, raw: bytes) -> None:
+        """Copy the spans back to where they come from.
+
+        Raises:
+            AssertionError: something was written around them.
+        """
+        around = np.frombuffer(raw, np.uint8).copy()
+        for address, (there, size) in self.places.items():
+            ctypes.memmove(address, raw[there - self.at: there - self.at + size], size)
+            around[there - self.at: there - self.at + size] = _FILL
+        assert (around == _FILL).all(), f"bytes {np.flatnonzero(around != _FILL)[:8]} outside all buffers were written"
+
+
+def run_calls(text: str, isa: Isa, calls: Sequence[Call], buffers: Sequence[Span], scratch: Span) -> None:
+    """Compile and run functions of an LLVM module; see ``cpu_harness.run_calls``.
+
+    Raises:
+        AssertionError: the code crashed, or wrote outside its buffers.
+    """
+    object_ = read_object(jit.compile_object(text, isa))
+    layout = Layout([object_])
+    memory = _Memory(_BASE + layout.size)
+    table = struct.pack(f"<{len(buffers)}Q", *(memory.add(span) for span in buffers))
+    kept = ctypes.create_string_buffer(table, len(table))
+    pointers = memory.add((ctypes.addressof(kept), len(table)))
+    private = memory.add(scratch)
+    code = bytearray(layout.size)
+    layout.write(code, _BASE, _symbols().get)
+    exports = layout.exports()
+    words = [word for symbol, chunk in calls for word in (_BASE + exports[symbol], pointers, chunk, private)]
+    text_end = next(end for kind, _, end in layout.parts if kind == TEXT)
+    head = (_BASE, layout.size + len(memory.raw), text_end, len(memory.guards), len(calls), *memory.guards, *words)
+    image = _execute(struct.pack(f"<{len(head)}Q", *head) + code + memory.raw)
+    memory.give_back(image[layout.size:])
+
+
+def _execute(program: bytes) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        given, made = Path(folder, "in"), Path(folder, "out")
+        given.write_bytes(program)
+        done = subprocess.run([EMULATOR, str(runner()), str(given), str(made)], capture_output=True, timeout=_SECONDS)
+        assert done.returncode == 0, f"the emulated program ended with {done.returncode}: {done.stderr.decode()}"
+        return made.read_bytes()
+
+
+@lru_cache(maxsize=1)
+def _symbols() -> dict[str, int]:
+    lines = subprocess.run([EMULATOR, str(runner())], check=True, capture_output=True, text=True).stdout.splitlines()
+    return {name: int(address) for name, address in map(str.split, lines)}
+
+
+@lru_cache(maxsize=1)
+def runner() -> Path:
+    """The runner's program, built once a process; the folder goes with it."""
+    folder = Path(_folder().name)
+    source = Path(__file__).with_name("runner.c")
+    subprocess.run([COMPILER, "-O1", "-Wall", "-static", "-no-pie", "-o", str(folder / "runner"), str(source), "-lm"],
+                   check=True)
+    return folder / "runner"
+
+
+@lru_cache(maxsize=1)
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="afterburner-arm-")

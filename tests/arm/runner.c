@@ -1,0 +1,64 @@
+/* Runs calls of linked code on a memory image; built for the machine that the code is for.
+ *
+ * Without arguments: the names and addresses of functions that the code may call, a line each.
+ * With two: reads the first file, runs its calls, writes the image to the second.
+ *
+ * The file is 64-bit words: base address, bytes of the image, bytes of its text, number of guard pages, number of
+ * calls; the address of each guard page; function, buffers, chunk and scratch of each call; then the image. */
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#define PAGE 4096
+
+typedef void (*kernel)(void *buffers, int64_t chunk, void *scratch);
+
+static void need(int condition, const char *what) {
+    if (!condition) {
+        perror(what);
+        exit(2);
+    }
+}
+
+static uint64_t *read_words(FILE *file, size_t count) {
+    uint64_t *words = malloc(count * sizeof *words + 1);
+    need(words && fread(words, sizeof *words, count, file) == count, "words");
+    return words;
+}
+
+static void print_symbols(void) {
+    struct { const char *name; void *address; } known[] = {
+        {"memcpy", memcpy}, {"memmove", memmove}, {"memset", memset}, {"fmod", fmod}, {"fmodf", fmodf},
+    };
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        printf("%s %" PRIu64 "\n", known[i].name, (uint64_t)known[i].address);
+}
+
+int main(int count, char **arguments) {
+    if (count != 3) {
+        print_symbols();
+        return 0;
+    }
+    FILE *in = fopen(arguments[1], "rb");
+    need(in != NULL, arguments[1]);
+    uint64_t *head = read_words(in, 5);
+    uint64_t size = head[1], text = head[2];
+    char *base = (char *)head[0];
+    uint64_t *guards = read_words(in, head[3]), *calls = read_words(in, 4 * head[4]);
+    void *block = mmap(base, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+    need(block == base && fread(base, 1, size, in) == size, "image");
+    need(mprotect(base, text, PROT_READ | PROT_EXEC) == 0, "text");
+    __builtin___clear_cache(base, base + text);
+    for (uint64_t i = 0; i < head[3]; i++)
+        need(mprotect((void *)guards[i], PAGE, PROT_NONE) == 0, "guard");
+    for (uint64_t *call = calls; call < calls + 4 * head[4]; call += 4)
+        ((kernel)call[0])((void *)call[1], (int64_t)call[2], (void *)call[3]);
+    for (uint64_t i = 0; i < head[3]; i++)
+        need(mprotect((void *)guards[i], PAGE, PROT_READ) == 0, "guard");
+    FILE *out = fopen(arguments[2], "wb");
+    need(out && fwrite(base, 1, size, out) == size && fclose(out) == 0, arguments[2]);
+    return 0;
+}
