@@ -33,11 +33,14 @@ Call = tuple[str, int]  # a function's name and a chunk
 Span = tuple[int, int]  # address and bytes of memory of this process
 
 
-def arm_isa(cpu: str = "") -> Isa:
-    """Generic AArch64, or a processor by LLVM's name, on Linux."""
+LINUX, MAC, MAC_ELF = "aarch64-unknown-linux-gnu", "arm64-apple-macosx14.0", "arm64-apple-macosx14.0-elf"
+
+
+def arm_isa(triple: str = LINUX) -> Isa:
+    """Generic AArch64 on Linux, or Apple's first processor on macOS."""
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
-    return Isa("neon", 16, 32, True, False, "aarch64-unknown-linux-gnu", cpu, "+neon")
+    return Isa("neon", 16, 32, True, False, triple, "apple-m1" if "-apple-" in triple else "", "")
 
 
 @dataclass

@@ -1,11 +1,12 @@
 """Lets the tests of single kernels compile for 64-bit Arm and run in an emulator: ``pytest -p tests.arm.plugin``.
 
-``AFTERBURNER_TEST_CPU=apple-m1`` names a processor to compile for.
+``ARM_CODE=apple`` takes the code for Macs: Apple's ABI and processor; a kernel calls nothing that Linux lacks.
 """
 
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import cpu_harness
 
@@ -13,11 +14,11 @@ from afterburner.cpu import isa as isas
 
 from . import cross
 
-_ISA = cross.arm_isa(os.environ.get("AFTERBURNER_TEST_CPU", ""))
+_ISA = cross.arm_isa(cross.MAC_ELF if os.environ.get("ARM_CODE") == "apple" else cross.LINUX)
 
 
 def _host(name: str | None = None, precision: str = "default") -> isas.Isa:
-    return _ISA
+    return replace(_ISA, precision=precision)
 
 
 isas.host = _host

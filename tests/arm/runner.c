@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/mman.h>
 
 #define PAGE 4096
@@ -31,7 +32,7 @@ static uint64_t *read_words(FILE *file, size_t count) {
 
 static void print_symbols(void) {
     struct { const char *name; void *address; } known[] = {
-        {"memcpy", memcpy}, {"memmove", memmove}, {"memset", memset}, {"fmod", fmod}, {"fmodf", fmodf},
+        {"memcpy", memcpy}, {"memmove", memmove}, {"memset", memset}, {"bzero", bzero}, {"fmod", fmod}, {"fmodf", fmodf},
     };
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         printf("%s %" PRIu64 "\n", known[i].name, (uint64_t)known[i].address);

@@ -53,14 +53,19 @@ done:
 """
 
 
+def text(triple: str) -> str:
+    """The LLVM module of both functions."""
+    return f'target triple = "{triple}"\n' + _TEXT.replace("$flag", str(_FLAG_OFFSET))
+
+
 @lru_cache(maxsize=1)
 def handover_code() -> HandoverCode:
     """The functions, loaded for the life of the process."""
     from .build import compile_text
 
     isa = host()
-    text = f'target triple = "{isa.triple}"\n' + _TEXT.replace("$flag", str(_FLAG_OFFSET))
-    code, _ = cached(text, isa, lambda: compile_text(text, isa), object_cache(options()))
+    source = text(isa.triple)
+    code, _ = cached(source, isa, lambda: compile_text(source, isa), object_cache(options()))
     library = jit.Library(code, isa)
     library.keep()  # TensorFlow may call the deleter until the process ends
     symbols = library.load(("afterburner_release", "afterburner_capsules"))

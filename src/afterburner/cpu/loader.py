@@ -260,7 +260,7 @@ def _require_this_machine(objects: Sequence[ObjectFile]) -> None:
     here = f"{sys.platform} on {platform.machine()}"
     for object_ in objects:
         machine = MACHINES.get(object_.machine)
-        if machine is None or here != f"linux on {machine.name}":
+        if machine is None or here not in (f"linux on {machine.name}", f"darwin on {machine.apple_name}"):
             raise LoadError(f"an object file for ELF machine {object_.machine}; this is {here}")
 
 
@@ -268,10 +268,12 @@ def _forget_instructions(start: int, end: int) -> None:
     """Make the processor fetch new code: x86 notices by itself, Arm must be told."""
     if platform.machine() == "x86_64":
         return
-    clear = address_in_process("__clear_cache")
+    # The one takes the end, the other the size.
+    name, until = ("sys_icache_invalidate", end - start) if sys.platform == "darwin" else ("__clear_cache", end)
+    clear = address_in_process(name)
     if clear is None:
-        raise LoadError("no __clear_cache in libgcc")
-    ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(clear)(start, end)
+        raise LoadError(f"no {name} in this process")
+    ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_size_t)(clear)(start, until)
 
 
 @lru_cache(maxsize=1)

@@ -232,7 +232,7 @@ def runtime_text(triple: str) -> str:
         "PROFILE": _PROFILE, "BASES": FRAME_BASES, "ARENA": FRAME_BASES + ARENA,
         "copy": COPY_CHUNK, "line": LINE,
     }
-    return f'target triple = "{triple}"\n' + team_text() + Template(_TEXT).substitute(values)
+    return f'target triple = "{triple}"\n' + team_text(triple) + Template(_TEXT).substitute(values)
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,8 @@ class Machine:
     """What a linker knows of a processor.
 
     Attributes:
-        name: as ``platform.machine()`` has it.
+        name: as ``platform.machine()`` has it on Linux.
+        apple_name: and on macOS; "" where we do not link there.
         rules: by number of the relocation.
         stub: (its address, the address of a slot) to code that jumps to where the slot points.
         stub_bytes: size of that code.
@@ -44,6 +45,7 @@ class Machine:
     """
 
     name: str
+    apple_name: str
     rules: dict[int, Rule]
     stub: Callable[[int, int], bytes]
     stub_bytes: int
@@ -113,7 +115,7 @@ _RELATIVE32 = Rule(DIRECT, 4, _relative32)
 _RELATIVE32_SLOT = Rule(SLOT, 4, _relative32)
 
 MACHINES = {
-    X86_64: Machine("x86_64", {
+    X86_64: Machine("x86_64", "", {
         1: Rule(DIRECT, 8, _absolute64),  # R_X86_64_64
         2: _RELATIVE32,  # R_X86_64_PC32
         4: Rule(STUB, 4, _relative32),  # R_X86_64_PLT32
@@ -122,7 +124,7 @@ MACHINES = {
         41: _RELATIVE32_SLOT,  # R_X86_64_GOTPCRELX
         42: _RELATIVE32_SLOT,  # R_X86_64_REX_GOTPCRELX
     }, _jump_x86, 8, b"\xcc"),
-    AARCH64: Machine("aarch64", {
+    AARCH64: Machine("aarch64", "arm64", {
         257: Rule(DIRECT, 8, _absolute64),  # R_AARCH64_ABS64
         260: Rule(DIRECT, 8, _relative64),  # R_AARCH64_PREL64
         261: _RELATIVE32,  # R_AARCH64_PREL32

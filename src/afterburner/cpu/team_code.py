@@ -14,8 +14,6 @@ never touched.
 
 from __future__ import annotations
 
-import platform
-import sys
 from string import Template
 
 _LINE = 16  # 64-bit words between fields written by different threads: 128 bytes, two cache lines
@@ -28,14 +26,10 @@ WAIT_SPIN_NS = 40_000  # inside a job, before yielding
 WAIT_YIELD_NS = 2_000_000  # inside a job, before napping
 NAP_NS = 50_000
 
-_CLOCK_MONOTONIC = 6 if sys.platform == "darwin" else 1
-_ARM = platform.machine().lower() in ("arm64", "aarch64")
-_PAUSE = "isb" if _ARM else "pause"
-_GETTID = 178 if _ARM else 186  # Linux's number of the system call; older C libraries have no function for it
-
 _TEXT = """
 %timespec = type { i64, i64 }
 
+declare void @$pause_type
 declare i32 @clock_gettime(i32, ptr)
 declare i32 @nanosleep(ptr, ptr)
 declare i32 @sched_yield()
@@ -70,7 +64,7 @@ turn:
   %reached = icmp sge i64 %value, %target
   br i1 %reached, label %done, label %pause
 pause:
-  call void asm sideeffect "$pause", "~{memory}"()
+  call void @$pause
   %turns.next = add i64 %turns, 1
   %low = and i64 %turns.next, 63
   %look = icmp eq i64 %low, 0
@@ -128,7 +122,7 @@ spin:
   %ready = call i1 @has_job(ptr %team, i64 %g, i64 %seen)
   br i1 %ready, label %found, label %pause
 pause:
-  call void asm sideeffect "$pause", "~{memory}"()
+  call void @$pause
   %turns.next = add i64 %turns, 1
   %low = and i64 %turns.next, 63
   %look = icmp eq i64 %low, 0
@@ -273,7 +267,7 @@ turn:
   %zero = icmp eq i64 %value, 0
   br i1 %zero, label %done, label %pause
 pause:
-  call void asm sideeffect "$pause", "~{memory}"()
+  call void @$pause
   %turns.next = add i64 %turns, 1
   %tired = icmp sgt i64 %turns.next, 1000
   br i1 %tired, label %yield, label %turn
@@ -423,14 +417,18 @@ define void @keep_away(ptr %team, i64 %callers) {
 TEAM_SYMBOLS = ("team_init", "team_work", "team_launch", "team_stop")
 
 
-def team_text() -> str:
-    """The LLVM text of the team, without a target triple."""
-    affinity = _AFFINITY if sys.platform == "linux" else _NO_AFFINITY
+def team_text(triple: str) -> str:
+    """The LLVM text of the team for a target triple, without that line."""
+    arm, apple = triple.startswith(("aarch64", "arm64")), "-apple-" in triple
+    affinity = _AFFINITY if "-linux" in triple else _NO_AFFINITY
     values: dict[str, object] = {
         "AVOIDED": AVOIDED, "CPUS": CPUS, "TIDS": TIDS, "KNOWN_WORKERS": KNOWN_WORKERS,
         "GENERATION": GENERATION, "INSIDE": INSIDE, "PARKED": PARKED, "JOB": JOB, "STOP": STOP,
-        "MUTEX": MUTEX, "CONDITION": CONDITION, "clock": _CLOCK_MONOTONIC, "pause": _PAUSE,
+        "MUTEX": MUTEX, "CONDITION": CONDITION, "clock": 6 if apple else 1,  # CLOCK_MONOTONIC
+        "pause": "llvm.aarch64.isb(i32 15)" if arm else "llvm.x86.sse2.pause()",
+        "pause_type": "llvm.aarch64.isb(i32)" if arm else "llvm.x86.sse2.pause()",
         "spin": WAIT_SPIN_NS, "yield": WAIT_YIELD_NS,
-        "nap": NAP_NS, "idle": IDLE_SPIN_NS, "gettid": _GETTID,
+        "nap": NAP_NS, "idle": IDLE_SPIN_NS,
+        "gettid": 178 if arm else 186,  # Linux's number of the system call; older C libraries have no function for it
     }
     return Template(_TEXT.replace("$affinity", affinity)).substitute(values)

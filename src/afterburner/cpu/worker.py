@@ -92,8 +92,10 @@ def _failure(error: Exception) -> dict[str, Any]:
 
 def _host(head: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
     from .llvm import host_facts
+    from .trial import linkable
 
-    return {"facts": host_facts()}, b""
+    triple, cpu, features = host_facts()
+    return {"facts": (linkable(triple) if head["trial"] else triple, cpu, features)}, b""
 
 
 def _object(head: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import sys
 import weakref
 from collections import deque
 from typing import Any
 
 HUGE_PAGE = 2 << 20  # bytes
 _SMALL = HUGE_PAGE // 2  # below, a huge page would take more memory than it holds, and small pages do
-_MADVISE_FREE = getattr(mmap, "MADV_DONTNEED", None)
+_MADVISE_FREE = getattr(mmap, "MADV_FREE" if sys.platform == "darwin" else "MADV_DONTNEED", None)
 
 
 class ArenaError(MemoryError):
