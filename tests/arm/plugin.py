@@ -18,7 +18,8 @@ _ISA = cross.arm_isa(cross.MAC_ELF if os.environ.get("ARM_CODE") == "apple" else
 
 
 def _host(name: str | None = None, precision: str = "default") -> isas.Isa:
-    return replace(_ISA, precision=precision)
+    shape = isas._FORMS[name or "neon"]
+    return replace(_ISA, name=name or "neon", precision=precision, **shape)  # type: ignore[arg-type]
 
 
 isas.host = _host
