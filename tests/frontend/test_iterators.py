@@ -173,3 +173,86 @@ def test_a_process_may_end_while_a_pipeline_is_destroyed(tmp_path: Path) -> None
     finished = run(str(script))
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.strip() == "done"
+
+
+def _repeatable() -> tf.data.Dataset:
+    return _slices().map(tf.square).batch(4).prefetch(2)
+
+
+def _made(iterator: Any) -> bool:
+    return "_iterator_resource" in vars(iterator)
+
+
+def test_a_second_iterator_is_made_when_it_is_first_asked() -> None:
+    with afterburner.enabled():
+        dataset = _repeatable()
+        first, second = iter(dataset), iter(dataset)
+        assert _made(first)
+        assert not hasattr(second, "anything")
+        assert not _made(second)
+        batches = [b.numpy() for b in second]
+    assert _made(second)
+    np.testing.assert_array_equal(np.concatenate(batches), _X * _X)
+
+
+def test_an_iterator_is_made_from_inside_a_function_too() -> None:
+    with afterburner.enabled():
+        dataset = _repeatable()
+        iter(dataset)
+        second = iter(dataset)
+        step = tf.function(lambda iterator: tf.reduce_sum(next(iterator)))
+        sums = [float(step(second)), float(step(second))]
+    np.testing.assert_array_equal(sums, [(_X[:4] ** 2).sum(), (_X[4:] ** 2).sum()])
+
+
+def test_iterators_that_wait_are_made_when_the_hooks_go() -> None:
+    with afterburner.enabled():
+        dataset = _repeatable()
+        iter(dataset)
+        second = iter(dataset)
+    assert _made(second)
+    assert "__getattr__" not in vars(type(second))
+    np.testing.assert_array_equal(next(second), _X[:4] ** 2)
+
+
+def test_a_failed_attempt_to_make_an_iterator_can_be_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    with afterburner.enabled():
+        dataset = _repeatable()
+        iter(dataset)
+        second = iter(dataset)
+        with monkeypatch.context() as patch:
+            patch.setattr(iterators.tf, "device", None)
+            with pytest.raises(TypeError):
+                next(second)
+        np.testing.assert_array_equal(next(second), _X[:4] ** 2)
+
+
+TOLD_APART: dict[str, Callable[[], tf.data.Dataset]] = {
+    "shuffle": lambda: _slices().shuffle(6, seed=1),
+    "shuffle within": lambda: _slices().flat_map(
+        lambda x: tf.data.Dataset.from_tensor_slices(x).shuffle(2, seed=1, reshuffle_each_iteration=False)),
+    "cache": lambda: _slices().cache(),
+    "random": lambda: _slices().map(lambda x: x + tf.random.uniform([2], seed=1)),
+    **SEEN,
+}
+
+
+@pytest.mark.parametrize("name", TOLD_APART)
+def test_iterators_that_can_be_told_apart_are_made_at_once(name: str, tmp_path: Path,
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with afterburner.enabled():
+        dataset = TOLD_APART[name]()
+        iter(dataset)
+        assert _made(iter(dataset))
+
+
+def test_predict_makes_one_iterator(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+    model = keras.Sequential([keras.layers.Dense(1)])
+    model.predict(_X, batch_size=4, verbose=0)
+    make = iterators._create_iterator
+    monkeypatch.setattr(iterators, "_create_iterator", lambda *all_: (made.append(0), make(*all_))[1])
+    with afterburner.enabled():
+        model.predict(_X, batch_size=4, verbose=0)
+    assert len(made) == 1

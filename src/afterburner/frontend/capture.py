@@ -18,7 +18,7 @@ from ..errors import NotTaken, StrictError
 from ..options import options
 from ..report import Entry
 from ..runtime.collector import paused_collector
-from . import fastpath, iterators
+from . import fastpath, iterators, joined, traced
 from .flatten import FlatGraph, FlatOp, branch_graph, flatten, must_use_xla, xla_differs
 from .function import Engine, Take, TakenFunction, branch_names, describe_left, is_control
 from .import_graph import supported
@@ -243,6 +243,8 @@ def install(engine: Engine) -> None:
     atomic_function.AtomicFunction.call_flat = _hooked_call_flat
     fastpath.install()
     iterators.install()
+    traced.install()
+    joined.install()
 
 
 def uninstall() -> None:
@@ -252,6 +254,8 @@ def uninstall() -> None:
     atomic_function.AtomicFunction.call_flat = _call_flat
     fastpath.uninstall()
     iterators.uninstall()
+    traced.uninstall()
+    joined.uninstall()
     unwatch()
     forget_all()
 

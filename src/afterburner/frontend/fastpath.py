@@ -185,7 +185,7 @@ def note(function: Any, run: Callable[[Any, Sequence[Any]], Any], arguments: Seq
         _recording.calls.append((function, run, arguments))
 
 
-def _plain_surroundings() -> bool:
+def plain_surroundings() -> bool:
     """Whether nothing around the call could make TensorFlow choose another trace or record it."""
     return bool(
         pywrap_tfe.TFE_Py_TapeSetIsEmpty()
@@ -194,6 +194,7 @@ def _plain_surroundings() -> bool:
         and not context.context().device_name
         and not eager_function_run.RUN_FUNCTIONS_EAGERLY
         and not save_context.in_save_context()
+        and not ops.get_default_graph()._distribution_strategy_stack  # noqa: SLF001
     )
 
 
@@ -214,7 +215,7 @@ class _Routes:
 
 
 def _hooked_call(self: Any, *args: Any, **kwds: Any) -> Any:
-    if not _plain_surroundings() or ops.get_default_graph()._distribution_strategy_stack:  # noqa: SLF001
+    if not plain_surroundings():
         return _call(self, *args, **kwds)
     routes = self.__dict__.get(_ATTRIBUTE)
     if routes is None:

@@ -1,4 +1,8 @@
-"""Used-up input pipelines are destroyed in a thread of their own.
+"""Input pipelines begin when they are first asked, and are destroyed in a thread of their own.
+
+At the end of an epoch Keras makes an iterator for the next one, and another one when that begins. Where an
+iterator over the same dataset has been made before and nobody can tell when another begins, it is made when it is
+first asked for something.
 
 The autotuner of ``tf.data`` is woken when its pipeline is cancelled, but the mark that it then looks for is set
 only after all have been woken. Where it looks too early it sleeps on until its next look, which may be as far
@@ -21,14 +25,19 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.python.data.ops import iterator_ops
 from tensorflow.python.eager import context
+from tensorflow.python.framework import ops
 
 _ATTRIBUTE = "_afterburner_destroyed_later"  # of an iterator
+_WAITING = "_afterburner_dataset"  # of an iterator that has not been made
+_MADE = ("_dataset", "_element_spec", "_flat_output_types", "_flat_output_shapes", "_iterator_resource")
+_BEGINS_UNSEEN = "_afterburner_begins_unseen"  # of a dataset
 _VERDICT = "_afterburner_harmless"  # of a function's graph
 _MOST_BYTES = 16 << 20  # of datasets whose pipelines live on a little
 _IN_MEMORY = frozenset(f"{name}Dataset" for name in (
     "Batch", "Cache", "Concatenate", "Filter", "FlatMap", "Interleave", "Map", "Options", "PaddedBatch",
     "ParallelBatch", "ParallelInterleave", "ParallelMap", "Prefetch", "Range", "Repeat", "Restructured", "Shuffle",
     "Skip", "Take", "Tensor", "TensorSlice", "Unbatch", "Window", "Zip"))
+_REPEATABLE = _IN_MEMORY - {"CacheDataset", "ShuffleDataset"}  # which tell one iterator from the next
 _HARMLESS_STATE = frozenset((
     "RandomShuffle", "RandomUniform", "RandomUniformInt", "RandomStandardNormal", "TruncatedNormal",
     "Assert", "PartitionedCall", "StatefulPartitionedCall"))
@@ -157,13 +166,66 @@ def _is_stateful(graph: Any, operation: str) -> bool:
     return bool(graph.op_def_for_type(operation).is_stateful)
 
 
+def is_deterministic(graph: Any) -> bool:
+    """Whether a function without functions in it gives the same for the same elements, and does nothing else."""
+    types = {op.type for op in graph.get_operations()}
+    random = types & _HARMLESS_STATE or any(t.startswith("Shuffle") for t in types)
+    return not random and not graph._functions and _is_harmless(graph)  # noqa: SLF001
+
+
+def _begins_unseen(dataset: Any) -> bool:
+    """Whether nobody can tell when an iterator over a pipeline is made, once one has been made."""
+    parts = list(_parts(dataset))
+    return (all(type(part).__name__.lstrip("_") in _REPEATABLE for part in parts)
+            and all(is_deterministic(f.function.graph) for part in parts for f in part._functions()))  # noqa: SLF001
+
+
 _create_iterator = iterator_ops.OwnedIterator._create_iterator  # noqa: SLF001
+_unmade: weakref.WeakSet[Any] = weakref.WeakSet()
+_making = threading.RLock()
+
+
+def _make(iterator: Any) -> None:
+    """Make an iterator that has waited for its first use."""
+    with _making:
+        dataset = iterator.__dict__.get(_WAITING)
+        if dataset is not None:
+            try:
+                with ops.init_scope(), tf.device(None):
+                    _make_now(iterator, dataset)
+            except BaseException:
+                for name in _MADE:
+                    iterator.__dict__.pop(name, None)
+                raise
+            del iterator.__dict__[_WAITING]
+            _unmade.discard(iterator)
+
+
+def _missing(self: Any, name: str) -> Any:
+    """Python calls this for an attribute that an iterator has not got."""
+    if name in _MADE:
+        _make(self)
+        if name in self.__dict__:
+            return self.__dict__[name]
+    raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
 
 
 def _hooked_create_iterator(self: Any, dataset: Any) -> None:
+    if not context.executing_eagerly() or type(self) is not iterator_ops.OwnedIterator:
+        _create_iterator(self, dataset)
+    elif dataset.__dict__.get(_BEGINS_UNSEEN):
+        self.__dict__[_WAITING] = dataset
+        _unmade.add(self)
+    else:
+        _make_now(self, dataset)
+        try:
+            dataset.__dict__[_BEGINS_UNSEEN] = _begins_unseen(dataset)
+        except Exception:  # noqa: BLE001 - a dataset of another make
+            return
+
+
+def _make_now(self: Any, dataset: Any) -> None:
     _create_iterator(self, dataset)
-    if not context.executing_eagerly():
-        return
     try:
         size = destroyed_unseen(self._dataset)
     except Exception:  # noqa: BLE001 - a dataset of another make
@@ -174,10 +236,15 @@ def _hooked_create_iterator(self: Any, dataset: Any) -> None:
 
 
 def install() -> None:
-    """From now on, iterators over harmless pipelines are destroyed later."""
+    """From now on, iterators over harmless pipelines begin and are destroyed later."""
     iterator_ops.OwnedIterator._create_iterator = _hooked_create_iterator  # noqa: SLF001
+    iterator_ops.OwnedIterator.__getattr__ = _missing
 
 
 def uninstall() -> None:
     """Leave TensorFlow as it was."""
     iterator_ops.OwnedIterator._create_iterator = _create_iterator  # noqa: SLF001
+    for iterator in list(_unmade):
+        _make(iterator)
+    if "__getattr__" in vars(iterator_ops.OwnedIterator):
+        del iterator_ops.OwnedIterator.__getattr__
