@@ -53,6 +53,14 @@ def test_imports_only_what_lies_below(file: Path) -> None:
     assert ours <= ALLOWED[room] | BASE | {room}
 
 
+def test_compat_uses_only_what_every_program_may() -> None:
+    import afterburner
+
+    names = {name for file in FILES if room_of(file) == "compat" for name in imports(file)}
+    ours = {name for name in names if name.split(".")[0] == "afterburner"} - {"afterburner"}
+    assert {name.removeprefix("afterburner.") for name in ours} <= set(afterburner.__all__)
+
+
 def test_runtime_knows_only_the_types_of_the_language() -> None:
     names = {name for file in FILES if room_of(file) == "runtime" for name in imports(file)}
     assert {n for n in names if n.startswith("afterburner.ir") and not n.startswith("afterburner.ir.types")} == set()

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from . import activate
+from . import activate, compat
 from .errors import AfterburnerError, StrictError
 from .options import Options, options, set_options
 from .report import Report
 
 __version__ = "0.1.0"
 __all__ = [
-    "AfterburnerError", "Options", "Report", "StrictError", "disable", "enable", "enabled", "options",
+    "AfterburnerError", "Options", "Report", "StrictError", "disable", "enable", "enabled", "is_enabled", "options",
     "report", "set_options", "set_precision",
 ]
 
@@ -46,6 +46,11 @@ def enabled() -> Iterator[None]:
             disable()
 
 
+def is_enabled() -> bool:
+    """Whether graph functions are taken, or will be as soon as TensorFlow is imported."""
+    return activate.active()
+
+
 def set_precision(precision: str) -> None:
     """Choose the arithmetic of what is called from now on; functions are compiled anew for it when next called.
 
@@ -63,3 +68,6 @@ def report() -> Report:
     from .compile import recorder
 
     return recorder.report()
+
+
+compat.provide()

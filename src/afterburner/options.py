@@ -15,6 +15,10 @@ PREFIX = "AFTERBURNER_"
 VERBOSITY = ("silent", "line", "detail")
 PRECISION = ("default", "fast")
 DEVICES = ("any", "cpu", "gpu")
+FORK = {  # option: the variable by which Apple's fork of 2020 knew it; ours counts where both are set
+    "disable": "TF_DISABLE_MLC", "log_graphs": "TF_MLC_LOGGING", "skip_ops": "TF_DISABLE_MLC_EAGER",
+    "poison": "TF_MLC_ALLOCATOR_INIT_VALUE",
+}
 
 
 class OptionError(ValueError):
@@ -49,6 +53,15 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name for name in text.replace(",", ";").split(";") if name)
 
 
+def _number(text: str) -> float | None:
+    if not text.strip():
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise OptionError(f"{text!r} is not a number") from None
+
+
 def _path(text: str) -> Path | None:
     return Path(text).expanduser() if text else None
 
@@ -59,7 +72,7 @@ def _knob(default: Any, parse: Callable[[str], Any], help_: str) -> Any:
 
 @dataclass(frozen=True)
 class Options:
-    """The settings of a process. Each field is read from ``AFTERBURNER_<FIELD>``."""
+    """The settings of a process. Each field is read from ``AFTERBURNER_<FIELD>``, some also from ``FORK``'s name."""
 
     disable: bool = _knob(False, _flag, "1: total kill switch; TensorFlow is left untouched")
     strict: bool = _knob(False, _flag, "1: raise where a graph would fall back to TensorFlow (for tests)")
@@ -80,6 +93,10 @@ class Options:
     cache_dir: Path | None = _knob(None, _path, "folder of compiled objects; default: the user's cache folder")
     cache_limit: int = _knob(512, _count, "megabytes of compiled objects kept; the least recently used go first")
     dump: Path | None = _knob(None, _path, "folder for the IR after every pass, LLVM code and failure reports")
+    log_graphs: bool = _knob(False, _flag, "1: log each graph before and after it is cut, its parts and the operations "
+                             "in them, and the device of each")
+    poison: float | None = _knob(None, _number, "a number or nan: fill the memory of intermediate values and results "
+                                 "with it before each run (finds reads of memory that nothing has written)")
     profile: bool = _knob(False, _flag, "1: time every kernel (afterburner explain sets it)")
     fault: str = _knob("", str, "plant a failure, for tests: rule, codegen or run")
 
@@ -98,8 +115,8 @@ def from_environment(environment: Mapping[str, str] | None = None) -> Options:
     source = os.environ if environment is None else environment
     values: dict[str, Any] = {}
     for item in fields(Options):
-        variable = PREFIX + item.name.upper()
-        if variable not in source:
+        variable = next((name for name in variables(item.name) if name in source), None)
+        if variable is None:
             continue
         try:
             values[item.name] = item.metadata["parse"](source[variable])
@@ -113,12 +130,18 @@ def stock_environment() -> dict[str, str]:
     return {**os.environ, PREFIX + "DISABLE": "1"}
 
 
+def variables(name: str) -> tuple[str, ...]:
+    """Environment variables that set an option; the first that is there counts."""
+    return (PREFIX + name.upper(), *([FORK[name]] if name in FORK else []))
+
+
 def described() -> Iterator[tuple[str, str, str]]:
     """(variable, default, help) of every knob."""
     for item in fields(Options):
         default = item.default
         text = "" if default in (None, (), "") else str(int(default) if isinstance(default, bool) else default)
-        yield PREFIX + item.name.upper(), text, item.metadata["help"]
+        ours, *theirs = variables(item.name)
+        yield ours, text, item.metadata["help"] + "".join(f" (also {name})" for name in theirs)
 
 
 def _knobs() -> dict[str, Any]:

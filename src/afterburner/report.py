@@ -154,6 +154,14 @@ class Recorder:
         entry.report.parts.append(part)
         entry.executables.append((part, weakref.ref(executable)))
         say(_line(entry.report, part))
+        if options().log_graphs:
+            self.log([f"{entry.report.name}: {part.ops} ops run on device {part.device}"])
+
+    def log(self, lines: Iterable[str]) -> None:
+        """Lines that were asked for by ``log_graphs``, on stderr."""
+        with self._lock:
+            for line in lines:
+                print(f"afterburner: {line}", file=sys.stderr)
 
     def left(self, entry: Entry, reason: str) -> None:
         """Note that a function stays on TensorFlow."""

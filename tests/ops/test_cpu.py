@@ -7,6 +7,7 @@ runs them all.
 from __future__ import annotations
 
 import importlib
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
@@ -38,8 +39,9 @@ def aligned(type_: TensorType) -> np.ndarray:
 
 
 def run_compiled(graph: Graph, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Optimise and compile a graph, and run it once."""
-    executable = compile_graph(graph)
+    """Optimise and compile a graph, and run it once in memory that holds nothing but NaN."""
+    with overridden(poison=math.nan):
+        executable = compile_graph(graph)
     inputs = [np.ascontiguousarray(a) for a in arrays]
     outputs = [aligned(t) for t in graph.output_types]
     executable.run([a.ctypes.data for a in inputs], [o.ctypes.data for o in outputs])

@@ -16,6 +16,7 @@ from ..ir import Graph, Input, TensorType
 from ..ir.text import print_graph
 from ..options import Options
 from ..options import options as current_options
+from ..runtime import poison
 from ..runtime.executable import KernelInfo, Part
 from ..runtime.team import available_cpus
 from .compiled import Code, CompiledKernel, computed, kernels_of
@@ -68,7 +69,7 @@ def assemble(graph: Graph, generate: Callable[[], bytes], isa: Isa, chosen: Opti
     shared = engine(cache)
     raw, found = cached(_identity(graph), isa, generate, cache)
     settings = _Settings(isa.name, chosen.threads or threads or available_cpus(), chosen.profile, found,
-                         chosen.fault == "run", chosen.cache_path, isa.precision)
+                         chosen.fault == "run", chosen.cache_path, isa.precision, chosen.poison)
     return CpuExecutable(graph, kernels_of(raw, computed(graph)), Code(raw, isa), shared, settings)
 
 
@@ -81,6 +82,7 @@ class _Settings:
     fault: bool
     folder: Path
     precision: str
+    poison: float | None
 
 
 def _identity(graph: Graph) -> str:
@@ -122,8 +124,9 @@ class CpuExecutable:
         self._words = (ctypes.c_uint64 * self._frame.words.size).from_address(self._address)
         # Finalizers run last one first: the arena is told of the dropped lease, then tidied.
         weakref.finalize(self, shared.tidy).atexit = False
+        self._leased = placement.arena_bytes + stride * self._workers
         with shared.lock:
-            shared.arena.lease(self, placement.arena_bytes + stride * self._workers)
+            shared.arena.lease(self, self._leased)
 
     def run(self, inputs: Sequence[int], outputs: Sequence[int]) -> None:
         """Compute outputs from inputs, given as addresses."""
@@ -133,6 +136,8 @@ class CpuExecutable:
         with shared.lock:
             if shared.arena.dropped:
                 shared.arena.settle()
+            self._poison_arena()
+            self._poison_outputs(range(len(outputs)), outputs)
             team = shared.team(workers).address if workers > 1 else 0
             self._pack(self._words, 8 * (FRAME_BASES + ARENA), shared.arena.address, *inputs, *outputs)
             shared.run(team, self._address, workers)
@@ -149,11 +154,13 @@ class CpuExecutable:
         with shared.lock:
             if shared.arena.dropped:
                 shared.arena.settle()
+            self._poison_arena()
             team = shared.team(workers).address if workers > 1 else 0
             try:
                 for part in self.parts:
                     for position, address in zip(part.begun, begin(part.begun), strict=True):
                         outputs[position] = address
+                    self._poison_outputs(part.begun, outputs)
                     self._pack(self._words, 8 * (FRAME_BASES + ARENA), shared.arena.address, *inputs, *outputs)
                     frame.select(*part.segments)
                     shared.run(team, self._address, workers)
@@ -162,6 +169,15 @@ class CpuExecutable:
                 frame.select(0, frame.segments)
             if self._profile is not None:
                 self._profile.add(frame)
+
+    def _poison_arena(self) -> None:
+        if self._settings.poison is not None:
+            poison.fill(self._engine.arena.address, self._leased, self._settings.poison)
+
+    def _poison_outputs(self, positions: Sequence[int], outputs: Sequence[int]) -> None:
+        if self._settings.poison is not None:
+            for position in positions:
+                poison.fill(outputs[position], self.output_types[position].bytes, self._settings.poison)
 
     def kernel_seconds(self) -> tuple[float, ...]:
         """Mean measured seconds of each kernel in profiled runs; empty where none was profiled."""

@@ -18,7 +18,7 @@ from ..errors import NotTaken, StrictError
 from ..options import options
 from ..report import Entry
 from ..runtime.collector import paused_collector
-from . import fastpath, iterators, joined, traced
+from . import fastpath, graph_log, iterators, joined, traced
 from .flatten import FlatGraph, FlatOp, branch_graph, flatten, must_use_xla, xla_differs
 from .function import Engine, Take, TakenFunction, branch_names, describe_left, is_control
 from .import_graph import supported
@@ -102,6 +102,8 @@ class FunctionState:
         flat = self._flattened(function)
         xla = must_use_xla(function)
         cut = self._partition(flat, xla)
+        if options().log_graphs:
+            self._engine.recorder.log(graph_log.lines(flat, cut))
         report = self._entry.report
         report.left = describe_left(cut.left)
         report.seen_ops = sum(op.type != "Const" for s in cut.stages for op in s.ops)
