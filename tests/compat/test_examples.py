@@ -30,7 +30,8 @@ def test_example(name: str) -> None:
     command = [str(EXAMPLES / name), *SHORT[name]]
     ours = afterburner("run", "--strict", *command, AFTERBURNER_VERBOSITY="line")
     assert ours.returncode == 0, ours.stderr
-    assert re.search(r"afterburner: multi_step_on_iterator: .* \(100% of the arithmetic\) on cpu", ours.stderr), ours.stderr
+    taken = r"afterburner: multi_step_on_iterator: .* \(100% of the arithmetic\) on cpu"
+    assert re.search(taken, ours.stderr), ours.stderr
     stock = run("-c", f"import runpy, sys, afterburner; sys.argv = {command}; sys.path.insert(0, {str(EXAMPLES)!r}); "
                 f"runpy.run_path({command[0]!r}, run_name='__main__')")
     assert stock.returncode == 0, stock.stderr
