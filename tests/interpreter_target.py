@@ -29,7 +29,7 @@ class InterpretedExecutable:
         self.kernels: tuple[KernelInfo, ...] = ()
         self.runs = 0
 
-    def run(self, inputs: list[int], outputs: list[int]) -> None:
+    def run(self, inputs: list[int], outputs: list[int], version: object = None) -> None:
         arrays = [view(a, t).copy() for a, t in zip(inputs, self.input_types, strict=True)]
         results = interpret(self.graph, arrays)
         self.runs += 1

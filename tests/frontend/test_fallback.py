@@ -20,8 +20,8 @@ class Breaks:
     def __getattr__(self, name):
         return getattr(self._real, name)
 
-    def run(self, inputs, outputs):
-        self._real.run(inputs, outputs)
+    def run(self, inputs, outputs, version=None):
+        self._real.run(inputs, outputs, version)
         self._left -= 1
         if self._left < 0:
             raise RuntimeError("planted")

@@ -10,7 +10,8 @@ from ..ir import Builder, Node, print_graph
 
 BATCH = 6  # kernels compiled as one module
 
-Row = tuple[int, tuple[int, ...], tuple[int, ...], int, str]  # phases, chunks, temps, scratch, label of a kernel
+# Phases, chunks, temps, scratch, label of a kernel, and what it keeps.
+Row = tuple[int, tuple[int, ...], tuple[int, ...], int, str, tuple[int, int] | None]
 
 
 @dataclass(frozen=True)

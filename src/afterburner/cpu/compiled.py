@@ -26,6 +26,7 @@ class CompiledKernel:
         temps: sizes in bytes of buffers shared by all workers while the kernel runs.
         scratch: bytes of memory private to each worker.
         label: what ``explain`` calls it.
+        kept: the operand and how many temporaries the first phase makes of it alone (see ``kernel.Kernel``).
     """
 
     node: Node
@@ -34,6 +35,7 @@ class CompiledKernel:
     temps: tuple[int, ...]
     scratch: int
     label: str
+    kept: tuple[int, int] | None = None
 
 
 def needs_kernel(node: Node) -> bool:
@@ -44,8 +46,8 @@ def needs_kernel(node: Node) -> bool:
 def kernels_of(raw: bytes, nodes: Iterable[Node]) -> tuple[CompiledKernel, ...]:
     """The kernels in what ``generate.compile_kernels`` made for ``nodes``."""
     head, _ = _head(raw)
-    return tuple(CompiledKernel(node, first, tuple(chunks), tuple(temps), scratch, label)
-                 for node, (first, chunks, temps, scratch, label) in zip(nodes, head["kernels"], strict=True))
+    return tuple(CompiledKernel(node, first, tuple(chunks), tuple(temps), scratch, label, kept)
+                 for node, (first, chunks, temps, scratch, label, kept) in zip(nodes, head["kernels"], strict=True))
 
 
 def _head(raw: bytes) -> tuple[dict[str, Any], int]:

@@ -69,7 +69,7 @@ def text_of_batch(kernels: Sequence[Callable[[], Kernel]], isa: Isa, number: int
             raise KernelFailure(number, index) from error
         symbols.extend(added)
         chunks = tuple(phase.chunks for phase in kernel.phases)
-        rows.append((len(added), chunks, kernel.temps, kernel.scratch, kernel.label))
+        rows.append((len(added), chunks, kernel.temps, kernel.scratch, kernel.label, kernel.kept))
     _add_table(module, symbols, number)
     return Text(rows, str(module.llvm))
 

@@ -42,6 +42,8 @@ class Kernel:
         temps: sizes in bytes of buffers shared by all workers while the kernel runs.
         scratch: bytes of memory private to each worker.
         label: what ``explain`` calls it.
+        kept: (operand, count): the first phase reads only that operand and makes so many of ``temps``, from the
+            first, which later phases only read; so it need not run again while the operand stays the same.
     """
 
     node: Node
@@ -50,6 +52,7 @@ class Kernel:
     temps: tuple[int, ...] = ()
     scratch: int = 0
     label: str = ""
+    kept: tuple[int, int] | None = None
 
 
 def key_of(node: Node, isa: Isa) -> str:

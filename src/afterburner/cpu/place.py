@@ -10,7 +10,8 @@ import numpy as np
 from ..ir import Graph, Node, Value, with_nodes
 from ..passes.plan_memory import Home, MemoryPlan, plan
 from .compiled import CompiledKernel
-from .program import ARENA, CONSTANTS, FIRST_EXTERNAL, LINE, Slot, aligned_words
+from .kept import Kept
+from .program import ARENA, CONSTANTS, FIRST_EXTERNAL, KEPT, LINE, Slot, aligned_words
 from .schedule import source
 
 
@@ -24,6 +25,7 @@ class Placement:
         constants: the constants, each at a cache line.
         copies: (from, to, bytes): outputs that are inputs, constants or other outputs.
         arena_bytes: planned peak of intermediate memory.
+        kept_bytes: memory of what outlasts the run.
         externals: number of buffers the caller passes.
     """
 
@@ -32,6 +34,7 @@ class Placement:
     constants: np.ndarray
     copies: tuple[tuple[Slot, Slot, int], ...]
     arena_bytes: int
+    kept_bytes: int
     externals: int
 
     def buffers(self, kernel: CompiledKernel) -> tuple[Slot, ...]:
@@ -40,23 +43,44 @@ class Placement:
         return (*(self.slots[v] for v in (*node.operands, *node.results)), *self.temps.get(node, ()))
 
 
-def place(graph: Graph, kernels: Sequence[CompiledKernel], wave_of: Mapping[Node, int]) -> Placement:
-    """Give every value and temporary of ``graph`` a place, knowing what runs at once."""
+def place(graph: Graph, kernels: Sequence[CompiledKernel], wave_of: Mapping[Node, int], kept: Kept) -> Placement:
+    """Give every value and temporary of ``graph`` a place, knowing what runs at once and what is kept."""
     waves = {node: _wave(node, wave_of) for node in graph.nodes}
     ordered = with_nodes(graph, sorted(graph.nodes, key=waves.__getitem__))
-    temps = {kernel.node: kernel.temps for kernel in kernels}
-    memory = plan(ordered, temps, overwritable, [waves[n] for n in ordered.nodes])
+    own = _Kept(kept, kernels)
+    temps = {kernel.node: kernel.temps[len(own.temps.get(kernel.node, ())):] for kernel in kernels}
+    memory = plan(ordered, temps, overwritable, [waves[n] for n in ordered.nodes], kept.values)
     constants, starts = _constants(memory.constants)
     inputs = len(graph.inputs)
-    slots = {value: _slot(home, inputs, starts) for value, home in memory.homes.items()}
+    slots = {value: own.values[home.index] if home.kind == "kept" else _slot(home, inputs, starts)
+             for value, home in memory.homes.items()}
+    shared = {node: tuple(Slot(ARENA, t) for t in offsets) for node, offsets in memory.temps.items()}
     return Placement(
         slots=slots,
-        temps={node: tuple(Slot(ARENA, t) for t in offsets) for node, offsets in memory.temps.items()},
+        temps={node: (*own.temps.get(node, ()), *shared.get(node, ())) for node in temps},
         constants=constants,
         copies=_copies(memory, slots, inputs),
         arena_bytes=memory.arena_bytes,
+        kept_bytes=own.bytes,
         externals=inputs + len(graph.outputs),
     )
+
+
+class _Kept:
+    """Slots of the values and of the temporaries that are kept, one behind the other."""
+
+    def __init__(self, kept: Kept, kernels: Sequence[CompiledKernel]) -> None:
+        self.bytes = 0
+        self.values = [self._slot(v.type.bytes) for v in kept.values]
+        self.temps: dict[Node, tuple[Slot, ...]] = {}
+        for kernel in (kernels[i] for i in kept.packs):
+            assert kernel.kept is not None
+            self.temps[kernel.node] = tuple(self._slot(size) for size in kernel.temps[:kernel.kept[1]])
+
+    def _slot(self, size: int) -> Slot:
+        start = self.bytes
+        self.bytes += -(-size // LINE) * LINE
+        return Slot(KEPT, start)
 
 
 def _wave(node: Node, wave_of: Mapping[Node, int]) -> int:

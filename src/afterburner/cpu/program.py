@@ -21,11 +21,11 @@ import numpy as np
 
 from .team_code import TEAM_SYMBOLS, team_text
 
-# Words of a frame, each 64 bits. Bases begin at FRAME_BASES: null, constants, arena, inputs, outputs.
+# Words of a frame, each 64 bits. Bases begin at FRAME_BASES: null, constants, kept, arena, inputs, outputs.
 (_POINTERS, _TABLE, _POINTER_COUNT, _SEGMENTS, _SEGMENT_COUNT, _ITEMS, _PHASES, _SYNC, _SYNC_BYTES,
  _SCRATCH, _SCRATCH_STRIDE, _PROFILE) = range(12)
 FRAME_BASES = 12
-NULL, CONSTANTS, ARENA, FIRST_EXTERNAL = range(4)
+NULL, CONSTANTS, KEPT, ARENA, FIRST_EXTERNAL = range(5)
 
 COPY_CHUNK = 1 << 18  # bytes
 LINE = 64
@@ -266,10 +266,10 @@ class Program:
         self.pointers.extend(slots)
         return len(self.pointers) - len(slots)
 
-    def frame(self, externals: int, constants: int, scratch_offset: int, scratch_stride: int,
+    def frame(self, externals: int, constants: int, kept: int, scratch_offset: int, scratch_stride: int,
               profile: bool) -> Frame:
         """The tables in memory, ready to run once the external addresses are written into it."""
-        return Frame(self, externals, constants, scratch_offset, scratch_stride, profile)
+        return Frame(self, externals, constants, kept, scratch_offset, scratch_stride, profile)
 
 
 def aligned_words(count: int) -> np.ndarray:
@@ -288,7 +288,7 @@ class Frame:
         stamps: with profiling, the time in ns when a run began and when each segment was complete.
     """
 
-    def __init__(self, program: Program, externals: int, constants: int, scratch_offset: int,
+    def __init__(self, program: Program, externals: int, constants: int, kept: int, scratch_offset: int,
                  scratch_stride: int, profile: bool) -> None:
         segments, items, phases = _tables(program.segments)
         pointers = np.array([(s.base, s.offset) for s in program.pointers], np.int64).reshape(-1, 2)
@@ -304,7 +304,7 @@ class Frame:
             (_PHASES, phases.ctypes.data), (_SYNC, sync.ctypes.data), (_SYNC_BYTES, sync.nbytes),
             (_SCRATCH, scratch_offset), (_SCRATCH_STRIDE, scratch_stride),
             (_PROFILE, 0 if self.stamps is None else self.stamps.ctypes.data),
-            (FRAME_BASES + CONSTANTS, constants),
+            (FRAME_BASES + CONSTANTS, constants), (FRAME_BASES + KEPT, kept),
         ):
             self.words[word] = value
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..ir import Node, Value
@@ -84,21 +84,23 @@ def waves(kernels: Sequence[CompiledKernel], apart: bool = False) -> dict[Node, 
     return chosen
 
 
-def segments(kernels: Sequence[CompiledKernel], wave_of: dict[Node, int],
-             apart: bool = False) -> list[Segment]:
+def segments(kernels: Sequence[CompiledKernel], wave_of: Mapping[Node, int], apart: bool = False,
+             done: Collection[Part] = ()) -> list[Segment]:
     """The segments of a program: phases that may run at once, a barrier after each segment.
 
     One-chunk parts that follow each other become one piece of work, without barriers between them,
-    unless ``apart``.
+    unless ``apart``. Kernels without a wave and the parts that are ``done`` are left out.
     """
     rows: dict[int, list[int]] = {}
     for index, kernel in enumerate(kernels):
-        rows.setdefault(wave_of[kernel.node], []).append(index)
+        if kernel.node in wave_of:
+            rows.setdefault(wave_of[kernel.node], []).append(index)
     found: list[Segment] = []
     for wave in sorted(rows):
         members = rows[wave]
         for phase in range(max(len(kernels[i].chunks) for i in members)):
-            row = [i for i in members if len(kernels[i].chunks) > phase and kernels[i].chunks[phase]]
+            row = [i for i in members if len(kernels[i].chunks) > phase and kernels[i].chunks[phase]
+                   and Part(i, phase) not in done]
             if not row:
                 continue
             segment = _segment(kernels, row, phase)

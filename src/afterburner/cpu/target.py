@@ -17,15 +17,17 @@ from ..ir.text import print_graph
 from ..options import Options
 from ..options import options as current_options
 from ..runtime import poison
+from ..runtime.arena import Arena
 from ..runtime.executable import KernelInfo, Part
 from ..runtime.team import available_cpus
 from .compiled import Code, CompiledKernel, computed, kernels_of
 from .engine import Engine, cached, engine, object_cache
 from .isa import Isa, host
+from .kept import kept_of, schedule
 from .parts import parts
 from .place import Placement, place
 from .program import ARENA, COPY_CHUNK, FRAME_BASES, NULL, Frame, Item, Program, Slot
-from .schedule import RATE, Segment, cost, segments, waves
+from .schedule import RATE, Segment, cost
 
 _ALONE_SECONDS = 50e-6  # programs shorter than this (estimated) run on the caller alone
 
@@ -97,9 +99,13 @@ class CpuExecutable:
 
     def __init__(self, graph: Graph, kernels: Sequence[CompiledKernel], code: Code, shared: Engine,
                  settings: _Settings) -> None:
-        wave_of = waves(kernels, apart=settings.profile)
-        placement = place(graph, kernels, wave_of)
-        steps = segments(kernels, wave_of, apart=settings.profile)
+        kept = kept_of(graph, kernels)
+        wave_of, steps, self._first = schedule(kernels, kept, apart=settings.profile)
+        placement = place(graph, kernels, wave_of, kept)
+        self._kept = Arena()
+        self._version: object = None
+        if placement.kept_bytes:
+            self._kept.lease(self, placement.kept_bytes)
         self.input_types: tuple[TensorType, ...] = graph.input_types
         self.output_types: tuple[TensorType, ...] = graph.output_types
         self.kernels: tuple[KernelInfo, ...] = tuple(_info(k) for k in kernels)
@@ -116,7 +122,7 @@ class CpuExecutable:
         fast = ", fast precision" if settings.precision == "fast" else ""
         self.device = f"cpu ({settings.isa}, {workers}{fast})"
         stride = -(-max((k.scratch for k in kernels), default=0) // 128) * 128
-        self._frame = _frame(kernels, code, placement, steps, shared, stride, settings.profile)
+        self._frame = _frame(kernels, code, placement, steps, shared, self._kept.address, stride, settings.profile)
         self._profile = _Profile(len(kernels), steps) if settings.profile else None
         count = len(graph.inputs) + len(graph.outputs)
         self._pack = struct.Struct(f"={count + 1}Q").pack_into
@@ -128,8 +134,8 @@ class CpuExecutable:
         with shared.lock:
             shared.arena.lease(self, self._leased)
 
-    def run(self, inputs: Sequence[int], outputs: Sequence[int]) -> None:
-        """Compute outputs from inputs, given as addresses."""
+    def run(self, inputs: Sequence[int], outputs: Sequence[int], version: object = None) -> None:
+        """Compute outputs from inputs, given as addresses (see ``runtime.executable.Executable``)."""
         if self._settings.fault:
             raise PlantedFault("planted failure of a run")
         shared, workers = self._engine, self._workers
@@ -140,9 +146,20 @@ class CpuExecutable:
             self._poison_outputs(range(len(outputs)), outputs)
             team = shared.team(workers).address if workers > 1 else 0
             self._pack(self._words, 8 * (FRAME_BASES + ARENA), shared.arena.address, *inputs, *outputs)
+            first = self._begin(version)
             shared.run(team, self._address, workers)
+            self._version = version
             if self._profile is not None:
-                self._profile.add(self._frame)
+                self._profile.add(self._frame, first)
+
+    def _begin(self, version: object) -> int:
+        """Let the next run leave out what is kept where that is still right; the first of its segments."""
+        if not self._first:
+            return 0
+        first = self._first if version is not None and version == self._version else 0
+        self._version = None
+        self._frame.select(first, self._frame.segments)
+        return first
 
     def run_in_parts(self, inputs: Sequence[int], begin: Callable[[Sequence[int]], Sequence[int]],
                      finish: Callable[[Sequence[int]], None]) -> None:
@@ -152,6 +169,7 @@ class CpuExecutable:
         shared, workers, frame = self._engine, self._workers, self._frame
         outputs = [0] * len(self.output_types)
         with shared.lock:
+            self._version = None
             if shared.arena.dropped:
                 shared.arena.settle()
             self._poison_arena()
@@ -168,7 +186,7 @@ class CpuExecutable:
             finally:
                 frame.select(0, frame.segments)
             if self._profile is not None:
-                self._profile.add(frame)
+                self._profile.add(frame, 0)
 
     def _poison_arena(self) -> None:
         if self._settings.poison is not None:
@@ -203,10 +221,12 @@ class _Profile:
         self._sums = np.zeros(kernels)
         self._runs = 0
 
-    def add(self, frame: Frame) -> None:
+    def add(self, frame: Frame, first: int) -> None:
+        """Add a run that began with segment ``first``."""
         if frame.stamps is None:
             return
         spent = np.diff(frame.stamps)[:len(self._owners)]
+        spent[:first] = 0
         np.add.at(self._sums, self._owners, spent * 1e-9)
         self._runs += 1
 
@@ -215,7 +235,7 @@ class _Profile:
 
 
 def _frame(kernels: Sequence[CompiledKernel], code: Code, placement: Placement, steps: Sequence[Segment],
-           shared: Engine, stride: int, profile: bool) -> Frame:
+           shared: Engine, kept: int, stride: int, profile: bool) -> Frame:
     program = Program()
     positions = [program.buffers(placement.buffers(kernel)) for kernel in kernels]
     for step in steps:
@@ -231,7 +251,7 @@ def _frame(kernels: Sequence[CompiledKernel], code: Code, placement: Placement, 
             position = program.buffers((from_, to, Slot(NULL, size)))
             items.append(Item(((shared.copy, position),), -(-size // COPY_CHUNK)))
         program.segments.append(tuple(items))
-    return program.frame(placement.externals, placement.constants.ctypes.data, placement.arena_bytes, stride,
+    return program.frame(placement.externals, placement.constants.ctypes.data, kept, placement.arena_bytes, stride,
                          profile)
 
 

@@ -97,7 +97,8 @@ class Variant:
         rack = self._rack
         row = rack.take()
         try:
-            self.executable.run(inputs, row.addresses + self.check_addresses)
+            version = None if self.updated else tuple([value[3] for value in held])
+            self.executable.run(inputs, row.addresses + self.check_addresses, version)
             self.check()
             tensors = hand_over(self.pool, row)
         finally:
@@ -108,7 +109,7 @@ class Variant:
             values = tensors[results:]
             self._write([handles[p] for p in self.updated] + values)
             for position, tensor, where in zip(self.updated, values, row.addresses[results:], strict=True):
-                records[position].value = (tensor, where, moment)
+                records[position].learn(tensor, where, moment)
         return tensors[:results]
 
     def _run_in_parts(self, inputs: list[int], records: list[Known], handles: list[Any], moment: int) -> list[Any]:
@@ -189,7 +190,8 @@ class _PartRun:
         for variable, tensor, where in zip(variables, tensors, addresses, strict=True):
             record = self._records[variable]
             foreign |= self._held[variable][1] != record.ours
-            record.value, record.ours = (tensor, where, self._moment), where
+            record.learn(tensor, where, self._moment)
+            record.ours = where
             self._held[variable] = None
         self._new += tensors
         if foreign:  # TensorFlow allocated what has just become free

@@ -11,6 +11,7 @@ from .eliminate_common_subexpressions import eliminate_common_subexpressions
 from .eliminate_dead_code import eliminate_dead_code
 from .fold_constants import fold_constants
 from .fuse import fuse
+from .mark_kept import mark_kept
 from .mark_sparse import mark_sparse
 from .order import order
 from .record_maxima import record_maxima
@@ -68,6 +69,7 @@ def optimize(graph: Graph, skip: Collection[str] = (), dump: Dump | None = None,
         ("skip_pooled_zeros", partial(skip_pooled_zeros, fast=fast)),
         ("eliminate_dead_code", eliminate_dead_code),
         ("mark_sparse", mark_sparse),
+        ("mark_kept", mark_kept),
         ("fuse", partial(fuse, epilogues=epilogues)),
         ("eliminate_dead_code", eliminate_dead_code),  # views that only a fusion read, now inside it
         ("order", order),

@@ -25,12 +25,12 @@ class Home:
     """Where a value lives.
 
     Attributes:
-        kind: "arena"; or a buffer of the caller, "input" or "output"; or "constant".
+        kind: "arena"; or a buffer of the caller, "input" or "output"; or "constant"; or "kept".
         index: byte offset in the arena; position of the input, output or of the constant in
-            ``MemoryPlan.constants``.
+            ``MemoryPlan.constants``; position in what the caller keeps, "kept".
     """
 
-    kind: Literal["arena", "input", "output", "constant"]
+    kind: Literal["arena", "input", "output", "constant", "kept"]
     index: int
 
 
@@ -75,6 +75,7 @@ def plan(
     extra: Mapping[Node, Sequence[int]],
     in_place: InPlace,
     waves: Sequence[int] | None = None,
+    kept: Sequence[Value] = (),
 ) -> MemoryPlan:
     """Plan the memory of ``graph`` in the order of its nodes.
 
@@ -84,6 +85,7 @@ def plan(
         in_place: (operand, result) positions of a node where the result may overwrite the operand.
         waves: for each node the wave it runs in, not decreasing; nodes of one wave run
             concurrently and share no memory. One node a wave if None.
+        kept: results that the caller has memory for, since they outlast the run.
 
     Raises:
         ValueError: waves decrease, or are not one a node.
@@ -91,7 +93,7 @@ def plan(
     steps = list(range(len(graph.nodes))) if waves is None else list(waves)
     if len(steps) != len(graph.nodes) or any(a > b for a, b in zip(steps, steps[1:], strict=False)):
         raise ValueError("waves are one number a node and do not decrease")
-    planner = _Planner(graph, steps)
+    planner = _Planner(graph, steps, {value: i for i, value in enumerate(kept)})
     planner.assign(in_place)
     temps = {node: [_Buffer(size, step, step) for size in extra.get(node, ())]
              for node, step in zip(graph.nodes, steps, strict=True)}
@@ -108,9 +110,10 @@ def plan(
 class _Planner:
     """Which values share a buffer, and when it is in use."""
 
-    def __init__(self, graph: Graph, steps: Sequence[int]) -> None:
+    def __init__(self, graph: Graph, steps: Sequence[int], kept: Mapping[Value, int]) -> None:
         self.graph = graph
         self.steps = steps
+        self.kept = kept
         self.buffer: dict[Value, _Buffer] = {}
         self.buffers: dict[_Buffer, None] = {}  # an ordered set
         self.constants: list[Value] = []
@@ -147,6 +150,8 @@ class _Planner:
             if node.op.name == "constant":
                 buffer.home = Home("constant", len(self.constants))
                 self.constants.append(result)
+            elif result in self.kept:
+                buffer.home = Home("kept", self.kept[result])
 
     def assign(self, in_place: InPlace) -> None:
         """Let results overwrite operands that nothing reads in the same wave or later."""

@@ -73,13 +73,15 @@ class Executable(Protocol):
     threads: int
     parts: tuple[Part, ...]
 
-    def run(self, inputs: Sequence[int], outputs: Sequence[int]) -> None:
+    def run(self, inputs: Sequence[int], outputs: Sequence[int], version: object = None) -> None:
         """Compute outputs from inputs.
 
         Args:
             inputs: addresses of dense, row-major buffers of the input types; read only.
             outputs: addresses of 64-byte aligned buffers of the output types, disjoint from the
                 inputs and from each other; written.
+            version: equal in two runs only where the inputs that are variables are the same: what is made of
+                them alone then need not be made again. None where that is not known.
         """
 
     def run_in_parts(self, inputs: Sequence[int], begin: Callable[[Sequence[int]], Sequence[int]],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from ...ir import Node
@@ -86,7 +86,18 @@ class Layer:
         widen = [widen_phase(num, stored, lambda e: c.operand(e, self.image), image.size, 1)] if half else []
         temps = (packed, image.size * 4) if half else (packed,)
         return Kernel(c.node, (Phase(pack_chunks, pack), *widen, Phase(self.chunks, compute)), c.key(isa), temps, 0,
-                      label)
+                      label, kept_filter(c, self.filter, 1))
+
+
+def kept_filter(contraction: Contraction, operand: int, temps: int) -> tuple[int, int] | None:
+    """``Kernel.kept`` of a convolution whose first phase makes ``temps`` of its filter, an operand."""
+    given = contraction.given(operand)
+    return None if given is None or not is_kept(contraction) else (given, temps)
+
+
+def is_kept(contraction: Contraction) -> bool:
+    """Whether many runs have the same filter."""
+    return bool(getattr(contraction.root.op, "kept", False))
 
 
 def forward_correlation(op: Conv2d, x: tuple[int, ...], w: tuple[int, ...], y: tuple[int, ...]) -> Correlation:
@@ -131,7 +142,8 @@ def _lower(contraction: Contraction, isa: Isa, correlations: Callable[[], list[C
     if product is not None:
         return lower_product(contraction, product, isa, order, label)
     if isa.precision == "fast" and contraction.dtype == F32 and len(parts) == 1 and winograd_pays(parts[0], num, isa):
-        return lower_winograd(contraction, parts[0], num, isa, order, filter_columns, f"{label} (Winograd)")
+        kernel = lower_winograd(contraction, parts[0], num, isa, order, filter_columns, f"{label} (Winograd)")
+        return replace(kernel, kept=kept_filter(contraction, order[1], 1))
     merged = in_one_row(parts)
     streamed = None if is_half(contraction.dtype) else streamed_plans(merged, num, isa)
     if streamed is not None:
@@ -164,16 +176,26 @@ def _sparse(contraction: Contraction, correlator: SparseCorrelator, isa: Isa, or
 
     phases = (Phase(correlator.packs, pack), Phase(correlator.plan.parts[0], compute))
     label = f"{label} (zeros left out)"
-    return Kernel(contraction.node, phases, contraction.key(isa), correlator.temps, correlator.scratch, label)
+    return Kernel(contraction.node, phases, contraction.key(isa), correlator.temps, correlator.scratch, label,
+                  kept_filter(contraction, order[1], len(correlator.temps)))
 
 
 def _streamed(contraction: Contraction, parts: list[Correlation], plans: list[Plan], isa: Isa,
               order: tuple[int, int], filter_columns: int, label: str) -> Kernel:
-    """One phase, cut along output channels, in which the filter is packed where it is used."""
+    """One phase, cut along output channels, in which the filter is packed where it is used; where it is kept, a phase
+    before it packs it whole."""
     num, finish = numeric(contraction.dtype, isa), contraction.finish(isa)
     chunks = max(p.parts[1] for p in plans)
-    correlators = [StreamedCorrelator(c, p, num, stored_type(contraction.dtype), 0, filter_columns, contraction.streams)
-                   for c, p in zip(parts, plans, strict=True)]
+    kept = kept_filter(contraction, order[1], 1)
+    correlators: list[StreamedCorrelator] = []
+    for c, p in zip(parts, plans, strict=True):
+        at = correlators[-1].packed_at + correlators[-1].packed_elements if correlators and kept else 0
+        correlators.append(StreamedCorrelator(c, p, num, stored_type(contraction.dtype), -(-at // 16) * 16,
+                                              filter_columns, contraction.streams, kept is not None))
+
+    def pack(e: Emitter) -> None:
+        for correlator in correlators:
+            correlator.pack(e, contraction.operand(e, order[1]), chunks)
 
     def compute(e: Emitter) -> None:
         image, filter_ = (contraction.operand(e, i) for i in order)
@@ -181,7 +203,11 @@ def _streamed(contraction: Contraction, parts: list[Correlation], plans: list[Pl
             correlator.stream(e, image, filter_, finish, chunks)
 
     scratch = max(correlator.scratch for correlator in correlators)
-    return Kernel(contraction.node, (Phase(chunks, compute),), contraction.key(isa), (), scratch, label)
+    if kept is None:
+        return Kernel(contraction.node, (Phase(chunks, compute),), contraction.key(isa), (), scratch, label)
+    temps = (max(x.packed_at + x.packed_elements for x in correlators) * num.bytes,)
+    return Kernel(contraction.node, (Phase(chunks, pack), Phase(chunks, compute)), contraction.key(isa), temps, scratch,
+                  label, kept)
 
 
 def gradient_taps(size: int, stride: int, dilation: int, before: int, phase: int) -> Taps:

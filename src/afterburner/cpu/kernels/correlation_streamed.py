@@ -16,7 +16,7 @@ from llvmlite import ir as ll
 from ..emitter import Emitter, i64
 from ..isa import Isa
 from .correlation import Correlation, Correlator, Plan, kinds_of, tap_range
-from .epilogue import Finish
+from .epilogue import Finish, Streams
 from .gemm import MOST_CHUNKS, Ahead, Numeric, Tile, choose_tile, larger, range_of_part, smaller, zeros
 
 _SUMS_BYTES = 96 << 10  # sums of one panel, which share the second-level cache with a row of taps
@@ -83,8 +83,24 @@ class _Tile:
     number: ll.Value
 
 
+@dataclass(frozen=True)
+class _Packed:
+    """A panel's row of taps in the order of the products; where the row lies that is read after it, and how many
+    elements its lines are apart there."""
+
+    base: ll.Value
+    following: ll.Value
+    step: int
+
+
 class StreamedCorrelator(Correlator):
-    """Emits a correlation as one phase; in scratch lie one row of taps and the sums."""
+    """Emits a correlation as one phase; in scratch lie one row of taps and the sums. A filter that is ``kept`` lies
+    packed in temporary 0."""
+
+    def __init__(self, c: Correlation, plan: Plan, num: Numeric, stored: ll.Type, packed_at: int, filter_columns: int,
+                 streams: Streams, kept: bool = False) -> None:
+        super().__init__(c, plan, num, stored, packed_at, filter_columns, streams)
+        self.kept = kept
 
     @property
     def scratch(self) -> int:
@@ -93,38 +109,46 @@ class StreamedCorrelator(Correlator):
 
     @property
     def _sums_at(self) -> int:
-        return -(-_row(self.c, self.plan, self.num) // 16) * 16
+        return 0 if self.kept else -(-_row(self.c, self.plan, self.num) // 16) * 16
 
     def stream(self, e: Emitter, image: ll.Value, filter_: ll.Value, finish: Finish, chunks: int) -> None:
         """This chunk's share of the panels; ``image`` is the input in the accumulation type."""
         first, end = range_of_part(e, e.chunk, self.plan.panels.parts, chunks)
-        for width, _, channel, last in self._panels(e, first, end):
+        for width, panel, channel, last in self._panels(e, first, end):
             if self._at_once:
-                self._only_row(e, image, filter_, finish, width, channel, last)
+                packed = self._packed(e, filter_, i64(0), panel, channel, width, last)
+                self._only_row(e, image, packed, finish, width, channel, last)
                 continue
             self._clear(e, width)
             with e.loop(0, self.c.rows.taps.count, name="taps") as i:
-                self.pack_row(e, filter_, i64(0), channel, i, e.scratch, width, last)
-                self._add(e, image, i, width, self._following(e, filter_, i, channel, width))
+                self._add(e, image, i, width, self._packed(e, filter_, i, panel, channel, width, last))
             self._write(e, width, channel, last, finish)
+
+    def _packed(self, e: Emitter, filter_: ll.Value, i: ll.Value, panel: ll.Value, channel: ll.Value, width: int,
+                last: int) -> _Packed:
+        """A panel's row of taps, packed now unless it is kept."""
+        if self.kept:
+            row = self.c.columns.taps.count * self.c.depth * width * self.num.lanes
+            base = e.at(self.panel_address(e, i64(0), panel), e.b.mul(i, i64(row)), self.num.element)
+            return _Packed(base, e.at(base, row, self.num.element), width * self.num.lanes)
+        self.pack_row(e, filter_, i64(0), channel, i, e.scratch, width, last)
+        return _Packed(e.scratch, self._following(e, filter_, i, channel, width), self.c.width)
 
     @property
     def _at_once(self) -> bool:
         """There is one row of taps: its sums are whole."""
         return self.c.rows.taps.count == 1 and not self.c.rows.clipped
 
-    def _only_row(self, e: Emitter, image: ll.Value, filter_: ll.Value, finish: Finish, width: int,
+    def _only_row(self, e: Emitter, image: ll.Value, packed: _Packed, finish: Finish, width: int,
                   channel: ll.Value, last: int) -> None:
         c = self.c
-        self.pack_row(e, filter_, i64(0), channel, i64(0), e.scratch, width, last)
-        following = self._following(e, filter_, i64(0), channel, width)
         for at in self._tiles(e, image):
             inside = e.b.add(e.b.mul(at.image, i64(c.out_strides[0])), e.b.mul(at.row, i64(c.out_strides[1])))
             inside = e.b.add(inside, e.b.mul(at.column, i64(c.out_strides[2])))
             target = e.b.add(e.b.add(inside, channel), i64(c.out_offset))
             self._ask(e, target, at.pixels, width)
-            sums = self._tile(e, zeros(self.num, at.pixels, width), at.line, e.scratch, at.column, at.masks, 0, 1,
-                              i64(0), self._ahead(e, following, at, width))
+            sums = self._tile(e, zeros(self.num, at.pixels, width), at.line, packed.base, at.column, at.masks, 0, 1,
+                              i64(0), self._ahead(e, packed, at, width))
             finish(e, sums, target, c.out_strides[2], channel, last)
 
     def _following(self, e: Emitter, filter_: ll.Value, i: ll.Value, channel: ll.Value, width: int) -> ll.Value:
@@ -134,19 +158,20 @@ class StreamedCorrelator(Correlator):
         more = e.b.icmp_signed("<", e.b.add(i, i64(1)), i64(self.c.rows.taps.count))
         return e.at(filter_, e.b.select(more, here, beside), self.num.element)
 
-    def _ahead(self, e: Emitter, following: ll.Value, at: _Tile, width: int) -> Ahead | None:
+    def _ahead(self, e: Emitter, packed: _Packed, at: _Tile, width: int) -> Ahead | None:
         """This tile's share of what is asked for before it is packed: a memory's rows lie too far apart for a
         processor to see that it will be read. A transposed filter's do not."""
         c = self.c
         lines = c.columns.taps.count * c.depth
         every = min(_MOST_STEPS, c.images * c.rows.outputs * self.plan.tiles.parts)
-        if c.transposed or not c.merged or lines < every:
+        if (c.transposed and not self.kept) or not c.merged or lines < every:
             return None
         share = lines // every
         asked = e.b.mul(at.number, i64(share))
-        step = i64(c.width * self.num.bytes)
+        step = i64(packed.step * self.num.bytes)
         idle = e.b.icmp_signed(">=", asked, i64(lines))
-        base = e.at(following, e.b.mul(e.b.select(idle, i64(0), asked), i64(c.width)), self.num.element)
+        first = e.b.mul(e.b.select(idle, i64(0), asked), i64(packed.step))
+        base = e.at(packed.following, first, self.num.element)
         return Ahead(base, e.b.select(idle, i64(0), step), width * self.num.lanes * self.num.bytes, every)
 
     def _tiles(self, e: Emitter, image: ll.Value) -> Iterator[_Tile]:
@@ -177,7 +202,7 @@ class StreamedCorrelator(Correlator):
             for v in range(width):
                 e.store(self.num.zero, self._register(e, held, v), size)
 
-    def _add(self, e: Emitter, image: ll.Value, i: ll.Value, width: int, following: ll.Value) -> None:
+    def _add(self, e: Emitter, image: ll.Value, i: ll.Value, width: int, packed: _Packed) -> None:
         """Products of one row of taps, added to the sums."""
         c = self.c
         for at in self._tiles(e, image):
@@ -186,8 +211,8 @@ class StreamedCorrelator(Correlator):
             pixel = e.b.mul(e.b.add(e.b.mul(at.image, i64(c.rows.outputs)), at.row), i64(c.columns.outputs))
             held = self._held(e, e.b.add(pixel, at.column), width)
             sums = self._load(e, held, at.pixels, width)
-            sums = self._tile(e, sums, at.line, e.scratch, at.column, at.masks, first, end, i,
-                              self._ahead(e, following, at, width))
+            sums = self._tile(e, sums, at.line, packed.base, at.column, at.masks, first, end, i,
+                              self._ahead(e, packed, at, width))
             self._store(e, held, sums)
 
     def _write(self, e: Emitter, width: int, channel: ll.Value, last: int, finish: Finish) -> None:

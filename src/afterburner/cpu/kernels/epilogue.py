@@ -100,6 +100,14 @@ class Contraction:
         """Pointer to operand ``index`` of the contraction."""
         return self._pointer(e, self.root.operands[index])
 
+    def given(self, index: int) -> int | None:
+        """Which operand of the node is operand ``index`` of the contraction; None for a constant."""
+        value = self.root.operands[index]
+        if self.body is None:
+            return index
+        inputs = [i.value for i in self.body.inputs]
+        return inputs.index(value) if value in inputs else None
+
     def _pointer(self, e: Emitter, value: Value) -> ll.Value:
         if self.body is None:
             return e.pointer(value)

@@ -62,10 +62,12 @@ def _wide(x: np.ndarray) -> np.ndarray:
 class Conv2d(_Conv):
     """Cross-correlation of x [N,H,W,C] with filter [KH,KW,C/groups,O].
 
-    ``sparse`` says that many elements of x may be zero; it changes no result.
+    ``sparse`` says that many elements of x may be zero, ``kept`` that many runs have the same filter; they change no
+    result.
     """
 
     sparse: bool = False
+    kept: bool = False
 
     def infer(self, *types: TensorType) -> tuple[TensorType, ...]:
         require(len(types) == 2, f"takes 2 operands, not {len(types)}")
@@ -89,11 +91,13 @@ class Conv2d(_Conv):
 class Conv2dInputGrad(_Conv):
     """Gradient of conv2d with respect to its input, from (filter, dy).
 
-    ``sparse`` says that many elements of dy may be zero; it changes no result.
+    ``sparse`` says that many elements of dy may be zero, ``kept`` that many runs have the same filter; they change no
+    result.
     """
 
     input_shape: Shape
     sparse: bool = False
+    kept: bool = False
 
     def infer(self, *types: TensorType) -> tuple[TensorType, ...]:
         require(len(types) == 2, f"takes 2 operands, not {len(types)}")
