@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from afterburner.frontend.variables import clock
 from tests.frontend.kit import POOL, captured
 
 
@@ -92,9 +93,12 @@ def _by_thread(v):
     thread.join()
 
 
-@pytest.mark.parametrize("write", [
+WRITERS = pytest.mark.parametrize("write", [
     _by_assign, _by_assign_add, _by_raw_operation, _by_scatter, _by_slice, _by_optimizer_operation,
     _by_stock_function, _by_dataset, _by_thread], ids=lambda f: f.__name__[4:])
+
+
+@WRITERS
 def test_writes_between_steps_are_noticed(write):
     v, step, reference = _counter()
     with captured():
@@ -104,6 +108,55 @@ def test_writes_between_steps_are_noticed(write):
         expected = reference(v.numpy(), 1)
         assert step(ONE).numpy() == expected.sum()
         np.testing.assert_array_equal(v.numpy(), expected)
+
+
+class Versions:
+    """An executable that notes the versions of its runs."""
+
+    def __init__(self, real, seen):
+        self._real, self._seen = real, seen
+
+    def __getattr__(self, name):
+        return getattr(self._real, name)
+
+    def run(self, inputs, outputs, version=None):
+        self._seen.append(version)
+        self._real.run(inputs, outputs, version)
+
+
+def _answering(v):
+    """A function that only reads the variable: what it makes of it alone may be kept."""
+    return tf.function(lambda x: tf.reduce_sum(tf.exp(v * 0.1) * x))
+
+
+@WRITERS
+def test_nothing_that_was_made_of_an_old_value_is_kept(write, monkeypatch):
+    monkeypatch.setattr(clock, "unsafe", False)  # whatever datasets other tests made
+    v, step, _ = _counter()
+    answer, seen = _answering(v), []
+
+    def expected():
+        return np.exp(v.numpy() * np.float32(0.1)).sum(dtype=np.float64)
+
+    with captured(lambda e: Versions(e, seen)):
+        for change in (write, lambda _: step(ONE)):
+            for _ in range(3):
+                np.testing.assert_allclose(answer(ONE).numpy(), expected(), rtol=1e-5)
+            if not clock.unsafe:  # after a dataset that writes no value is remembered
+                assert seen[-1] is not None and seen[-1] == seen[-2]
+            before = seen[-1]
+            change(v)
+            np.testing.assert_allclose(answer(ONE).numpy(), expected(), rtol=1e-5)
+            assert seen[-1] != before
+
+
+def test_a_step_that_writes_has_no_version():
+    v, step, _ = _counter()
+    seen = []
+    with captured(lambda e: Versions(e, seen)):
+        step(ONE)
+        step(ONE)
+    assert seen == [None, None]
 
 
 def test_a_variable_that_changes_its_shape():
