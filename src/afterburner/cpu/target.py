@@ -106,6 +106,8 @@ class CpuExecutable:
         self._version: object = None
         if placement.kept_bytes:
             self._kept.lease(self, placement.kept_bytes)
+            if settings.poison is not None:
+                poison.fill(self._kept.address, placement.kept_bytes, settings.poison)
         self.input_types: tuple[TensorType, ...] = graph.input_types
         self.output_types: tuple[TensorType, ...] = graph.output_types
         self.kernels: tuple[KernelInfo, ...] = tuple(_info(k) for k in kernels)

@@ -68,7 +68,7 @@ class GpuExecutable:
         with self._lock, mx.stream(self._where):  # what MLX cannot do is found now
             self._function(*(reader.placeholder() for reader in self._readers))
 
-    def run(self, inputs: Sequence[int], outputs: Sequence[int]) -> None:
+    def run(self, inputs: Sequence[int], outputs: Sequence[int], version: object = None) -> None:
         """Compute outputs from inputs, given as addresses."""
         if self._fault:
             raise PlantedFault("planted failure of a run")
