@@ -10,14 +10,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from . import activate, compat
+from . import devices as _devices
+from .devices import Device
 from .errors import AfterburnerError, StrictError
-from .options import Options, options, set_options
+from .options import OptionError, Options, options, set_options
 from .report import Report
 
 __version__ = "0.1.0"
 __all__ = [
-    "AfterburnerError", "Options", "Report", "StrictError", "disable", "enable", "enabled", "is_enabled", "options",
-    "report", "set_options", "set_precision",
+    "AfterburnerError", "Device", "OptionError", "Options", "Report", "StrictError", "devices", "disable", "enable",
+    "enabled", "is_enabled", "options", "report", "set_device", "set_options", "set_precision",
 ]
 
 
@@ -61,6 +63,29 @@ def set_precision(precision: str) -> None:
         OptionError: neither of these.
     """
     set_options(precision=precision)
+
+
+def devices() -> tuple[Device, ...]:
+    """What compiled graphs can run on here, the cpu first; each was found, not assumed."""
+    return _devices.devices()
+
+
+def set_device(device: str) -> None:
+    """Choose where what is called from now on runs; functions are compiled for it when next called.
+
+    Args:
+        device: "cpu"; "gpu"; or "any": where it cannot be known which is fastest, or whether TensorFlow is, they
+            take turns in the next few steps, and the fastest keeps the function.
+
+    Raises:
+        OptionError: none of these, or it is not here; the message says what was looked for.
+    """
+    previous = set_options(device=device)
+    try:
+        _devices.require(device)
+    except OptionError:
+        set_options(device=previous.device)
+        raise
 
 
 def report() -> Report:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .ir import Graph, print_graph
+from .ir.text import anonymous
 from .options import Options, options
 from .passes.pipeline import optimize
 from .report import Recorder, say
@@ -15,18 +16,24 @@ from .runtime.collector import paused_collector
 from .runtime.executable import Executable, Unsupported
 
 if TYPE_CHECKING:
-    from .frontend.function import Engine
+    from .cpu.isa import Isa
+    from .frontend.contest import Choices
+    from .frontend.native import Engine
     from .runtime.buffers import HandoverCode
+    from .runtime.decisions import Decisions
+
+DECISIONS = "decisions"  # in the cache folder
 
 recorder = Recorder()
 
 
-def compile_graph(graph: Graph, threads: int = 0) -> Executable:
+def compile_graph(graph: Graph, threads: int = 0, device: str = "cpu") -> Executable:
     """An executable for this machine.
 
     Args:
         graph: as it was imported.
         threads: workers where the options do not say; 0 for as many as there are processors.
+        device: one of ``devices.names()``.
 
     Raises:
         Exception: whatever a pass or the target finds wrong, with ``graph_text`` set to the text of
@@ -91,8 +98,44 @@ def _handover_code() -> HandoverCode:
 @lru_cache(maxsize=1)
 def engine() -> Engine:
     """The one engine of the process."""
-    from .frontend.function import Engine
+    from .frontend.native import Engine
     from .frontend.stock import intra_op_threads
     from .runtime.buffers import BufferPool
 
-    return Engine(lambda graph: compile_graph(graph, intra_op_threads()), BufferPool(_handover_code), recorder)
+    def compile_for(graph: Graph, device: str) -> Executable:
+        return compile_graph(graph, intra_op_threads(), device)
+
+    return Engine(compile_for, BufferPool(_handover_code), recorder, _choices())
+
+
+def _choices() -> Choices:
+    from .cpu.doubt import doubt
+    from .devices import names
+    from .frontend.contest import Choices
+
+    return Choices(names, lambda graph: doubt(graph, _isa()), _identity, _decisions)
+
+
+def _isa() -> Isa:
+    from .cpu.isa import host
+
+    return host(options().isa or None, options().precision)
+
+
+def _identity(graph: Graph) -> str:
+    """All that may change which device is fastest for a graph."""
+    from .cpu.engine import object_key
+    from .devices import devices
+    from .frontend.stock import intra_op_threads, tensorflow_version
+
+    threads = options().threads or intra_op_threads()
+    about = (str(threads), tensorflow_version(), *map(str, devices()), anonymous(graph))
+    return object_key("\n".join(about), _isa())
+
+
+def _decisions() -> Decisions | None:
+    from .runtime.cache import ObjectCache
+    from .runtime.decisions import LIMIT_BYTES, Decisions
+
+    settings = options()
+    return Decisions(ObjectCache(settings.cache_path / DECISIONS, LIMIT_BYTES)) if settings.cache else None

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,8 @@ class Options:
     isa: str = _knob("", str, "instruction set override: avx512, avx2, neon or generic")
     precision: str = _knob("default", _one_of(PRECISION), "fast: float32 convolutions 3×3 by Winograd's algorithm, "
                            "which changes numbers; default: never")
+    deterministic: bool = _knob(False, _flag, "1: never measure which device is fastest; what any could choose runs "
+                                "on the cpu (so does TensorFlow's own op determinism)")
     compile_after: int = _knob(1, _count, "calls of a function that run on TensorFlow before it is compiled; "
                                "steps that update 100 variables or more do not wait")
     variants: int = _knob(4, _count, "signatures of one function that may be compiled")
@@ -99,6 +102,11 @@ class Options:
                                  "with it before each run (finds reads of memory that nothing has written)")
     profile: bool = _knob(False, _flag, "1: time every kernel (afterburner explain sets it)")
     fault: str = _knob("", str, "plant a failure, for tests: rule, codegen or run")
+
+    @cached_property
+    def setting(self) -> tuple[str, str, bool]:
+        """What decides how, and where, a graph is compiled."""
+        return self.precision, self.device, self.deterministic
 
     @property
     def cache_path(self) -> Path:

@@ -62,6 +62,33 @@ class PartReport:
 
 
 @dataclass
+class ChoiceReport:
+    """Who was found fastest for a set of shapes.
+
+    Attributes:
+        chosen: a device of ours, or "TensorFlow".
+        seconds: the least time of a step of each candidate that could run.
+        steps: of the program, how many were measured.
+        origin: "measured" in this process, or "cache".
+        dropped: candidates that could not run, and why.
+    """
+
+    signature: str
+    chosen: str
+    seconds: dict[str, float]
+    steps: int
+    origin: str
+    dropped: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        ranked = sorted(self.seconds.items(), key=lambda item: item[0] != self.chosen)
+        times = " against ".join(f"{seconds * 1e3:.3g} ms on {name}" for name, seconds in ranked)
+        source = f"measured in {self.steps} steps" if self.origin == "measured" else "measured before"
+        failed = "".join(f"; not on {name}: {why}" for name, why in self.dropped.items())
+        return f"stays on {self.chosen}: {times or 'no other can run it'} ({source}){failed}"
+
+
+@dataclass
 class LeftOp:
     """An operation left to TensorFlow, and why."""
 
@@ -80,7 +107,10 @@ class FunctionReport:
         seen_ops: operations that do anything, constants not counted.
         taken_ops: those of them we compile.
         arithmetic_share: of the estimated arithmetic that we compile, 0 to 1.
-        status: "compiled", "waiting" (too few calls yet) or "left" with a reason.
+        status: "compiled", "waiting" (too few calls yet), "left" with a reason, or "given back" (TensorFlow is
+            faster, see ``choices``).
+        choices: who was found fastest, where that was measured.
+        moved: what runs elsewhere than was asked for, and why.
     """
 
     name: str
@@ -93,6 +123,8 @@ class FunctionReport:
     parts: list[PartReport] = field(default_factory=list)
     left: list[LeftOp] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    choices: list[ChoiceReport] = field(default_factory=list)
+    moved: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -168,6 +200,21 @@ class Recorder:
         entry.report.status, entry.report.reason = "left", reason
         say(f"{entry.report.name}: left to TensorFlow: {reason}", detail=True)
 
+    def chosen(self, entry: Entry, choice: ChoiceReport) -> None:
+        """Note who runs a part from here on, and say so."""
+        entry.report.choices.append(choice)
+        say(f"{entry.report.name}: {choice}")
+
+    def given_back(self, entry: Entry) -> None:
+        """Note that TensorFlow runs a function, being faster."""
+        entry.report.status = "given back"
+        entry.report.reason = "TensorFlow was measured to be faster"
+
+    def moved(self, entry: Entry, what: str) -> None:
+        """Note that a part runs elsewhere than was asked for, and say so."""
+        entry.report.moved.append(what)
+        say(f"{entry.report.name}: {what}")
+
     def failed(self, entry: Entry, what: str) -> None:
         """Note a fallback and say so: it should not happen."""
         entry.report.failures.append(what)
@@ -177,17 +224,19 @@ class Recorder:
         """What is known now, with the measured times of profiled kernels."""
         with self._lock:
             entries = list(self._entries)
-        device, threads = "TensorFlow", 0
+        devices: dict[str, None] = {}
+        threads = 0
         for entry in entries:
             for part, reference in entry.executables:
                 executable = reference()
                 if executable is None:
                     continue
-                device, threads = executable.device, executable.threads
+                devices[executable.device] = None
+                threads = max(threads, executable.threads)
                 measured = zip(executable.kernel_seconds(), executable.peak_fractions(), strict=True)
                 for kernel, (seconds, fraction) in zip(part.kernels, measured, strict=False):
                     kernel.seconds, kernel.peak_fraction = seconds, fraction
-        return Report(device, threads, [e.report for e in entries])
+        return Report(" and ".join(devices) or "TensorFlow", threads, [e.report for e in entries])
 
     def clear(self) -> None:
         """Forget everything."""

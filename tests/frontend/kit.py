@@ -12,7 +12,7 @@ import tensorflow as tf
 from afterburner.compile import compile_graph
 from afterburner.cpu.handover import handover_code
 from afterburner.frontend import capture
-from afterburner.frontend.function import Engine
+from afterburner.frontend.native import Engine
 from afterburner.ir import Graph
 from afterburner.options import overridden
 from afterburner.report import FunctionReport, Recorder
@@ -35,7 +35,7 @@ class Taken:
         self._make = compile_graph if TARGET == "cpu" else InterpretedExecutable
         self.engine = Engine(self._compile, POOL, self.recorder)
 
-    def _compile(self, graph: Graph) -> Any:
+    def _compile(self, graph: Graph, device: str) -> Any:
         executable = self._wrap(self._make(graph))
         self.executables.append(executable)
         return executable

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..ir import Graph, Input, TensorType
-from ..ir.text import print_graph
+from ..ir import Graph, TensorType
+from ..ir.text import anonymous
 from ..options import Options
 from ..options import options as current_options
 from ..runtime import poison
@@ -69,7 +69,7 @@ def assemble(graph: Graph, generate: Callable[[], bytes], isa: Isa, chosen: Opti
         raise PlantedFault("planted failure of code generation")
     cache = object_cache(chosen)
     shared = engine(cache)
-    raw, found = cached(_identity(graph), isa, generate, cache)
+    raw, found = cached(anonymous(graph), isa, generate, cache)
     settings = _Settings(isa.name, chosen.threads or threads or available_cpus(), chosen.profile, found,
                          chosen.fault == "run", chosen.cache_path, isa.precision, chosen.poison)
     return CpuExecutable(graph, kernels_of(raw, computed(graph)), Code(raw, isa), shared, settings)
@@ -85,13 +85,6 @@ class _Settings:
     folder: Path
     precision: str
     poison: float | None
-
-
-def _identity(graph: Graph) -> str:
-    """What is computed, without the names that TensorFlow numbers anew in every process."""
-    inputs = tuple(Input(item.value, f"a{i}", item.state) for i, item in enumerate(graph.inputs))
-    outputs = tuple(replace(o, check=None) for o in graph.outputs)
-    return print_graph(Graph("program", inputs, graph.nodes, outputs), locations=False)
 
 
 class CpuExecutable:

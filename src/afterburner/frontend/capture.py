@@ -20,9 +20,10 @@ from ..report import Entry
 from ..runtime.collector import paused_collector
 from . import fastpath, graph_log, iterators, joined, traced
 from .flatten import FlatGraph, FlatOp, branch_graph, flatten, must_use_xla, xla_differs
-from .function import Engine, Take, TakenFunction, branch_names, describe_left, is_control
+from .function import Take, TakenFunction, branch_names, describe_left, is_control
 from .import_graph import supported
 from .importer import Refused
+from .native import Engine
 from .partition import Kind, Partition, partition
 from .variables import clock, forget_all, unwatch, watch
 
@@ -48,12 +49,15 @@ class FunctionState:
         self._flat: FlatGraph | None = None
         self.taken: TakenFunction | None = None
         self.left = False
+        self._given_back: set[Any] = set()  # settings and shapes of calls that TensorFlow runs faster
         self.writes = any(t.dtype == tf.resource for t in function.graph.inputs)
 
     def call(self, function: Any, arguments: Sequence[Any]) -> Sequence[Any] | None:
         """The outputs, or None where TensorFlow should run this call."""
         report = self._entry.report
         report.calls += 1
+        if self._given_back and _kind_of_call(arguments) in self._given_back:
+            return None
         if self.taken is None:
             if self.left or (report.calls <= options().compile_after and not self._is_large_step(function)):
                 return None
@@ -63,7 +67,16 @@ class FunctionState:
         taken = self.taken
         outputs = taken.run(arguments)
         self._learn_refusals(function, taken)
+        if taken.take.lost:
+            self._give_back(taken, arguments)
         return outputs
+
+    def _give_back(self, taken: TakenFunction, arguments: Sequence[Any]) -> None:
+        """Where TensorFlow is faster in all that we have compiled, let it run the whole function."""
+        taken.take.lost = False
+        if all(stage.is_lost() for stage in taken.native_stages()):
+            self._given_back.add(_kind_of_call(arguments))
+            self._engine.recorder.given_back(self._entry)
 
     def _is_large_step(self, function: Any) -> bool:
         """Whether a call trains a large network. That is compiled at its first call: TensorFlow would take
@@ -110,7 +123,8 @@ class FunctionState:
         report.taken_ops = cut.native_ops
         _refuse_poor(cut, report.seen_ops, xla)
         report.arithmetic_share = _arithmetic_share(cut)
-        take = Take(lambda flat: self._partition(flat, xla), self._engine, self._entry)
+        take = Take(lambda flat: self._partition(flat, xla), self._engine, self._entry,
+                    stock_ran=report.calls > 1)
         self.taken = TakenFunction(flat, cut, take)
 
     def _flattened(self, function: Any) -> FlatGraph:
@@ -155,6 +169,12 @@ class FunctionState:
         with self._lock:
             self.taken = None
         self._prepare(function)
+
+
+def _kind_of_call(arguments: Sequence[Any]) -> tuple[Any, ...]:
+    """What decides who runs a call: the options in force, and the shapes of the arguments."""
+    shapes = (t._shape_tuple() for t in arguments if t.dtype not in (tf.resource, tf.variant))  # noqa: SLF001
+    return (options().setting, *shapes)
 
 
 def _everything_inside(op: FlatOp) -> Iterator[FlatOp]:

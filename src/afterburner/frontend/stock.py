@@ -26,6 +26,11 @@ def intra_op_threads() -> int:
     return int(tf.config.threading.get_intra_op_parallelism_threads())
 
 
+def tensorflow_version() -> str:
+    """The release that runs."""
+    return str(tf.__version__)
+
+
 def runner(
     name: str, ops: Sequence[FlatOp], inputs: Sequence[FlatTensor], outputs: Sequence[FlatTensor],
 ) -> Runner:

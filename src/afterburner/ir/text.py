@@ -12,12 +12,12 @@ import ast
 import base64
 import re
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
 
-from .graph import NOWHERE, Builder, Graph, Location, Node, Value
+from .graph import NOWHERE, Builder, Graph, Input, Location, Node, Value
 from .op import IRError, op_class
 from .types import DTYPES, DType, TensorType
 
@@ -27,6 +27,13 @@ _INLINE_ELEMENTS = 16  # longer constants are written as bytes in base 64
 def print_graph(graph: Graph, locations: bool = True) -> str:
     """The text of a graph; without ``locations`` two graphs of one meaning give one text."""
     return "\n".join(_graph_lines(graph, locations))
+
+
+def anonymous(graph: Graph) -> str:
+    """What is computed, without the names that TensorFlow numbers anew in every process."""
+    inputs = tuple(Input(item.value, f"a{i}", item.state) for i, item in enumerate(graph.inputs))
+    outputs = tuple(replace(o, check=None) for o in graph.outputs)
+    return print_graph(Graph("program", inputs, graph.nodes, outputs), locations=False)
 
 
 def _graph_lines(graph: Graph, locations: bool) -> Iterator[str]:

@@ -1,0 +1,136 @@
+"""Who runs a compiled stage: one of our devices, or TensorFlow; measured where that cannot be known.
+
+Every step of a trial is a step of the program: run once, by one candidate, on the inputs, variables and random keys
+of that step. TensorFlow takes part as it does in a fallback, by running the operations of the stage.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tensorflow.python.framework import config
+
+from ..ir import Graph, print_graph
+from ..options import options
+from ..report import ChoiceReport
+from ..runtime.decisions import Decision, Decisions
+from ..runtime.trial import Trial
+from .import_graph import Imported
+from .variant import Variant
+
+STOCK = "TensorFlow"  # the candidate that is none of our devices
+CPU, ANY = "cpu", "any"
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What there is to choose from, put in place by ``compile``.
+
+    Attributes:
+        devices: ours, the preferred first.
+        doubt: why TensorFlow may be faster than our cpu code for a graph; None where it is known not to be.
+        identity: text that determines the outcome of a trial: the graph, the machine, and all versions.
+        decisions: earlier outcomes; None where nothing is kept.
+        clock: seconds from some moment on.
+    """
+
+    devices: Callable[[], tuple[str, ...]] = lambda: (CPU,)
+    doubt: Callable[[Graph], str | None] = lambda graph: None
+    identity: Callable[[Graph], str] = lambda graph: print_graph(graph, locations=False)
+    decisions: Callable[[], Decisions | None] = lambda: None
+    clock: Callable[[], float] = time.perf_counter
+
+    def candidates(self, graph: Graph, stock_ran: bool) -> tuple[str, ...]:
+        """Who may run a graph under the options in force, the preferred first.
+
+        Args:
+            graph: as imported.
+            stock_ran: whether TensorFlow has run the whole function before, and so has had the memory it takes.
+        """
+        settings = options()
+        if settings.device != ANY:
+            return (settings.device,)
+        if is_deterministic():
+            return (CPU,)
+        devices = self.devices()
+        return (*devices, STOCK) if stock_ran and self.doubt(graph) else devices
+
+    def kept(self, graph: Graph, candidates: tuple[str, ...]) -> Decision | None:
+        """The outcome of an earlier trial of these candidates."""
+        decisions = self.decisions()
+        if decisions is None or not decisions.any():
+            return None
+        return decisions.get(self.identity(graph), candidates)
+
+    def keep(self, graph: Graph, candidates: tuple[str, ...], decision: Decision) -> None:
+        """Remember an outcome."""
+        decisions = self.decisions()
+        if decisions is not None:
+            decisions.put(self.identity(graph), candidates, decision)
+
+
+def is_deterministic() -> bool:
+    """Whether nothing may depend on measured time."""
+    return options().deterministic or bool(config.is_op_determinism_enabled())
+
+
+@dataclass
+class Contest:
+    """A stage for one set of shapes, while candidates take turns.
+
+    Attributes:
+        imported: what they compute.
+        signature: the shapes, as the report tells them.
+        variants: our candidates that are compiled.
+        broken: whether one failed in the middle of a step, so that the outcome is not kept.
+    """
+
+    imported: Imported
+    signature: str
+    candidates: tuple[str, ...]
+    variants: dict[str, Variant] = field(default_factory=dict)
+    broken: bool = False
+
+    def __post_init__(self) -> None:
+        self.trial = Trial(self.candidates)
+
+    def name_of(self, variant: Variant) -> str:
+        """The candidate that a variant belongs to."""
+        return next(name for name, made in self.variants.items() if made is variant)
+
+    def decision(self) -> Decision:
+        """The outcome.
+
+        Raises:
+            ValueError: there is none yet.
+        """
+        if self.trial.chosen is None:
+            raise ValueError("the trial is not over")
+        return Decision(self.trial.chosen, self.trial.seconds, self.trial.steps)
+
+
+@dataclass
+class Plan:
+    """Who runs a stage for one set of shapes.
+
+    Attributes:
+        variant: our code; None where TensorFlow runs it.
+        contest: while candidates take turns.
+    """
+
+    variant: Variant | None
+    contest: Contest | None = None
+
+    @property
+    def lost(self) -> bool:
+        """Whether TensorFlow was found faster."""
+        return self.variant is None and self.contest is None
+
+
+def choice_report(signature: str, decision: Decision, measured: bool, dropped: dict[str, str]) -> ChoiceReport:
+    """An outcome as the report keeps it."""
+    return ChoiceReport(signature, decision.chosen, dict(decision.seconds), decision.steps,
+                        "measured" if measured else "cache", dict(dropped))
+
