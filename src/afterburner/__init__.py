@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from . import activate, compat
-from . import devices as _devices
-from .devices import Device
+from . import activate, compat, hardware
 from .errors import AfterburnerError, StrictError
+from .hardware import Device
 from .options import OptionError, Options, options, set_options
 from .report import Report
 
@@ -67,7 +66,7 @@ def set_precision(precision: str) -> None:
 
 def devices() -> tuple[Device, ...]:
     """What compiled graphs can run on here, the cpu first; each was found, not assumed."""
-    return _devices.devices()
+    return hardware.devices()
 
 
 def set_device(device: str) -> None:
@@ -82,7 +81,7 @@ def set_device(device: str) -> None:
     """
     previous = set_options(device=device)
     try:
-        _devices.require(device)
+        hardware.require(device)
     except OptionError:
         set_options(device=previous.device)
         raise

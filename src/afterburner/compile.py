@@ -33,7 +33,7 @@ def compile_graph(graph: Graph, threads: int = 0, device: str = "cpu") -> Execut
     Args:
         graph: as it was imported.
         threads: workers where the options do not say; 0 for as many as there are processors.
-        device: one of ``devices.names()``.
+        device: one of ``hardware.names()``.
 
     Raises:
         Exception: whatever a pass or the target finds wrong, with ``graph_text`` set to the text of
@@ -110,7 +110,7 @@ def engine() -> Engine:
 
 def _choices() -> Choices:
     from .cpu.doubt import doubt
-    from .devices import names
+    from .hardware import names
     from .frontend.contest import Choices
 
     return Choices(names, lambda graph: doubt(graph, _isa()), _identity, _decisions)
@@ -125,7 +125,7 @@ def _isa() -> Isa:
 def _identity(graph: Graph) -> str:
     """All that may change which device is fastest for a graph."""
     from .cpu.engine import object_key
-    from .devices import devices
+    from .hardware import devices
     from .frontend.stock import intra_op_threads, tensorflow_version
 
     threads = options().threads or intra_op_threads()

@@ -1,4 +1,4 @@
-"""A stage that we compile, for each set of shapes it is called with; TensorFlow runs it where we cannot or should not."""
+"""A stage that we compile, for each set of shapes it is called with; TensorFlow runs it where we cannot or lose."""
 
 from __future__ import annotations
 
