@@ -26,6 +26,9 @@ def enable() -> None:
     """Take graph functions from now on; before or after ``import tensorflow``.
 
     Does nothing under ``AFTERBURNER_DISABLE=1``.
+
+    Raises:
+        OptionError: the device that the options ask for is not here.
     """
     activate.enable()
 

@@ -6,7 +6,7 @@ import sys
 
 from afterburner_startup import Waiter
 
-from . import support
+from . import hardware, support
 from .options import options
 from .report import say
 
@@ -23,6 +23,7 @@ def enable() -> None:
     global _wanted
     if options().disable or _wanted:
         return
+    hardware.require(options().device)
     _wanted = True
     if "tensorflow" in sys.modules and hasattr(sys.modules["tensorflow"], "function"):
         _install()

@@ -7,13 +7,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .hardware import CPU, GPU, devices, names
 from .ir import Graph, print_graph
 from .ir.text import anonymous
 from .options import Options, options
 from .passes.pipeline import optimize
-from .report import Recorder, say
+from .report import Recorder
 from .runtime.collector import paused_collector
-from .runtime.executable import Executable, Unsupported
+from .runtime.executable import Executable
 
 if TYPE_CHECKING:
     from .cpu.isa import Isa
@@ -27,7 +28,7 @@ DECISIONS = "decisions"  # in the cache folder
 recorder = Recorder()
 
 
-def compile_graph(graph: Graph, threads: int = 0, device: str = "cpu") -> Executable:
+def compile_graph(graph: Graph, threads: int = 0, device: str = CPU) -> Executable:
     """An executable for this machine.
 
     Args:
@@ -36,18 +37,14 @@ def compile_graph(graph: Graph, threads: int = 0, device: str = "cpu") -> Execut
         device: one of ``hardware.names()``.
 
     Raises:
+        Unsupported: the device cannot compute the graph.
         Exception: whatever a pass or the target finds wrong, with ``graph_text`` set to the text of
             the imported graph, which repeats the failure.
     """
     settings = options()
     try:
         with paused_collector():
-            if settings.device == "gpu":
-                try:
-                    return _for_gpu(graph, settings)
-                except Unsupported as error:
-                    say(f"{graph.name}: on the cpu, since the gpu cannot: {error}")
-            return _for_cpu(graph, settings, threads)
+            return _for_gpu(graph, settings) if device == GPU else _for_cpu(graph, settings, threads)
     except Exception as error:
         error.graph_text = print_graph(graph)  # type: ignore[attr-defined]
         raise
@@ -110,7 +107,6 @@ def engine() -> Engine:
 
 def _choices() -> Choices:
     from .cpu.doubt import doubt
-    from .hardware import names
     from .frontend.contest import Choices
 
     return Choices(names, lambda graph: doubt(graph, _isa()), _identity, _decisions)
@@ -125,7 +121,6 @@ def _isa() -> Isa:
 def _identity(graph: Graph) -> str:
     """All that may change which device is fastest for a graph."""
     from .cpu.engine import object_key
-    from .hardware import devices
     from .frontend.stock import intra_op_threads, tensorflow_version
 
     threads = options().threads or intra_op_threads()

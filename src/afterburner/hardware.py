@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
+from .errors import AfterburnerError
 from .options import OptionError, options
 
 CPU, GPU = "cpu", "gpu"
+
+
+class NoDevice(OptionError):
+    """The device asked for is not here."""
 
 
 @dataclass(frozen=True)
@@ -16,7 +22,7 @@ class Device:
 
     Attributes:
         name: "cpu" or "gpu", as ``set_device`` takes it.
-        description: what it is, in words.
+        description: what it is, in words; of a gpu that is emulated it says so.
     """
 
     name: str
@@ -27,13 +33,13 @@ class Device:
 
 
 def devices() -> tuple[Device, ...]:
-    """What is here, the cpu first."""
+    """What is here, the cpu first. A gpu is listed when it has computed something."""
     return tuple(_found())
 
 
 def names() -> tuple[str, ...]:
     """The names of what is here, the cpu first."""
-    return tuple(device.name for device in devices())
+    return (CPU,) if why_no_gpu() else (CPU, GPU)
 
 
 def require(name: str) -> None:
@@ -43,19 +49,23 @@ def require(name: str) -> None:
         name: as the option: "any", "cpu" or "gpu".
 
     Raises:
-        OptionError: it cannot; the message says what was looked for and how to get it.
+        NoDevice: it cannot; the message says what was looked for and how to get it.
     """
-    if name == GPU and GPU not in names():
-        raise OptionError(f"device {GPU!r}: {why_no_gpu()}")
+    why = why_no_gpu() if name == GPU else ""
+    if why:
+        raise NoDevice(f"device {GPU!r}: {why}")
 
 
 def why_no_gpu() -> str:
-    """What was looked for in vain, and how to get it."""
-    return "this release runs compiled graphs on the cpu only"
+    """What was looked for in vain, and how to get it; empty where there is a gpu."""
+    return _gpu(options().gpu_emulate)[1]
 
 
 def _found() -> Iterator[Device]:
     yield Device(CPU, _cpu())
+    description, _ = _gpu(options().gpu_emulate)
+    if description:
+        yield Device(GPU, description)
 
 
 def _cpu() -> str:
@@ -65,3 +75,17 @@ def _cpu() -> str:
     settings = options()
     threads = settings.threads or available_cpus()
     return f"{host(settings.isa or None).name}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+@lru_cache(maxsize=2)
+def _gpu(emulate: bool) -> tuple[str, str]:
+    """A gpu in words, or why there is none."""
+    from .gpu.devices import choose, try_out
+
+    try:
+        device = choose(emulate)
+        try_out(device)
+    except AfterburnerError as error:
+        return "", str(error)
+    emulated = "emulated by MLX's CPU device: slow, for tests"
+    return emulated if device.emulated else f"{device.name} ({device.backend})", ""

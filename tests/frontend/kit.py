@@ -12,6 +12,7 @@ import tensorflow as tf
 from afterburner.compile import compile_graph
 from afterburner.cpu.handover import handover_code
 from afterburner.frontend import capture
+from afterburner.frontend.contest import Choices
 from afterburner.frontend.native import Engine
 from afterburner.ir import Graph
 from afterburner.options import overridden
@@ -28,15 +29,17 @@ TARGET = "interpreter"  # or "cpu"; tests/frontend/conftest.py runs every test w
 class Taken:
     """The executables compiled while functions were captured, and the report."""
 
-    def __init__(self, wrap: Callable[[Any], Any]) -> None:
+    def __init__(self, wrap: Callable[[Any], Any], choices: Choices) -> None:
         self.executables: list[Any] = []
         self.recorder = Recorder()
         self._wrap = wrap
         self._make = compile_graph if TARGET == "cpu" else InterpretedExecutable
-        self.engine = Engine(self._compile, POOL, self.recorder)
+        self.engine = Engine(self._compile, POOL, self.recorder, choices)
 
     def _compile(self, graph: Graph, device: str) -> Any:
-        executable = self._wrap(self._make(graph))
+        made = self._make(graph)
+        made.target = device
+        executable = self._wrap(made)
         self.executables.append(executable)
         return executable
 
@@ -51,9 +54,11 @@ class Taken:
 
 
 @contextmanager
-def captured(wrap: Callable[[Any], Any] = lambda e: e, **changes: Any) -> Iterator[Taken]:
-    """Functions are taken inside the block; interpreted, or compiled for the CPU."""
-    taken = Taken(wrap)
+def captured(wrap: Callable[[Any], Any] = lambda e: e, choices: Choices | None = None,
+             **changes: Any) -> Iterator[Taken]:
+    """Functions are taken inside the block; interpreted, or compiled for the CPU. ``target`` of an executable that is
+    handed to ``wrap`` is the device that was asked for."""
+    taken = Taken(wrap, choices or Choices())
     with overridden(**{"compile_after": 0, "strict": True, **changes}):
         capture.install(taken.engine)
         try:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from afterburner.hardware import NoDevice
 from afterburner.options import OptionError
 
 from . import launch
@@ -25,6 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _action(given)()
     except CommandError as error:
         return _complain(str(error), error.status)
+    except NoDevice as error:
+        return _complain(str(error), 2)
     except OptionError as error:
         return _complain(f"{error}; set it to such a value, or leave it out", 2)
 

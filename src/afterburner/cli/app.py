@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from afterburner.options import PRECISION
+from afterburner import hardware
+from afterburner.options import DEVICES, PRECISION
 
 from .errors import CommandError
 from .launch import Program
@@ -16,7 +17,6 @@ from .launch import Program
 Action = Callable[[], int]
 _ClickError: Any = typer.BadParameter.__mro__[2]  # base of all usage errors; typer names no public alias
 
-DEVICES = ("any", "cpu")
 _VALUED = ("--threads", "--device", "--precision", "--json")  # options before SCRIPT that take the next word
 
 _RUN_HELP = """Run a Python program, unchanged, with its TensorFlow graphs compiled.
@@ -75,7 +75,9 @@ Words = Annotated[list[str] | None, typer.Argument(metavar="PROGRAM [ARGS]", sho
                                                    "input; then its own arguments.")]
 Threads = Annotated[int | None, typer.Option(min=1, show_default=False, metavar="N",
                                       help="Worker threads [default: TensorFlow's setting, else all cores].")]
-Device = Annotated[str, typer.Option(metavar="NAME", help="Where compiled graphs run: any or cpu.")]
+Device = Annotated[str, typer.Option(metavar="NAME", show_default=False,
+                                     help="Where compiled graphs run: cpu, gpu, or any, which measures "
+                                     "[default: AFTERBURNER_DEVICE's].")]
 Precision = Annotated[str, typer.Option(metavar="NAME", show_default=False,
                                         help="default or fast; fast changes numbers "
                                         "[default: AFTERBURNER_PRECISION's].")]
@@ -123,11 +125,13 @@ def _program(words: list[str] | None, module: bool) -> Program:
 
 
 def _settings(threads: int | None, device: str, precision: str = "") -> dict[str, Any]:
-    if device not in DEVICES:
-        raise CommandError(f"unknown device {device!r}; this release has {' and '.join(DEVICES)}")
+    if device and device not in DEVICES:
+        raise CommandError(f"unknown device {device!r}; there are {', '.join(DEVICES)}")
+    hardware.require(device)
     if precision and precision not in PRECISION:
         raise CommandError(f"unknown precision {precision!r}; there are {' and '.join(PRECISION)}")
-    return ({"threads": threads} if threads else {}) | ({"precision": precision} if precision else {})
+    given = {"threads": threads, "device": device, "precision": precision}
+    return {name: value for name, value in given.items() if value}
 
 
 @app.callback(invoke_without_command=True, help=_MAIN_HELP)
@@ -144,7 +148,7 @@ def _main(context: typer.Context,
 
 
 @app.command("run", help=_RUN_HELP, context_settings=_PROGRAM_SETTINGS)
-def _run(words: Words = None, module: Module = False, threads: Threads = None, device: Device = "any",
+def _run(words: Words = None, module: Module = False, threads: Threads = None, device: Device = "",
          precision: Precision = "",
          strict: Annotated[bool, typer.Option("--strict", help="Fail where a graph would fall back to "
                                               "TensorFlow.")] = False,
@@ -162,7 +166,7 @@ def _run(words: Words = None, module: Module = False, threads: Threads = None, d
 
 
 @app.command("explain", help=_EXPLAIN_HELP, context_settings=_PROGRAM_SETTINGS)
-def _explain(words: Words = None, module: Module = False, threads: Threads = None, device: Device = "any",
+def _explain(words: Words = None, module: Module = False, threads: Threads = None, device: Device = "",
              precision: Precision = "",
              json: Annotated[str, typer.Option(metavar="FILE|-", show_default=False,
                                                help="Write JSON instead of a table. - is standard output; "
@@ -181,7 +185,7 @@ def _bench(workloads: Annotated[list[str] | None, typer.Argument(metavar="[WORKL
            repeats: Annotated[int, typer.Option(min=1, metavar="N", help="Timings in a process.")] = 5,
            threads: Annotated[int | None, typer.Option(min=1, show_default=False, metavar="N",
                                                 help="Threads for both sides [default: all cores].")] = None,
-           device: Device = "any",
+           device: Device = "",
            json: Annotated[str, typer.Option(metavar="FILE|-", show_default=False, help="Write JSON.")] = "",
            chart: Annotated[Path | None, typer.Option(metavar="FILE.png", show_default=False,
                                                       help="Draw the bars.")] = None,
@@ -194,7 +198,8 @@ def _bench(workloads: Annotated[list[str] | None, typer.Argument(metavar="[WORKL
     _settings(threads, device)
     if list_:
         return bench.show_list
-    return bench.action(bench.Plan(tuple(workloads or ()), rounds, repeats, threads, fast, policy), json, chart)
+    return bench.action(bench.Plan(tuple(workloads or ()), rounds, repeats, threads, fast, policy, device),
+                        json, chart)
 
 
 @app.command("doctor")

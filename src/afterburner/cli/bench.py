@@ -38,6 +38,7 @@ class Plan:
         threads: for every side; None: all cores.
         fast: time Afterburner with ``precision=fast`` as well.
         policy: Keras's dtype policy, for every side.
+        device: where Afterburner runs; empty: as the options say.
     """
 
     workloads: tuple[str, ...] = ()
@@ -46,6 +47,7 @@ class Plan:
     threads: int | None = None
     fast: bool = False
     policy: str = "float32"
+    device: str = ""
 
     @property
     def sides(self) -> tuple[str, ...]:
@@ -182,8 +184,9 @@ def _launcher(side: str, plan: Plan) -> list[str]:
     """Python's arguments before the program: none on stock TensorFlow."""
     if side == "stock":
         return []
+    device = ["--device", plan.device] if plan.device else []
     precision = ["--precision", "fast" if side == FAST else "default"] if plan.fast else []
-    return ["-m", "afterburner", "run", "--quiet", "--strict", *precision]
+    return ["-m", "afterburner", "run", "--quiet", "--strict", *device, *precision]
 
 
 def _run_child(side: str, name: str, plan: Plan, threads: int) -> Iterator[tuple[str, dict[str, Any], int]]:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from afterburner import support
+from afterburner import hardware, support
 from afterburner.options import Options, described, options
 
 from . import machine
@@ -91,6 +91,16 @@ def check_processor() -> Iterator[Finding]:
         yield Finding("Instructions", GOOD, f"{wanted or available[0]} (available: {', '.join(available)})")
 
 
+def check_devices() -> Iterator[Finding]:
+    """What was found, and what was not."""
+    wanted = options().device
+    for device in hardware.devices():
+        yield Finding("Device", GOOD, str(device))
+    why = hardware.why_no_gpu()
+    if why:
+        yield Finding("Device", BAD if wanted == hardware.GPU else NOTE, f"no gpu: {why}")
+
+
 def check_precision() -> Iterator[Finding]:
     from afterburner.cpu import isa
 
@@ -168,5 +178,5 @@ def check_step() -> Iterator[Finding]:
 
 
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
-    check_python, check_tensorflow, check_keras, check_processor, check_precision, check_threads, check_cache,
-    check_startup, check_options, check_step)
+    check_python, check_tensorflow, check_keras, check_processor, check_devices, check_precision, check_threads,
+    check_cache, check_startup, check_options, check_step)

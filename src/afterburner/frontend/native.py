@@ -137,7 +137,7 @@ class NativeStage:
             self._put(results, values)
         if name is not None and (name == STOCK or results is not None):  # else TensorFlow stood in for it
             contest.trial.record(name, now() - began)
-        if contest.trial.chosen is not None:
+        if contest.trial.chosen == STOCK or contest.trial.chosen in contest.variants:
             self._settle(plan, contest)
 
     def _run_stock(self, values: list[Any]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..errors import AfterburnerError
 
+_SQUARES = 140.0  # the sum of 0² to 7²
 _INSTALL = "pip install 'tensorflow-afterburner[gpu]'"
 
 
@@ -72,6 +73,23 @@ def choose(emulate: bool = False) -> Device:
     raise NoGpu("no GPU was found: MLX is installed, but sees neither Metal (macOS on Apple silicon) nor CUDA (Linux "
                 f"with an NVIDIA card; {_INSTALL} there). AFTERBURNER_DEVICE=cpu runs without one; "
                 "AFTERBURNER_GPU_EMULATE=1 tests the gpu target on MLX's CPU device")
+
+
+def try_out(device: Device) -> None:
+    """Compute a small product on a device.
+
+    Raises:
+        NoGpu: it cannot, or the result is wrong.
+    """
+    mx = _mlx()
+    try:
+        with mx.stream(device.mlx):
+            row = mx.arange(8, dtype=mx.float32)
+            found = float(mx.sum(row * row).item())
+    except (RuntimeError, ValueError) as error:
+        raise NoGpu(f"{device} cannot compute: {error}") from error
+    if found != _SQUARES:
+        raise NoGpu(f"{device} computes {found} where {_SQUARES} is right")
 
 
 def _mlx() -> Any:

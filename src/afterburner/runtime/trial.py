@@ -121,9 +121,9 @@ class Trial:
 
     def _choose(self) -> None:
         found = self.seconds
-        names = [name for name in self._remaining() if name in found] or self._remaining()
-        best = names[0]
-        for name in names[1:]:
+        timed = [name for name in self._remaining() if name in found]
+        best = timed[0] if timed else self._remaining()[0]
+        for name in timed[1:]:
             if found[name] * _MARGIN < found[best]:
                 best = name
         self.chosen = best
