@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from .runtime.buffers import HandoverCode
     from .runtime.decisions import Decisions
 
-DECISIONS = "decisions"  # in the cache folder
-
 recorder = Recorder()
 
 
@@ -130,7 +128,7 @@ def _identity(graph: Graph) -> str:
 
 def _decisions() -> Decisions | None:
     from .runtime.cache import ObjectCache
-    from .runtime.decisions import LIMIT_BYTES, Decisions
+    from .runtime.decisions import FOLDER, LIMIT_BYTES, Decisions
 
     settings = options()
-    return Decisions(ObjectCache(settings.cache_path / DECISIONS, LIMIT_BYTES)) if settings.cache else None
+    return Decisions(ObjectCache(settings.cache_path / FOLDER, LIMIT_BYTES)) if settings.cache else None

@@ -10,6 +10,7 @@ from commands import afterburner
 
 from afterburner.cli.cache import MIB
 from afterburner.runtime.cache import ObjectCache
+from afterburner.runtime.decisions import FOLDER, Decision, Decisions
 
 
 @pytest.fixture
@@ -40,6 +41,15 @@ def test_clear(filled: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert "removed 4 objects" in done.stdout
     assert list((filled / "objects").iterdir()) == []
+
+
+def test_choices_of_a_device_are_counted_and_cleared(filled: Path) -> None:
+    Decisions(ObjectCache(filled / FOLDER, MIB)).put("graph", ("cpu",), Decision("cpu", {"cpu": 1.0}, 6))
+    shown = afterburner("cache", "show", AFTERBURNER_CACHE_DIR=str(filled))
+    assert "choices  1 measured" in shown.stdout
+    done = afterburner("cache", "clear", AFTERBURNER_CACHE_DIR=str(filled))
+    assert "and 1 measured choices of a device" in done.stdout
+    assert list((filled / FOLDER).iterdir()) == []
 
 
 def test_limit_keeps_what_was_used_last(filled: Path) -> None:

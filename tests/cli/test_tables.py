@@ -13,7 +13,7 @@ from rich.console import Console
 from afterburner.cli import bench, chart, kernel_tables, markdown, tables
 from afterburner.cli.errors import CommandError
 from afterburner.cli.machine import Machine
-from afterburner.report import FunctionReport, KernelReport, LeftOp, PartReport, Report, layer_of
+from afterburner.report import ChoiceReport, FunctionReport, KernelReport, LeftOp, PartReport, Report, layer_of
 
 MACHINE = Machine("A processor", 2, 8.0, "Linux x86_64", "3.11.7", "2.21.0", "3.15.1", "0.1.0")
 
@@ -51,6 +51,23 @@ def test_report_tells_everything() -> None:
                      "no rule for UniqueV2", "train.py:7", "fell back to TensorFlow: run failed: Oops"):
         assert expected in text, expected
     assert text.index("loop: mul") < text.index("matmul + add")  # the slowest first
+
+
+def test_who_was_found_fastest_is_told_with_all_times() -> None:
+    function = replace(step(), choices=[
+        ChoiceReport("f32[8]", "gpu", {"cpu": 2e-3, "gpu": 1e-3, "TensorFlow": 1.5e-3}, 9, "measured"),
+        ChoiceReport("f32[4]", "cpu", {"cpu": 1e-3}, 3, "cache", {"gpu": "compile failed: no such kernel"}),
+    ], moved=["on the cpu, since the gpu cannot: float64"])
+    text = printed(Report("cpu", 2, [function]))
+    for expected in ("one_step: who is fastest", "cpu 2.000, gpu 1.000, TensorFlow 1.500", "in 9 steps",
+                     "earlier, kept in the cache", "gpu: compile failed: no such kernel",
+                     "since the gpu cannot: float64"):
+        assert expected in text, expected
+
+
+def test_a_function_that_was_given_back_says_why() -> None:
+    function = replace(step(), status="given back", reason="TensorFlow was measured to be faster")
+    assert "given back: TensorFlow was measured to be faster" in printed(Report("cpu", 2, [function]))
 
 
 def network() -> FunctionReport:

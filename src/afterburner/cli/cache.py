@@ -8,6 +8,7 @@ from pathlib import Path
 
 from afterburner.options import options
 from afterburner.runtime.cache import ObjectCache
+from afterburner.runtime.decisions import FOLDER, LIMIT_BYTES
 
 from .errors import CommandError
 
@@ -20,6 +21,11 @@ def open_cache() -> ObjectCache:
     return ObjectCache(settings.cache_path / "objects", settings.cache_limit * MIB)
 
 
+def open_decisions() -> ObjectCache:
+    """Which devices were found fastest."""
+    return ObjectCache(options().cache_path / FOLDER, LIMIT_BYTES)
+
+
 def show() -> int:
     """Print place, contents and limit."""
     cache = open_cache()
@@ -27,6 +33,7 @@ def show() -> int:
     print(f"folder   {cache.path}")
     print(f"objects  {len(entries)}, {sum(e.size for e in entries) / MIB:.1f} MiB")
     print(f"limit    {cache.limit_bytes // MIB} MiB (AFTERBURNER_CACHE_LIMIT)")
+    print(f"choices  {len(open_decisions().entries())} measured, of the fastest device for a graph")
     trouble = why_unusable(cache.path)
     if not options().cache:
         print("state    switched off by AFTERBURNER_CACHE=0")
@@ -36,7 +43,7 @@ def show() -> int:
 
 
 def clear() -> int:
-    """Remove every object.
+    """Remove every object, and what was measured of devices.
 
     Raises:
         CommandError: some could not be removed.
@@ -45,7 +52,11 @@ def clear() -> int:
     size = cache.size()
     removed = cache.clear()
     _require_gone(cache, len(cache.entries()))
-    print(f"removed {removed} objects, {size / MIB:.1f} MiB, from {cache.path}")
+    decisions = open_decisions()
+    forgotten = decisions.clear()
+    _require_gone(decisions, len(decisions.entries()))
+    print(f"removed {removed} objects, {size / MIB:.1f} MiB, from {cache.path}"
+          + (f", and {forgotten} measured choices of a device" if forgotten else ""))
     return 0
 
 

@@ -59,6 +59,8 @@ def _function_table(functions: Iterable[Record], width: int) -> Table:
 
 def _outcome(function: Record) -> str:
     parts = function["parts"]
+    if function["status"] == "given back":
+        return f"given back: {function['reason']}"
     if not parts:
         if function["status"] == "waiting":
             return "ran on TensorFlow: too few calls to compile it"
@@ -75,10 +77,25 @@ def _print_function(function: Record, console: Console, every: bool) -> None:
         console.print("The floor is arithmetic at the measured peak or bytes at the measured rate of memory, whichever "
                       "takes longer; gap is what kernels take above theirs. They go below it where data is still in a "
                       "cache or Winograd's algorithm saves products.", style="dim")
+    if function["choices"]:
+        console.print(_choice_table(function))
+    for moved in function["moved"]:
+        console.print(f"{escape(function['name'])}: {escape(moved)}")
     if function["left"]:
         console.print(_left_table(function))
     for failure in function["failures"]:
         console.print(f"{escape(function['name'])} fell back to TensorFlow: {escape(failure)}", style="red")
+
+
+def _choice_table(function: Record) -> Table:
+    table = Table("shapes", "runs on", "ms a step", "found", "cannot run it", box=SIMPLE, title_justify="left",
+                  title=f"{escape(function['name'])}: who is fastest")
+    for choice in function["choices"]:
+        times = ", ".join(f"{name} {seconds * 1e3:.3f}" for name, seconds in choice["seconds"].items())
+        found = f"in {choice['steps']} steps" if choice["origin"] == "measured" else "earlier, kept in the cache"
+        dropped = "; ".join(f"{name}: {why}" for name, why in choice["dropped"].items())
+        table.add_row(*map(escape, (choice["signature"], choice["chosen"], times, found, dropped)))
+    return table
 
 
 def _left_table(function: Record) -> Table:

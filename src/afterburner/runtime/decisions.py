@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 
 from .cache import ObjectCache
 
+FOLDER = "decisions"  # in the cache folder
 LIMIT_BYTES = 4 << 20  # a decision takes some 200 bytes
 
 
