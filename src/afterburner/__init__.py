@@ -80,9 +80,12 @@ def set_device(device: str) -> None:
             take turns in the next few steps, and the fastest keeps the function.
 
     Raises:
-        OptionError: none of these, or it is not here; the message says what was looked for.
+        OptionError: none of these, or it is not here; the message says what was looked for. Nobody looks under
+            ``AFTERBURNER_DISABLE=1``.
     """
     previous = set_options(device=device)
+    if previous.disable:
+        return
     try:
         hardware.require(device)
     except OptionError:

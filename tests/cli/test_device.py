@@ -11,6 +11,7 @@ from commands import afterburner, run
 import afterburner as api
 from afterburner import hardware
 from afterburner.cli import doctor
+from afterburner.compat import mlcompute
 from afterburner.options import overridden
 
 PROGRAM = """
@@ -73,8 +74,12 @@ def test_a_device_that_is_not_here_is_an_error_that_says_what_was_looked_for(mon
         assert api.options().device == "cpu"
         api.set_device("any")
         assert api.options().device == "any"
+        with pytest.raises(ValueError, match="looked here"):
+            mlcompute.set_mlc_device("gpu")
     with overridden(device="gpu"), pytest.raises(api.OptionError, match="looked here"):
         api.enable()
+    with overridden(disable=True):
+        api.set_device("gpu")  # TensorFlow is left untouched, whatever is here
 
 
 def test_a_variable_that_asks_for_what_is_not_here(program: Path) -> None:

@@ -20,7 +20,7 @@ def set_mlc_device(device_name: str = "any") -> None:
     if device_name not in DEVICES:
         names = ", ".join(map(repr, DEVICES))
         raise ValueError(f"set_mlc_device: there is no device {device_name!r}; the names are {names}")
-    afterburner.set_options(device=device_name)
+    afterburner.set_device(device_name)
 
 
 def is_apple_mlc_enabled() -> bool:
