@@ -50,8 +50,8 @@ class Timed:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
 
-    def run(self, inputs: list[int], outputs: list[int]) -> None:
-        self._real.run(inputs, outputs)
+    def run(self, *arguments: Any) -> None:
+        self._real.run(*arguments)
         world, device = self._world, self._real.target
         world.now += world.seconds[device] - 1.0
         world.runs.append(device)
