@@ -36,9 +36,11 @@ from .gemm import (
     walk_panels,
     zeros,
 )
-from .packing import copy_rows, copy_run, pack_columns, pack_columns_transposed
+from .packing import copy_columns, copy_rows, copy_run, pack_columns_transposed
 
 _BLOCK_BYTES = 256 << 10  # of packed B: leaves room for A and C in a 512 KB second-level cache
+_STREAMS = 8  # panels of B packed at once: ways of a first-level cache, should they fall into the same sets
+_ROWS_AHEAD = 12  # of B are asked for while it is packed
 _A_BYTES = 48 << 10  # of packed A: rows that long are read well from strided memory
 
 
@@ -221,11 +223,27 @@ class Gemm:
             self._tiles(e, tile, end, start, count, again, tile)
 
     def _pack_b(self, e: Emitter, start: ll.Value, count: ll.Value) -> None:
-        by_k, by_n = self.p.b_strides
+        if not self.p.transpose_b:
+            with e.loop(self.first_panel, self.end_panel, _STREAMS, "panels") as first:
+                self._pack_rows(e, first, smaller(e, e.b.add(first, i64(_STREAMS)), self.end_panel), start, count)
+            return
         for width, panel, column, last in self._panels(e):
-            source = e.at(self.b, e.b.add(e.b.mul(start, i64(by_k)), e.b.mul(column, i64(by_n))), self.stored)
-            pack = pack_columns_transposed if self.p.transpose_b else pack_columns
-            pack(e, self.num, source, max(by_k, by_n), count, self._slot(e, panel), width, last, self.stored)
+            source = e.at(self.b, e.b.add(start, e.b.mul(column, i64(self.p.k))), self.stored)
+            target = self._slot(e, panel)
+            pack_columns_transposed(e, self.num, source, self.p.k, count, target, width, last, self.stored)
+
+    def _pack_rows(self, e: Emitter, first: ll.Value, end: ll.Value, start: ll.Value, count: ll.Value) -> None:
+        """Copy a few panels row by row, as they lie in memory, and ask for later rows: panel by panel, a processor
+        would fetch ahead within a page at best, which is a few rows."""
+        lanes = self.num.lanes
+        with e.loop(0, count, name="pack") as k:
+            line = e.at(self.b, e.b.mul(e.b.add(start, k), i64(self.p.n)), self.stored)
+            for width, panel, column, last in walk_panels(e, self.by.columns, self.num.lanes, self.p.n, first, end):
+                source = e.at(line, column, self.stored)
+                for at in range(0, width * lanes, LINE // self.num.bytes):
+                    e.prefetch(e.at(source, _ROWS_AHEAD * self.p.n + at, self.stored))
+                target = e.at(self._slot(e, panel), e.b.mul(k, i64(width * lanes)), self.num.element)
+                copy_columns(e, self.num, source, target, width, last, self.stored)
 
     def _slot(self, e: Emitter, panel: ll.Value) -> ll.Value:
         return e.at(e.scratch, e.b.mul(e.b.sub(panel, self.first_panel), i64(self.slot)), self.num.element)
