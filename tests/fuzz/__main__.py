@@ -1,4 +1,4 @@
-"""A long sweep: ``python -m tests.fuzz --seconds 600 [--seed 1000] [--nodes 40] [--target]``.
+"""A long sweep: ``python -m tests.fuzz --seconds 600 [--seed 1000] [--nodes 40] [--target cpu|gpu]``.
 
 Prints each failing seed and its smallest graph; ``--seed N --seconds 0`` repeats one.
 """
@@ -18,7 +18,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=0, help="first seed")
     parser.add_argument("--nodes", type=int, default=40, help="operations a graph")
-    parser.add_argument("--target", action="store_true", help="compare the CPU target too")
+    parser.add_argument("--target", choices=("cpu", "gpu"), default="", help="compare this target's results")
     arguments = parser.parse_args()
     end = time.monotonic() + arguments.seconds
     seed, failures = arguments.seed, 0

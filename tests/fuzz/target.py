@@ -10,6 +10,7 @@ from afterburner.ir import Graph, Value, interpret
 from afterburner.options import overridden
 from afterburner.passes.pipeline import optimize
 from afterburner.passes.rematerialize import rematerialize
+from afterburner.runtime.executable import Executable
 
 from .check import AT_ANY_PRICE, same_bits
 from .generate import Case
@@ -45,9 +46,9 @@ def target_problem(case: Case) -> str | None:
         repeated = outputs if again is graph else _results(again, case.arguments)
     except Unsupported:
         return None
-    roughness = _roughness(case.graph)
+    rough_of = roughness(case.graph)
     for i, (got, want) in enumerate(zip(outputs, interpret(graph, case.arguments), strict=True)):
-        if not _close(got, want, roughness[case.graph.outputs[i].value]):
+        if not close(got, want, rough_of[case.graph.outputs[i].value]):
             return f"output {i} should be {want.tolist()}, is {got.tolist()}"
         if not same_bits(got, repeated[i]):
             return f"output {i} was {got.tolist()}, is {repeated[i].tolist()} with values made again"
@@ -59,7 +60,16 @@ def _results(graph: Graph, arguments: list[np.ndarray]) -> list[np.ndarray]:
 
     with overridden(poison=math.nan):  # what no kernel has written shows
         executable = target.compile_graph(graph)
-    outputs = [_aligned(t.shape, t.dtype.numpy) for t in graph.output_types]
+    return _run(executable, arguments)
+
+
+def run_twice(executable: Executable, arguments: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Outputs of two runs."""
+    return _run(executable, arguments), _run(executable, arguments)
+
+
+def _run(executable: Executable, arguments: list[np.ndarray]) -> list[np.ndarray]:
+    outputs = [_aligned(t.shape, t.dtype.numpy) for t in executable.output_types]
     inputs = [np.ascontiguousarray(a) for a in arguments]
     executable.run([a.ctypes.data for a in inputs], [a.ctypes.data for a in outputs])
     return outputs
@@ -72,7 +82,7 @@ def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     return raw[start: start + size].view(dtype).reshape(shape)
 
 
-def _roughness(graph: Graph) -> dict[Value, float]:
+def roughness(graph: Graph) -> dict[Value, float]:
     """The coarsest tolerance of the operations that round on the way to each value."""
     found = {i.value: 0.0 for i in graph.inputs}
     for node in graph.nodes:
@@ -83,10 +93,11 @@ def _roughness(graph: Graph) -> dict[Value, float]:
     return found
 
 
-def _close(got: np.ndarray, want: np.ndarray, roughness: float) -> bool:
+def close(got: np.ndarray, want: np.ndarray, rough: float) -> bool:
+    """Whether a result is as near as the roundings on its way let it be."""
     if want.dtype.kind in "iub":
-        return roughness > 0 or bool(np.array_equal(got, want))
+        return rough > 0 or bool(np.array_equal(got, want))
     name = "bf16" if want.dtype.name == "bfloat16" else {8: "f64", 4: "f32", 2: "f16"}[want.dtype.itemsize]
-    tolerance = max(_TOLERANCE[name], roughness)
+    tolerance = max(_TOLERANCE[name], rough)
     x, y = got.astype(np.float64), want.astype(np.float64)
     return bool(np.allclose(x, y, rtol=tolerance, atol=tolerance, equal_nan=True))

@@ -8,8 +8,13 @@ from ..backend import mx, widened
 from . import Lowering
 
 
+def _signed(indices: mx.array) -> mx.array:
+    return indices.astype(mx.int64) if indices.dtype == mx.uint64 else indices
+
+
 def _clamped(indices: mx.array, last: int) -> mx.array:
-    """As int32, which all backends take, within [0, last]."""
+    """As int32, which all backends take, within [0, last]; u64 of 2**63 and more counts as below 0."""
+    indices = _signed(indices)
     if mx.issubdtype(indices.dtype, mx.signedinteger):
         indices = mx.maximum(indices, mx.zeros_like(indices))
     if mx.iinfo(indices.dtype).max > last:
@@ -24,7 +29,7 @@ def _gather(op: Gather, x: mx.array, indices: mx.array) -> tuple[mx.array, ...]:
 def _added(x: mx.array, indices: mx.array, updates: mx.array) -> mx.array:
     """Rows added one after another; those of illegal indices to a row that is then cut off."""
     rows = x.shape[0]
-    flat = indices.reshape(-1)
+    flat = _signed(indices.reshape(-1))
     end = mx.full(flat.shape, rows, mx.int32)
     target = _clamped(flat, rows)
     if mx.issubdtype(flat.dtype, mx.signedinteger):
