@@ -66,7 +66,7 @@ class Clock:
 clock = Clock()
 
 
-_UNKNOWN: tuple[Any, int, int, int] = (None, 0, -1, 0)
+_UNKNOWN: tuple[Any, int, int, int, Any] = (None, 0, -1, 0, None)
 _numbers = itertools.count(1)
 
 
@@ -75,20 +75,20 @@ class Known:
 
     Attributes:
         value: (the tensor, held so that its address stays valid; the address of its elements; the
-            clock when it was known to be current; a number that no other value known at any time has),
-            replaced as a whole since threads share it.
+            clock when it was known to be current; a number that no other value known at any time has; the same
+            value where an executable left it on its device, or None), replaced as a whole since threads share it.
         ours: address of the last large value that was ours; 0 before.
     """
 
     __slots__ = ("value", "ours", "__weakref__")
 
     def __init__(self) -> None:
-        self.value: tuple[Any, int, int, int] = _UNKNOWN
+        self.value: tuple[Any, int, int, int, Any] = _UNKNOWN
         self.ours = 0
 
-    def learn(self, tensor: Any, where: int, moment: int) -> None:
-        """Remember a value that was current at ``moment``."""
-        self.value = (tensor, where, moment, next(_numbers))
+    def learn(self, tensor: Any, where: int, moment: int, kept: Any = None) -> None:
+        """Remember a value that was current at ``moment``, and what an executable keeps of it on its device."""
+        self.value = (tensor, where, moment, next(_numbers), kept)
 
     def forget(self) -> None:
         """Drop the value, so that TensorFlow may reuse its memory."""

@@ -12,7 +12,7 @@ import tensorflow as tf
 from ..ir import TensorType
 from ..ir.types import BOOL
 from ..runtime.buffers import Buffer, BufferPool, Rack, Row
-from ..runtime.executable import Executable
+from ..runtime.executable import Executable, KeepingExecutable
 from ..runtime.heap import give_back
 from .bulk import reader, writer
 from .import_graph import Imported
@@ -72,6 +72,7 @@ class Variant:
         self.writers = {part.finished: writer([dtypes[i - self.result_count] for i in part.finished])
                         for part in executable.parts if several and part.finished}
         self._rack = Rack(pool, self.shelves)
+        self._run_keeping = executable.run_keeping if isinstance(executable, KeepingExecutable) else None
         self._records: list[Known] = []
         self._handles: list[Any] = []
 
@@ -97,8 +98,7 @@ class Variant:
         rack = self._rack
         row = rack.take()
         try:
-            version = None if self.updated else tuple([value[3] for value in held])
-            self.executable.run(inputs, row.addresses + self.check_addresses, version)
+            kept = self._compute(inputs, row.addresses + self.check_addresses, held)
             self.check()
             tensors = hand_over(self.pool, row)
         finally:
@@ -108,9 +108,22 @@ class Variant:
         if self._write is not None:
             values = tensors[results:]
             self._write([handles[p] for p in self.updated] + values)
-            for position, tensor, where in zip(self.updated, values, row.addresses[results:], strict=True):
-                records[position].learn(tensor, where, moment)
+            for position, tensor, where, left in zip(self.updated, values, row.addresses[results:], kept, strict=True):
+                records[position].learn(tensor, where, moment, left)
         return tensors[:results]
+
+    def _compute(self, inputs: list[int], outputs: list[int], held: Sequence[tuple[Any, ...]]) -> Sequence[Any]:
+        """Run the executable; for each new value what it keeps of it on its device.
+
+        What it kept of a value stands for that value as long as the record has not changed: TensorFlow never
+        writes into the buffer that we bound.
+        """
+        version = None if self.updated else tuple([value[3] for value in held])
+        if self._run_keeping is None:
+            self.executable.run(inputs, outputs, version)
+            return [None] * len(self.updated)
+        kept = self._run_keeping(inputs, outputs, [value[4] for value in held], version)
+        return kept[self.result_count: len(self.shelves)]
 
     def _run_in_parts(self, inputs: list[int], records: list[Known], handles: list[Any], moment: int) -> list[Any]:
         run = _PartRun(self, records, handles, moment)

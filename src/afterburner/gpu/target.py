@@ -9,7 +9,7 @@ from ..ir import Graph, Node, TensorType
 from ..options import Options
 from ..options import options as current_options
 from ..runtime.executable import KernelInfo, Part
-from .backend import check_types, mx
+from .backend import check_types, mx, mx_dtype
 from .devices import Device, choose
 from .program import Program
 from .transfer import Reader, Writer
@@ -58,30 +58,51 @@ class GpuExecutable:
         self.parts: tuple[Part, ...] = (Part((0, 1), tuple(range(len(graph.outputs))), updates),)
         self._fault = settings.fault == "run"
         self._where = device.mlx
+        self._states = sum(item.state for item in graph.inputs)
+        self._version: object = None
+        self._variables: list[mx.array] = []  # of that version
         self._lock = threading.Lock()
         self._program = program = Program(graph)
         self.kernels: tuple[KernelInfo, ...] = tuple(_info(node) for node in program.nodes)
         self._profile = _Profile(len(self.kernels)) if settings.profile else None
-        self._readers = [Reader(t) for t in self.input_types]
-        self._writers = [Writer(t) for t in self.output_types]
+        self._readers = [Reader(t).read for t in self.input_types]
+        self._writers = [Writer(t).write for t in self.output_types]
         self._function: Callable[..., Sequence[mx.array]] = mx.compile(program) if fuse else program
         with self._lock, mx.stream(self._where):  # what MLX cannot do is found now
-            self._function(*(reader.placeholder() for reader in self._readers))
+            program.check([mx.zeros(t.shape, mx_dtype(t.dtype)) for t in self.input_types])
 
     def run(self, inputs: Sequence[int], outputs: Sequence[int], version: object = None) -> None:
         """Compute outputs from inputs, given as addresses."""
+        self.run_keeping(inputs, outputs, (None,) * self._states, version)
+
+    def run_keeping(self, inputs: Sequence[int], outputs: Sequence[int], kept: Sequence[mx.array | None],
+                    version: object = None) -> Sequence[mx.array]:
+        """``run``, with variables where they are (see ``runtime.executable.KeepingExecutable``)."""
         if self._fault:
             raise PlantedFault("planted failure of a run")
         with self._lock, mx.stream(self._where):
             # MLX may write into what nobody else holds: these are held until all is computed.
-            arrays = [reader.read(address) for reader, address in zip(self._readers, inputs, strict=True)]
-            if self._profile is None:
-                results = self._function(*arrays)
-                mx.eval(results)
-            else:
-                results = self._program.timed(arrays, self._profile.add)
-            for writer, result, address in zip(self._writers, results, outputs, strict=True):
-                writer.write(result, address)
+            fresh = len(inputs) - self._states
+            arrays = [read(address) for read, address in zip(self._readers, inputs[:fresh], strict=False)]
+            if version is None or version != self._version:
+                self._variables = [
+                    read(address) if value is None else value
+                    for read, address, value in zip(self._readers[fresh:], inputs[fresh:], kept, strict=True)]
+            arrays += self._variables
+            self._version = version
+            results = self._computed(arrays)
+            if version is None:
+                self._variables = []
+            for write, result, address in zip(self._writers, results, outputs, strict=True):
+                write(result, address)
+        return results
+
+    def _computed(self, arrays: list[mx.array]) -> Sequence[mx.array]:
+        if self._profile is not None:
+            return self._program.timed(arrays, self._profile.add)
+        results = self._function(*arrays)
+        mx.eval(results)
+        return results
 
     def run_in_parts(self, inputs: Sequence[int], begin: Callable[[Sequence[int]], Sequence[int]],
                      finish: Callable[[Sequence[int]], None]) -> None:

@@ -7,7 +7,7 @@ import ctypes
 import numpy as np
 
 from ..ir import TensorType
-from .backend import mx, mx_dtype
+from .backend import mx
 
 _VIEWS = 64  # addresses remembered for one tensor; callers use a few buffers in turn
 
@@ -40,12 +40,7 @@ class Reader:
     """Copies one input to MLX."""
 
     def __init__(self, type_: TensorType) -> None:
-        self._shape, self._dtype = type_.shape, mx_dtype(type_.dtype)
         self._memory = _Memory(type_, type_.dtype.numpy)
-
-    def placeholder(self) -> mx.array:
-        """An array of the type."""
-        return mx.zeros(self._shape, self._dtype)
 
     def read(self, address: int) -> mx.array:
         """What lies at the address now."""
@@ -65,4 +60,4 @@ class Writer:
         source = result.view(mx.uint16) if self._bits and result.ndim else result
         if self._bits and not result.ndim:
             source = result.reshape(1).view(mx.uint16).reshape(())
-        np.copyto(self._memory.at(address), np.asarray(source))
+        self._memory.at(address)[...] = source

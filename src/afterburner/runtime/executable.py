@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from ..ir.types import TensorType
 
@@ -101,3 +101,23 @@ class Executable(Protocol):
     def peak_fractions(self) -> tuple[float, ...]:
         """How much of the machine's measured peak, of arithmetic or memory, each profiled kernel
         reaches; empty where none was profiled."""
+
+
+@runtime_checkable
+class KeepingExecutable(Protocol):
+    """An executable on a device with memory of its own, where a result may stay for the next call to read."""
+
+    def run_keeping(self, inputs: Sequence[int], outputs: Sequence[int], kept: Sequence[Any],
+                    version: object = None) -> Sequence[Any]:
+        """``Executable.run``; the inputs that are variables come last.
+
+        Args:
+            inputs: as in ``run``.
+            outputs: as in ``run``.
+            kept: for each variable what an earlier call of an executable for this device returned for the output
+                that is its value now, if nobody can have written the value since; else None, and it is read.
+            version: as in ``run``.
+
+        Returns:
+            For each output what may be given for it as ``kept``.
+        """

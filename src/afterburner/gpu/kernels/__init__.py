@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 from ...ir import Node, Op
@@ -24,23 +24,24 @@ def families() -> dict[type[Op], Lowering]:
     return table
 
 
-def lower(node: Node, *operands: mx.array) -> tuple[mx.array, ...]:
-    """Results of a node, as MLX will compute them.
+def lower(node: Node) -> Callable[..., tuple[mx.array, ...]]:
+    """A function of a node's operands, which gives its results as MLX will compute them. It raises Unsupported
+    where MLX cannot; the message names the operation and the reason.
 
     Raises:
-        Unsupported: MLX cannot; the message names the operation and the reason.
+        Unsupported: there is no lowering.
     """
     lowering = families().get(type(node.op))
     if lowering is None:
         raise Unsupported(f"{node.op.name} has no lowering")
     types = [r.type for r in node.results]
     if all(t.size == 0 for t in types):
-        return tuple(mx.zeros(t.shape, mx_dtype(t.dtype)) for t in types)
-    return _checked(node, lowering(node.op, *operands))
+        return lambda *operands: tuple(mx.zeros(t.shape, mx_dtype(t.dtype)) for t in types)
+    return partial(lowering, node.op)
 
 
-def _checked(node: Node, results: tuple[Any, ...]) -> tuple[mx.array, ...]:
+def check_results(node: Node, results: Sequence[Any]) -> None:
+    """Raise TypeError where results are not of the types that the node has."""
     for result, value in zip(results, node.results, strict=True):
         if result.dtype != mx_dtype(value.type.dtype) or tuple(result.shape) != value.shape:
             raise TypeError(f"{node.op.name} gives {result.dtype}{list(result.shape)}, not {value.type}")
-    return results

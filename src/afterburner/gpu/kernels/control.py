@@ -16,7 +16,7 @@ def evaluate(graph: Graph, *arguments: mx.array) -> tuple[mx.array, ...]:
     """
     values: dict[Value, mx.array] = {i.value: a for i, a in zip(graph.inputs, arguments, strict=True)}
     for node in graph.nodes:
-        results = lower(node, *(values[v] for v in node.operands))
+        results = lower(node)(*(values[v] for v in node.operands))
         values.update(zip(node.results, results, strict=True))
     return tuple(values[o.value] for o in graph.outputs)
 
