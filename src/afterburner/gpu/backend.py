@@ -15,7 +15,7 @@ os.putenv("MLX_ENABLE_TF32", "0")  # else some devices multiply float32 matrices
 
 import mlx.core as mx  # noqa: E402 - reads the setting
 
-__all__ = ["check_types", "is_half", "mx", "mx_dtype", "widened"]
+__all__ = ["check_types", "is_half", "mx", "mx_dtype", "sums_in_order", "widened"]
 
 _DTYPES: dict[str, mx.Dtype] = {
     "bool": mx.bool_, "i8": mx.int8, "i16": mx.int16, "i32": mx.int32, "i64": mx.int64,
@@ -40,6 +40,12 @@ def check_types(types: tuple[TensorType, ...]) -> None:
     """Raise Unsupported where MLX has no such element type on a GPU."""
     for type_ in types:
         mx_dtype(type_.dtype)
+
+
+def sums_in_order() -> bool:
+    """Whether the device at work adds one number after another, as MLX's CPU device does: long sums are cut into
+    short ones for it. GPUs add in many threads."""
+    return bool(mx.default_device().type == mx.cpu)
 
 
 def is_half(x: mx.array) -> bool:

@@ -8,9 +8,11 @@ from typing import Any
 
 from ...ir import Op
 from ...ir.ops.conv import Conv2d, Conv2dFilterGrad, Conv2dInputGrad
-from ..backend import mx
+from ..backend import mx, sums_in_order
 from . import Lowering
 
+_SHORT = 256  # products added one after another
+_MOST_PARTS = 16
 Apply = Callable[[mx.array, mx.array], mx.array]
 
 
@@ -46,8 +48,23 @@ def filter_grad(op: Conv2dFilterGrad, x: mx.array, dy: mx.array) -> tuple[mx.arr
     zeros = mx.zeros(op.filter_shape, dy.dtype)
     if dy.size == 0 or x.size == 0:
         return (zeros,)
-    _, (dw,) = mx.vjp(lambda filter_: _convolution(op)(x, filter_), [zeros], [dy])
-    return (dw,)
+    parts = _parts(dy) if sums_in_order() else 1
+    ends = [x.shape[0] * i // parts for i in range(parts + 1)]
+    whole = zeros
+    for start, end in zip(ends[:-1], ends[1:], strict=True):
+        whole = whole + _vjp(op, x[start:end], zeros, dy[start:end])
+    return (whole,)
+
+
+def _vjp(op: Any, x: mx.array, filter_: mx.array, dy: mx.array) -> mx.array:
+    _, (dw,) = mx.vjp(lambda value: _convolution(op)(x, value), [filter_], [dy])
+    return dw
+
+
+def _parts(dy: mx.array) -> int:
+    """Parts of a batch whose sums over positions are short."""
+    batch, height, width, _ = dy.shape
+    return int(min(batch, _MOST_PARTS, -(-batch * height * width // _SHORT)))
 
 
 LOWERINGS: dict[type[Op], Lowering] = {

@@ -9,8 +9,10 @@ import numpy as np
 
 from ...ir import Op
 from ...ir.ops import reduce as ops
-from ..backend import mx, mx_dtype, widened
+from ..backend import mx, mx_dtype, sums_in_order, widened
 from . import Lowering
+
+_SHORT = 32  # numbers added one after another
 
 
 def _is_float(x: mx.array) -> bool:
@@ -44,7 +46,23 @@ def _reduction(combine: Combine) -> Lowering:
 
 
 def _sum(x: mx.array, axes: tuple[int, ...]) -> mx.array:
-    return mx.sum(widened(x), axis=axes)
+    wide = widened(x)
+    if not (_is_float(x) and x.size and sums_in_order()):
+        return mx.sum(wide, axis=axes)
+    for axis in reversed(axes):
+        wide = _short_sums(wide, axis)
+    return wide
+
+
+def _short_sums(x: mx.array, axis: int) -> mx.array:
+    """The sum along an axis as a sum of sums, none of them long."""
+    size, around = x.shape[axis], (slice(None),) * axis
+    if size <= _SHORT:
+        return mx.sum(x, axis=axis)
+    whole = size - size % _SHORT
+    blocks = x[(*around, slice(0, whole))].reshape(*x.shape[:axis], whole // _SHORT, _SHORT, *x.shape[axis + 1:])
+    total = _short_sums(mx.sum(blocks, axis=axis + 1), axis)
+    return total + mx.sum(x[(*around, slice(whole, size))], axis=axis) if whole < size else total
 
 
 def _prod(x: mx.array, axes: tuple[int, ...]) -> mx.array:
