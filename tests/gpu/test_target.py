@@ -1,0 +1,171 @@
+"""The executables of the GPU target, on MLX's CPU device."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+pytest.importorskip("mlx.core", reason="MLX has no wheel for this machine", exc_type=ImportError)
+
+from afterburner.compile import compile_graph as compile_for_any  # noqa: E402
+from afterburner.gpu import backend, devices  # noqa: E402
+from afterburner.gpu.target import GpuExecutable, PlantedFault, compile_graph  # noqa: E402
+from afterburner.ir import interpret, parse_graph  # noqa: E402
+from afterburner.options import OptionError, from_environment, options, overridden, set_options  # noqa: E402
+from afterburner.runtime.executable import KeepingExecutable, Unsupported  # noqa: E402
+from tests.ops.test_cpu import aligned  # noqa: E402
+
+STEP = """
+    graph step(%x: f32[4,3], %w: f32[3,2] state, %b: bf16[] state) {
+      %0: f32[4,2] = matmul(%x, %w)
+      %1: f32[4,2] = tanh(%0)
+      %2: f32[3,2] = matmul(%x, %1) {transpose_a=True}
+      %3: f32[3,2] = sub(%w, %2)
+      %4: bf16[] = add(%b, %b)
+      return %1, %3 -> %w, %4 -> %b
+    }"""
+FUSIBLE = """
+    graph fusible(%x: f32[4,3], %y: f32[4,3]) {
+      %0: f32[4,3] = mul(%x, %y)
+      %1: f32[4,3] = maximum(%0, %x)
+      %2: f32[4,3] = exp(%1)
+      %3: f32[3] = reduce_sum(%2) {axes=(0,)}
+      return %2, %3
+    }"""
+DEVICE = devices.Device("", "cpu")
+
+
+def inputs_of(executable: GpuExecutable, seed: int = 0) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return [rng.standard_normal(t.shape).astype(t.dtype.numpy) for t in executable.input_types]
+
+
+def run(executable: GpuExecutable, inputs: list[np.ndarray]) -> list[np.ndarray]:
+    outputs = [aligned(t) for t in executable.output_types]
+    executable.run([a.ctypes.data for a in inputs], [o.ctypes.data for o in outputs])
+    return outputs
+
+
+def close(ours: list[np.ndarray], expected: list[np.ndarray]) -> None:
+    for a, b in zip(ours, expected, strict=True):
+        np.testing.assert_allclose(a.astype(np.float64), b.astype(np.float64), rtol=1e-5, atol=1e-5)
+
+
+def test_computes_what_the_interpreter_does_and_says_where() -> None:
+    graph = parse_graph(STEP)
+    executable = compile_graph(graph, device=DEVICE)
+    inputs = inputs_of(executable)
+    before = [a.copy() for a in inputs]
+    close(run(executable, inputs), interpret(graph, inputs))
+    for a, b in zip(inputs, before, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert executable.device == "gpu emulated by MLX's cpu device"
+    assert [k.label for k in executable.kernels] == ["matmul", "tanh", "matmul", "sub", "add"]
+    assert executable.kernel_seconds() == executable.peak_fractions() == ()
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="MLX's CPU device fuses with g++")
+@pytest.mark.skipif(sys.platform == "win32", reason="MLX has no wheel there")
+def test_fused_by_mlx_it_computes_the_same() -> None:
+    graph = parse_graph(FUSIBLE)
+    executable = compile_graph(graph, device=DEVICE, fuse=True)
+    inputs = inputs_of(executable)
+    inputs[0][0] = [np.nan, np.inf, -0.0]
+    for _ in range(2):
+        close(run(executable, inputs), interpret(graph, inputs))
+
+
+def test_what_was_kept_stands_for_an_input() -> None:
+    executable = compile_graph(parse_graph(STEP), device=DEVICE)
+    assert isinstance(executable, KeepingExecutable)
+    inputs = inputs_of(executable)
+    first, expected, ours = ([aligned(t) for t in executable.output_types] for _ in range(3))
+    at = [o.ctypes.data for o in first]
+    kept = executable.run_keeping([a.ctypes.data for a in inputs], at, [None, None])
+    executable.run([inputs[0].ctypes.data, at[1], at[2]], [o.ctypes.data for o in expected])
+    # The addresses of kept values are not looked at.
+    executable.run_keeping([inputs[0].ctypes.data, 0, 0], [o.ctypes.data for o in ours], kept[1:])
+    assert [a.tobytes() for a in ours] == [a.tobytes() for a in expected]
+    assert first[1].tobytes() != ours[1].tobytes()
+
+
+def test_profiled_runs_time_each_operation() -> None:
+    with overridden(profile=True):
+        executable = compile_graph(parse_graph(STEP), device=DEVICE)
+    inputs = inputs_of(executable)
+    close(run(executable, inputs), interpret(parse_graph(STEP), inputs))
+    assert len(executable.kernel_seconds()) == len(executable.kernels)
+    assert all(seconds > 0 for seconds in executable.kernel_seconds())
+
+
+def test_threads_may_share_an_executable() -> None:
+    executable = compile_graph(parse_graph(STEP), device=DEVICE)
+    wrong: list[int] = []
+
+    def work(seed: int) -> None:
+        inputs = inputs_of(executable, seed)
+        expected = [a.tobytes() for a in run(executable, inputs)]
+        for _ in range(20):
+            if [a.tobytes() for a in run(executable, inputs)] != expected:
+                wrong.append(seed)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_planted_faults() -> None:
+    with overridden(fault="codegen"), pytest.raises(PlantedFault):
+        compile_graph(parse_graph(STEP), device=DEVICE)
+    with overridden(fault="run"):
+        executable = compile_graph(parse_graph(STEP), device=DEVICE)
+    with pytest.raises(PlantedFault):
+        run(executable, inputs_of(executable))
+
+
+WIDE = "graph wide(%x: f64[2]) {\n %0: f64[2] = add(%x, %x)\n return %0\n}"
+
+
+def test_float64_is_refused_and_goes_to_the_cpu(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(Unsupported, match="float64 is nothing a GPU computes with"):
+        compile_graph(parse_graph(WIDE), device=DEVICE)
+    with overridden(device="gpu", gpu_emulate=True, verbosity="line"):
+        assert compile_for_any(parse_graph(WIDE)).device.startswith("cpu")
+    assert "wide: on the cpu, since the gpu cannot: float64" in capsys.readouterr().err
+
+
+def test_large_products_of_integers_are_refused() -> None:
+    graph = parse_graph("graph g(%x: i32[400,400]) {\n %0: i32[400,400] = matmul(%x, %x)\n return %0\n}")
+    with pytest.raises(Unsupported, match="matmul of integers"):
+        compile_graph(graph, device=DEVICE)
+
+
+@pytest.mark.skipif(backend.mx.is_available(backend.mx.gpu), reason="there is a GPU here")
+def test_without_a_gpu_the_error_says_what_was_looked_for() -> None:
+    assert devices.gpus() == ()
+    with overridden(device="gpu"), pytest.raises(devices.NoGpu, match="neither Metal .* nor CUDA"):
+        compile_for_any(parse_graph(STEP))
+
+
+def test_without_mlx_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "afterburner.gpu.backend")
+    monkeypatch.delattr("afterburner.gpu.backend")
+    monkeypatch.setitem(sys.modules, "mlx.core", None)
+    with pytest.raises(devices.NoGpu, match=r"pip install 'tensorflow-afterburner\[gpu\]'"):
+        devices.gpus()
+
+
+def test_options() -> None:
+    assert (options().device, options().gpu_emulate) == ("any", False)
+    assert from_environment({"AFTERBURNER_DEVICE": "gpu", "AFTERBURNER_GPU_EMULATE": "1"}).gpu_emulate
+    with pytest.raises(OptionError, match="'tpu' is none of any, cpu, gpu"):
+        set_options(device="tpu")
+    with pytest.raises(OptionError, match="AFTERBURNER_DEVICE: 'tpu' is none of any, cpu, gpu"):
+        from_environment({"AFTERBURNER_DEVICE": "tpu"})

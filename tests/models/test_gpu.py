@@ -1,0 +1,139 @@
+"""Whole models on the GPU target, emulated by MLX's CPU device, against stock TensorFlow."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from functools import partial
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+pytest.importorskip("mlx.core", reason="MLX has no wheel for this machine", exc_type=ImportError)
+
+from afterburner.gpu.target import GpuExecutable  # noqa: E402
+from tests.frontend import kit  # noqa: E402
+from tests.frontend.kit import close  # noqa: E402
+from tests.models import test_training  # noqa: E402
+from tests.models.test_training import PIPELINE, _train  # noqa: E402
+from tests.models.zoo import CASES, floats  # noqa: E402
+
+on_gpu = partial(kit.captured, device="gpu", gpu_emulate=True)
+
+
+@pytest.fixture(autouse=True)
+def compiled(monkeypatch):
+    monkeypatch.setattr(kit, "TARGET", "cpu")  # the kit's name for what compile.py chooses
+    monkeypatch.setattr(test_training, "captured", on_gpu)
+
+
+@pytest.mark.parametrize("name", ["residual"])
+def test_every_gradient(name):
+    test_training.test_every_gradient(name)
+
+
+@pytest.mark.parametrize("name", ["mlp", "lenet"])
+def test_trains_as_on_tensorflow(name):
+    case = CASES[name]
+    expected = _train(case, "adam", 0.25)
+    with on_gpu() as taken:
+        losses, _, scores, weights = _train(case, "adam", 0.25)
+    close(losses, expected[0], 1e-4)
+    close(scores, expected[2], 1e-3)
+    close(weights, expected[3], 2e-3)
+    for function in taken.recorder.report().functions:
+        if function.status == "compiled":
+            assert {op.type for op in function.left} <= PIPELINE, function
+            assert {part.device for part in function.parts} == {"gpu emulated by MLX's cpu device"}
+
+
+def test_mixed_bfloat16_trains():
+    case = CASES["mlp"]
+    with floats("mixed_bfloat16"):
+        expected = _train(case, "sgd", 0.0)
+        with on_gpu():
+            ours = _train(case, "sgd", 0.0)
+    close(ours[0], expected[0], 3e-2)
+
+
+def step_of(variable):
+    """A step that reads and writes a variable."""
+
+    @tf.function
+    def step(x):
+        variable.assign(variable * 0.5 + tf.reduce_mean(tf.square(x), axis=0))
+        return tf.reduce_sum(variable)
+
+    return step
+
+
+@pytest.fixture
+def kept(monkeypatch):
+    """For every run, whether each variable's value was on the device."""
+    seen: list[list[bool]] = []
+    run = GpuExecutable.run_keeping
+
+    def watched(self, inputs, outputs, kept):
+        seen.append([value is not None for value in kept])
+        return run(self, inputs, outputs, kept)
+
+    monkeypatch.setattr(GpuExecutable, "run_keeping", watched)
+    return seen
+
+
+X = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
+
+
+def test_variables_stay_on_the_device_until_something_else_may_have_written_them(kept):
+    def script():
+        variable = tf.Variable(tf.zeros(4))
+        step, seen = step_of(variable), []
+        for i in range(8):
+            seen += [step(tf.constant(X)), tf.identity(variable)]
+            if i == 3:
+                variable.assign([1.0, 2.0, 3.0, 4.0])
+        return [value.numpy() for value in seen]  # what was read earlier has not changed
+
+    expected = script()
+    with on_gpu():
+        close(script(), expected)
+    assert kept == [[False], [True], [True], [True], [False], [True], [True], [True]]
+
+
+def test_going_to_the_cpu_and_back_loses_nothing(kept):
+    def script(*blocks):
+        variable, seen = tf.Variable(tf.zeros(4)), []
+        for block in blocks:
+            with block():
+                step = step_of(variable)
+                seen += [step(tf.constant(X)) for _ in range(3)]
+        return [*seen, variable.numpy()]
+
+    expected = script(*[nullcontext] * 4)
+    close(script(on_gpu, kit.captured, on_gpu, kit.captured), expected)
+    assert kept == [[False], [True], [True]] * 2
+
+
+def test_a_failure_on_the_device_writes_nothing():
+    def script():
+        variable = tf.Variable(tf.zeros(4))
+        step = step_of(variable)
+        return [step(tf.constant(X)) for _ in range(3)], variable.numpy()
+
+    expected = script()
+    with on_gpu(strict=False, fault="run") as taken:
+        close(script(), expected)
+    assert "planted failure of a run" in taken.functions()["step"].failures[0]
+
+
+def test_saved_weights_predict_the_same_in_tensorflow(tmp_path):
+    case = CASES["mlp"]
+    with on_gpu():
+        model = case.model(0.0)
+        model.compile("adam", case.loss)
+        x, y = case.data(64)
+        model.fit(x, y, batch_size=16, verbose=0)
+        predicted = model.predict(x, verbose=0)
+        model.save(tmp_path / "m.keras")
+    close(keras.models.load_model(tmp_path / "m.keras").predict(x, verbose=0), predicted)
