@@ -93,6 +93,24 @@ def test_what_was_kept_stands_for_an_input() -> None:
     assert first[1].tobytes() != ours[1].tobytes()
 
 
+def test_variables_of_one_version_are_read_once() -> None:
+    executable = compile_graph(parse_graph(STEP), device=DEVICE)
+    inputs = inputs_of(executable)
+    outputs = [aligned(t) for t in executable.output_types]
+
+    def at_version(version: object) -> bytes:
+        executable.run([a.ctypes.data for a in inputs], [o.ctypes.data for o in outputs], version)
+        return outputs[1].tobytes()
+
+    first = at_version((1, 2))
+    inputs[1] += 1
+    assert at_version((1, 2)) == first
+    changed = at_version((3, 2))
+    assert changed != first
+    inputs[1] += 1
+    assert at_version(None) not in (first, changed)
+
+
 def test_profiled_runs_time_each_operation() -> None:
     with overridden(profile=True):
         executable = compile_graph(parse_graph(STEP), device=DEVICE)

@@ -74,9 +74,9 @@ def kept(monkeypatch):
     seen: list[list[bool]] = []
     run = GpuExecutable.run_keeping
 
-    def watched(self, inputs, outputs, kept):
+    def watched(self, inputs, outputs, kept, version):
         seen.append([value is not None for value in kept])
-        return run(self, inputs, outputs, kept)
+        return run(self, inputs, outputs, kept, version)
 
     monkeypatch.setattr(GpuExecutable, "run_keeping", watched)
     return seen
