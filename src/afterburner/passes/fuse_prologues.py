@@ -39,9 +39,12 @@ def is_simple(body: Graph) -> bool:
     return all(i is full[0] or i.value.type.rank <= 1 for i in body.inputs)
 
 
-def can_make(node: Node, value: Value, body: Graph) -> bool:
-    """Whether ``node`` can compute its operand ``value`` by the simple loop ``body`` where it reads it."""
+def can_make(node: Node, value: Value, body: Graph, fast: bool = False) -> bool:
+    """Whether ``node`` can compute its operand ``value`` by the simple loop ``body`` where it reads it; with ``fast``
+    not where Winograd's algorithm may take it, which copies patches, not channels."""
     if isinstance(node.op, Conv2dFilterGrad):
+        if fast and _may_be_transformed(node.op):
+            return False
         return node.operands[0] is value and node.operands[1] is not value and node.op.groups == 1 \
             and node.op.filter_shape[2] >= MIN_CHANNELS and value.type.dtype == node.results[0].type.dtype
     if not isinstance(node.op, Fusion) or node.op.kind not in CONTRACTIONS:
@@ -51,6 +54,10 @@ def can_make(node: Node, value: Value, body: Graph) -> bool:
     inputs = [i.value for i, v in zip(inner.inputs, node.operands, strict=True) if v is value]
     return bool(inputs) and root.results[0].shape == value.shape and not any(v in root.operands for v in inputs) \
         and len(inner.nodes) + len(body.nodes) <= MAX_EPILOGUE_NODES
+
+
+def _may_be_transformed(op: Conv2dFilterGrad) -> bool:
+    return op.filter_shape[:2] == (3, 3) and op.strides == op.dilation == (1, 1) and op.groups == 1
 
 
 def make_inside(op: Op, read: Sequence[Value], value: Value, body: Graph,

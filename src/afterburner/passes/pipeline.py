@@ -73,7 +73,7 @@ def optimize(graph: Graph, skip: Collection[str] = (), dump: Dump | None = None,
         ("fuse", partial(fuse, epilogues=epilogues)),
         ("eliminate_dead_code", eliminate_dead_code),  # views that only a fusion read, now inside it
         ("order", order),
-        ("rematerialize", partial(rematerialize, prologues=not fast)),
+        ("rematerialize", partial(rematerialize, fast=fast)),
         ("eliminate_dead_code", eliminate_dead_code),  # views of values that are not kept
     )
     names = {name for name, _ in (*CLEANUP, *lowering)}

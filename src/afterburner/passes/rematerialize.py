@@ -166,8 +166,8 @@ def _slice(value: Value, whole: Value, axis: int, start: int) -> _Recipe:
 class _Search:
     """What has been decided, and the bytes in use that follow from it."""
 
-    def __init__(self, graph: Graph, limits: Limits) -> None:
-        self.nodes, self.lives, self.limits = graph.nodes, Lifetimes(graph), limits
+    def __init__(self, graph: Graph, limits: Limits, fast: bool) -> None:
+        self.nodes, self.lives, self.limits, self.fast = graph.nodes, Lifetimes(graph), limits, fast
         self.copies: dict[Value, _Copy] = {}
         self.needed: set[Value] = set()  # values that copies are made of
         self.time = sum(_time(n.op, n.operands, n.results) for n in graph.nodes if not n.op.view)
@@ -210,7 +210,7 @@ class _Search:
         if value in self.needed:
             return False
         readers = (self.nodes[p] for p in self.lives.uses[value] if p >= first)
-        return all(can_make(node, value, recipe.op.body)
+        return all(can_make(node, value, recipe.op.body, self.fast)
                    and not any(v is not value and self.lives.shown(v) is value for v in node.operands)
                    for node in readers)
 
@@ -327,7 +327,7 @@ class _Emitter:
         return self.again[value]
 
 
-def rematerialize(graph: Graph, limits: Limits = LIMITS, prologues: bool = True) -> Graph:
+def rematerialize(graph: Graph, limits: Limits = LIMITS, fast: bool = False) -> Graph:
     """Make large values again before late uses, where that lowers the peak of memory.
 
         %0: f32[9] = fusion(%x) {kind='loop'} …     %0: f32[9] = fusion(%x) {kind='loop'} …
@@ -343,13 +343,13 @@ def rematerialize(graph: Graph, limits: Limits = LIMITS, prologues: bool = True)
     Args:
         graph: fused, in the order in which it runs.
         limits: what memory is worth.
-        prologues: whether the target's contractions can make an operand that they copy.
+        fast: whether the target may compute 3x3 convolutions by Winograd's algorithm, which makes no operand.
     """
-    search = _Search(graph, limits)
+    search = _Search(graph, limits, fast)
     before = search.lives.peak
     if not before or before < limits.peak:
         return graph
-    search.run([r for r in _recipes(graph, search.lives, limits.bytes) if prologues or not r.inside])
+    search.run(_recipes(graph, search.lives, limits.bytes))
     if not search.copies or search.lives.peak > (1 - limits.gain) * before:
         return graph
     return _Emitter(search).run(graph)
