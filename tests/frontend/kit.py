@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from tests.interpreter_target import InterpretedExecutable
 POOL = BufferPool(handover_code)
 
 
-TARGET = "interpreter"  # or "cpu"; tests/frontend/conftest.py runs every test with both
+TARGET = "interpreter"  # or "cpu", or "gpu"; tests/frontend/conftest.py runs every test with the first two
 
 
 class Taken:
@@ -33,7 +34,7 @@ class Taken:
         self.executables: list[Any] = []
         self.recorder = Recorder()
         self._wrap = wrap
-        self._make = compile_graph if TARGET == "cpu" else InterpretedExecutable
+        self._make = InterpretedExecutable if TARGET == "interpreter" else partial(compile_graph, device=TARGET)
         self.engine = Engine(self._compile, POOL, self.recorder, choices)
 
     def _compile(self, graph: Graph, device: str) -> Any:

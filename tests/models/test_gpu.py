@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import partial
 
 import keras
@@ -19,12 +19,23 @@ from tests.models import test_training  # noqa: E402
 from tests.models.test_training import PIPELINE, _train  # noqa: E402
 from tests.models.zoo import CASES, floats  # noqa: E402
 
-on_gpu = partial(kit.captured, device="gpu", gpu_emulate=True)
+
+@contextmanager
+def on(target, **changes):
+    """Functions are taken inside the block and compiled for this target."""
+    before, kit.TARGET = kit.TARGET, target
+    try:
+        with kit.captured(gpu_emulate=True, **changes) as taken:
+            yield taken
+    finally:
+        kit.TARGET = before
+
+
+on_gpu, on_cpu = partial(on, "gpu"), partial(on, "cpu")
 
 
 @pytest.fixture(autouse=True)
 def compiled(monkeypatch):
-    monkeypatch.setattr(kit, "TARGET", "cpu")  # the kit's name for what compile.py chooses
     monkeypatch.setattr(test_training, "captured", on_gpu)
 
 
@@ -111,7 +122,7 @@ def test_going_to_the_cpu_and_back_loses_nothing(kept):
         return [*seen, variable.numpy()]
 
     expected = script(*[nullcontext] * 4)
-    close(script(on_gpu, kit.captured, on_gpu, kit.captured), expected)
+    close(script(on_gpu, on_cpu, on_gpu, on_cpu), expected)
     assert kept == [[False], [True], [True]] * 2
 
 
