@@ -15,6 +15,7 @@ import tensorflow as tf
 import afterburner
 
 WARM = 0.2  # share of the calls before the first measurement
+STRETCHES = 8  # so that a line can be told from a step
 ALLOWED_MB = 8.0  # allocator noise; a leak of 1 kB a call is 10 MB in 10,000
 
 
@@ -44,14 +45,15 @@ def subjects() -> dict[str, Callable[[], object]]:
     }
 
 
-def growth(call: Callable[[], object], calls: int) -> float:
-    """Megabytes gained between the warm part and the end."""
-    for _ in range(int(calls * WARM)):
-        call()
-    before = megabytes()
-    for _ in range(calls - int(calls * WARM)):
-        call()
-    return megabytes() - before
+def curve(name: str, call: Callable[[], object], calls: int) -> list[float]:
+    """Resident megabytes after the warm part and after each of `STRETCHES` equal parts of the rest."""
+    sizes: list[float] = []
+    for stretch in range(STRETCHES + 1):
+        for _ in range(int(calls * WARM) if not stretch else int(calls * (1 - WARM) / STRETCHES)):
+            call()
+        sizes.append(megabytes())
+        print(f"  {name}: {sizes[-1]:.2f} MB", file=sys.stderr, flush=True)
+    return sizes
 
 
 def main(arguments: list[str]) -> int:
@@ -67,7 +69,8 @@ def main(arguments: list[str]) -> int:
     for name, call in subjects().items():
         if options.only and name != options.only:
             continue
-        gained = growth(call, options.calls)
+        sizes = curve(name, call, options.calls)
+        gained = sizes[-1] - sizes[0]
         failed |= gained > ALLOWED_MB
         print(f"{name}: {gained:+.2f} MB over {options.calls} calls", flush=True)
     return int(failed)
