@@ -9,8 +9,8 @@ from typing import Any
 from afterburner.hardware import NoDevice
 from afterburner.options import OptionError
 
-from . import launch
 from .errors import CommandError
+from .plain import plain_run
 
 Action = Callable[[], int]
 
@@ -38,11 +38,12 @@ def _complain(message: str, status: int) -> int:
 
 
 def _action(given: list[str]) -> Action:
-    program = launch.plain_program(given[1:]) if given[:1] == ["run"] else None
-    if program is not None:
+    plain = plain_run(given[1:]) if given[:1] == ["run"] else None
+    if plain is not None:
         from .run import action
 
-        return action(program)
+        program, changes = plain
+        return action(program, **changes)
     return _parsed(given)
 
 

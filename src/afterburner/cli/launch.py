@@ -45,15 +45,6 @@ class _Main:
     argv0: str
 
 
-def plain_program(arguments: list[str]) -> Program | None:
-    """The program of ``run SCRIPT …`` or ``run -m MODULE …``; None where other options come first."""
-    if len(arguments) >= 2 and arguments[0] == "-m":
-        return Program(arguments[1], tuple(arguments[2:]), module=True)
-    if arguments and (arguments[0] == STDIN or not arguments[0].startswith("-")):
-        return Program(arguments[0], tuple(arguments[1:]))
-    return None
-
-
 def check(program: Program) -> None:
     """Fail before anything is set up if there is no such script.
 
