@@ -88,7 +88,7 @@ class Options:
     deterministic: bool = _knob(False, _flag, "1: never measure which device is fastest; what any could choose runs "
                                 "on the cpu (so does TensorFlow's own op determinism)")
     compile_after: int = _knob(1, _count, "calls of a function that run on TensorFlow before it is compiled; "
-                               "steps that update 100 variables or more do not wait")
+                               "training steps do not wait")
     variants: int = _knob(4, _count, "signatures of one function that may be compiled")
     skip_ops: tuple[str, ...] = _knob((), _names, "TensorFlow op types never taken, separated by ;")
     skip_passes: tuple[str, ...] = _knob((), _names, "optional passes left out, separated by ;")

@@ -12,12 +12,13 @@ from afterburner.cli import app, run
 from afterburner.cli.plain import plain_run
 
 PLAIN = [
-    "SCRIPT", "SCRIPT --quiet -m x", "-m module --strict a", "- a", "--strict SCRIPT",
-    "--quiet --strict -m module a -b", "-q SCRIPT", "-v SCRIPT -v", "--verbose --threads 3 SCRIPT", "--precision fast --threads 12 -m module",
+    "SCRIPT", "SCRIPT --quiet -m x", "-m module --strict a", "- a", "--strict SCRIPT", "-q SCRIPT", "-v SCRIPT -v",
+    "--quiet --strict -m module a -b", "--verbose --threads 3 SCRIPT", "--precision fast --threads 12 -m module",
 ]
 NOT_PLAIN = [
-    "", "--help", "--quiet", "--quiet --verbose SCRIPT", "--threads 0 SCRIPT", "--threads two SCRIPT",
-    "--threads=2 SCRIPT", "--precision exact SCRIPT", "--device cpu SCRIPT", "-qv SCRIPT", "-m", "-- SCRIPT", "--unknown SCRIPT", "--threads",
+    "", "--help", "--quiet", "--quiet --verbose SCRIPT", "--threads 0 SCRIPT", "--threads two SCRIPT", "--threads",
+    "--threads=2 SCRIPT", "--precision exact SCRIPT", "--device cpu SCRIPT", "-qv SCRIPT", "-m", "-- SCRIPT",
+    "--unknown SCRIPT",
 ]
 
 

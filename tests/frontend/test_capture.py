@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from afterburner.frontend import fastpath
+from afterburner.frontend import capture, fastpath
 from tests.frontend.kit import captured, close
 
 
@@ -335,6 +337,51 @@ def test_a_step_that_trains_a_large_network_is_compiled_at_once():
         assert not taken.executables
         close(large(tf.constant(2.0)), expected)
         assert len(taken.executables) == 1
+
+
+def _training_step():
+    """A new function, of the same name every time, that moves weights towards its argument."""
+    weights, count = tf.Variable([1.0, 2.0]), tf.Variable(0, dtype=tf.int64)
+
+    @tf.function
+    def descend(x):
+        weights.assign_sub(0.5 * (weights - x))
+        count.assign_add(1)
+        return tf.reduce_sum(weights) + 1.0
+
+    return descend
+
+
+def test_a_training_step_is_compiled_at_once():
+    expected = _training_step()(tf.constant(3.0))
+    with captured(compile_after=1) as taken:
+        close(_training_step()(tf.constant(3.0)), expected)
+        assert len(taken.executables) == 1
+
+
+def test_training_steps_traced_anew_for_every_call_wait(monkeypatch):
+    monkeypatch.setattr(capture, "_bets", Counter())
+    with captured(compile_after=1) as taken:
+        steps = [_training_step() for _ in range(4)]
+        for step in steps[:3]:
+            step(tf.constant(3.0))
+        assert len(taken.executables) == 2  # the third waits,
+        steps[0](tf.constant(3.0))
+        steps[3](tf.constant(3.0))
+        assert len(taken.executables) == 3  # and the fourth does not, as one has been called again
+
+
+def test_what_only_counts_waits():
+    total = tf.Variable(0.0)
+
+    @tf.function
+    def evaluate(x):
+        total.assign_add(tf.reduce_sum(tf.exp(x)))
+        return total.read_value() * 2 + 1
+
+    with captured(compile_after=1) as taken:
+        evaluate(_data(3))
+        assert not taken.executables
 
 
 def test_many_variables_that_are_only_read_wait():

@@ -7,6 +7,7 @@ from Python, from Keras, from tapes and from loaded models, with flat eager tens
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -36,6 +37,8 @@ _MIN_STEP_OPS = 20  # a loop over an iterator with less inside turns faster in T
 _MIN_LOOP_OPS = 150  # and so does any other loop
 _UPDATES = ("AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp")
 _LARGE_STEP_VARIABLES = 100  # updated by one call: a training step of a network with some dozens of layers
+_MAX_BETS = 2  # functions of one name compiled at their first call and not called again: then others wait
+_bets: Counter[str] = Counter()  # such functions by name
 
 
 class FunctionState:
@@ -47,6 +50,7 @@ class FunctionState:
         self._entry: Entry = engine.recorder.entry(_readable(function.name))
         self._refused: dict[FlatOp, str] = {}
         self._flat: FlatGraph | None = None
+        self._is_bet = False
         self.taken: TakenFunction | None = None
         self.left = False
         self._given_back: set[Any] = set()  # settings and shapes of calls that TensorFlow runs faster
@@ -59,11 +63,14 @@ class FunctionState:
         if self._given_back and _kind_of_call(arguments) in self._given_back:
             return None
         if self.taken is None:
-            if self.left or (report.calls <= options().compile_after and not self._is_large_step(function)):
+            if self.left or (report.calls <= options().compile_after and not self._is_step(function)):
                 return None
             self._prepare(function)
             if self.taken is None:
                 return None
+        if self._is_bet and report.calls > 1:
+            self._is_bet = False
+            _bets[report.name] -= 1
         taken = self.taken
         outputs = taken.run(arguments)
         self._learn_refusals(function, taken)
@@ -78,18 +85,30 @@ class FunctionState:
             self._given_back.add(_kind_of_call(arguments))
             self._engine.recorder.given_back(self._entry)
 
-    def _is_large_step(self, function: Any) -> bool:
-        """Whether a call trains a large network. That is compiled at its first call: TensorFlow would take
-        memory for all intermediate values, and a process's peak stays what it was once."""
-        if sum(t.dtype == tf.resource for t in function.graph.inputs) < _LARGE_STEP_VARIABLES:
+    def _is_step(self, function: Any) -> bool:
+        """Whether a call trains, and so is sure to be made again. It is compiled at its first call: TensorFlow would
+        take memory to optimise it and for intermediate values, and a process's peak stays what it was once.
+
+        Small steps of one name that were called only once (a program that traces a function anew for every call)
+        let the next ones wait; large ones never wait.
+        """
+        if not self.writes:
             return False
         try:
             flat = self._flattened(function)
         except Exception:  # noqa: BLE001 - met again, and told, when the function is cut
             return False
         read = {op.inputs[0] for op in flat.ops if op.type == "ReadVariableOp"}
-        written = {op.inputs[0] for op in flat.ops if op.type in _UPDATES or op.type.startswith("ResourceApply")}
-        return len(read & written) >= _LARGE_STEP_VARIABLES
+        updates = [op for op in flat.ops if (op.type in _UPDATES or op.type.startswith("ResourceApply"))
+                   and op.inputs[0] in read]
+        if len({op.inputs[0] for op in updates}) >= _LARGE_STEP_VARIABLES:
+            return True
+        name = self._entry.report.name
+        if not any(map(_trains, updates)) or _bets[name] >= _MAX_BETS:
+            return False
+        self._is_bet = True
+        _bets[name] += 1
+        return True
 
     def _prepare(self, function: Any) -> None:
         with self._lock:
@@ -175,6 +194,12 @@ def _kind_of_call(arguments: Sequence[Any]) -> tuple[Any, ...]:
     """What decides who runs a call: the options in force, and the shapes of the arguments."""
     shapes = (t._shape_tuple() for t in arguments if t.dtype not in (tf.resource, tf.variant))  # noqa: SLF001
     return (options().setting, *shapes)
+
+
+def _trains(update: FlatOp) -> bool:
+    """Whether an update is one of numbers that are trained: metrics are scalars, seeds are integers."""
+    value = update.inputs[1]
+    return update.type.startswith("ResourceApply") or (value.dtype.is_floating and value.shape.rank != 0)
 
 
 def _everything_inside(op: FlatOp) -> Iterator[FlatOp]:
