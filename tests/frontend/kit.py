@@ -16,7 +16,7 @@ from afterburner.frontend import capture
 from afterburner.frontend.contest import Choices
 from afterburner.frontend.native import Engine
 from afterburner.ir import Graph
-from afterburner.options import overridden
+from afterburner.options import options, overridden
 from afterburner.report import FunctionReport, Recorder
 from afterburner.runtime.buffers import BufferPool
 from tests.interpreter_target import InterpretedExecutable
@@ -38,7 +38,8 @@ class Taken:
         self.engine = Engine(self._compile, POOL, self.recorder, choices)
 
     def _compile(self, graph: Graph, device: str) -> Any:
-        made = self._make(graph)
+        # Without a GPU or what emulates it, the cpu stands in for other devices.
+        made = compile_graph(graph, device=device) if options().gpu_emulate else self._make(graph)
         made.target = device
         executable = self._wrap(made)
         self.executables.append(executable)
