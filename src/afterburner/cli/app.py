@@ -203,14 +203,20 @@ def _bench(workloads: Annotated[list[str] | None, typer.Argument(metavar="[WORKL
 
 
 @app.command("doctor")
-def _doctor() -> Action:
+def _doctor(full: Annotated[bool, typer.Option("--full", help="Also run every operation on every device here: "
+                                               "minutes.")] = False,
+            json: Annotated[str, typer.Option(metavar="FILE|-", show_default=False,
+                                              help="With --full: where the result goes [default: "
+                                              "afterburner-doctor.json].")] = "") -> Action:
     """Check this installation: TensorFlow, Keras, the processor, the cache, and one small compiled step.
 
     Exit status 1 where something is wrong.
     """
-    from . import doctor
+    from . import doctor, full_check
 
-    return doctor.examine
+    if json and not full:
+        raise typer.BadParameter("--json needs --full")
+    return (lambda: full_check.examine(json or full_check.FILE)) if full else doctor.examine
 
 
 @app.command("install")

@@ -30,11 +30,26 @@ class Finding:
 
 def examine() -> int:
     """Print every finding; 1 where something is wrong."""
-    wrong = 0
+    return conclude(sum(finding.state == BAD for finding in shown_findings()))
+
+
+def shown_findings() -> list[Finding]:
+    """Every finding, each printed as it is made."""
+    found = []
     for check in CHECKS:
         for finding in check():
-            wrong += finding.state == BAD
-            print(f"{_mark(finding.state)} {finding.subject:<16} {finding.text}", flush=True)
+            show(finding)
+            found.append(finding)
+    return found
+
+
+def show(finding: Finding) -> None:
+    """Print a finding."""
+    print(f"{_mark(finding.state)} {finding.subject:<16} {finding.text}", flush=True)
+
+
+def conclude(wrong: int) -> int:
+    """Print how it ended; the exit status."""
     print("everything is in order" if not wrong else f"{wrong} thing{'s are' if wrong > 1 else ' is'} wrong")
     return 1 if wrong else 0
 
