@@ -1,4 +1,4 @@
-"""The tests of single kernels, compiled for 64-bit Arm, in an emulator: ``python -m tests.arm linux|apple [PYTEST...]``.
+"""Tests of single kernels, compiled for 64-bit Arm, in an emulator: ``python -m tests.arm linux|apple [PYTEST...]``.
 
 ``apple`` takes the code for Macs: Apple's ABI and processor. About ten minutes each on two cores.
 """
@@ -10,8 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-FILES = ("halves", "vecmath", "fused", "matmul", "epilogue", "prologue", "conv", "conv_pooled", "conv_sparse", "winograd",
-         "pool", "gather", "random", "scan", "sort")
+FILES = ("halves", "vecmath", "fused", "matmul", "epilogue", "prologue", "conv", "conv_pooled", "conv_sparse",
+         "winograd", "pool", "gather", "random", "scan", "sort")
 
 
 def main(words: list[str]) -> int:

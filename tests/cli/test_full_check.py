@@ -67,7 +67,8 @@ def test_the_file_has_machine_findings_and_families(tmp_path: Path, monkeypatch:
 def test_ctrl_c_leaves_what_was_found(tmp_path: Path) -> None:
     program = ("import sys; from afterburner.cli import full_check, doctor; import signal\n"
                "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-               "full_check.shown_findings = lambda: print('ready', flush=True) or []\nsys.exit(full_check.examine('out.json'))")
+               "full_check.shown_findings = lambda: print('ready', flush=True) or []\n"
+               "sys.exit(full_check.examine('out.json'))")
     process = subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"

@@ -151,12 +151,13 @@ def _conv() -> Iterator[_Row]:
         ((3, 3, 8, 16), ((2, 2), ((0, 1), (0, 1)), (1, 1), 1)), ((3, 3, 1, 8), ((1, 1), ((1, 1), (1, 1)), (1, 1), 8)),
         ((5, 3, 4, 6), ((1, 2), ((2, 2), (1, 1)), (1, 1), 2)), ((3, 3, 8, 5), ((1, 1), ((2, 2), (2, 2)), (2, 2), 1)))
     for dtype in _FLOATS:
-        for filter_, chosen in settings:
+        for filter_, values in settings:
+            chosen: dict[str, Any] = dict(zip(("strides", "padding", "dilation", "groups"), values, strict=True))
             x, w = TensorType(dtype, (2, 11, 12, 8)), TensorType(dtype, filter_)
-            y, = conv.Conv2d(*chosen).infer(x, w)
-            yield conv.Conv2d(*chosen), (x, w)
-            yield conv.Conv2dInputGrad(*chosen, x.shape), (w, y)
-            yield conv.Conv2dFilterGrad(*chosen, w.shape), (x, y)
+            y, = conv.Conv2d(**chosen).infer(x, w)
+            yield conv.Conv2d(**chosen), (x, w)
+            yield conv.Conv2dInputGrad(**chosen, input_shape=x.shape), (w, y)
+            yield conv.Conv2dFilterGrad(**chosen, filter_shape=w.shape), (x, y)
 
 
 def _conv_pooled() -> Iterator[_Row]:
