@@ -94,7 +94,7 @@ def run_calls(text: str, isa: Isa, calls: Sequence[Call], buffers: Sequence[Span
     code = bytearray(layout.size)
     layout.write(code, _BASE, _symbols().get)
     exports = layout.exports()
-    words = [word for symbol, chunk in calls for word in (_BASE + exports[symbol], pointers, chunk, private)]
+    words = [word for symbol, chunk in calls for word in (_BASE + exports[symbol], pointers, chunk % 2**64, private)]
     text_end = next(end for kind, _, end in layout.parts if kind == TEXT)
     head = (_BASE, layout.size + len(memory.raw), text_end, len(memory.guards), len(calls), *memory.guards, *words)
     image = _execute(struct.pack(f"<{len(head)}Q", *head) + code + memory.raw)
