@@ -143,7 +143,7 @@ class FunctionState:
         _refuse_poor(cut, report.seen_ops, xla)
         report.arithmetic_share = _arithmetic_share(cut)
         take = Take(lambda flat: self._partition(flat, xla), self._engine, self._entry,
-                    stock_ran=report.calls > 1)
+                    stock_may_run=report.calls > 1 or self._is_bet)
         self.taken = TakenFunction(flat, cut, take)
 
     def _flattened(self, function: Any) -> FlatGraph:

@@ -42,12 +42,12 @@ class Choices:
     decisions: Callable[[], Decisions | None] = lambda: None
     clock: Callable[[], float] = time.perf_counter
 
-    def candidates(self, graph: Graph, stock_ran: bool) -> tuple[str, ...]:
+    def candidates(self, graph: Graph, stock_may_run: bool) -> tuple[str, ...]:
         """Who may run a graph under the options in force, the preferred first.
 
         Args:
             graph: as imported.
-            stock_ran: whether TensorFlow has run the whole function before, and so has had the memory it takes.
+            stock_may_run: whether the memory that TensorFlow takes for the whole function is of no concern.
         """
         settings = options()
         if settings.device != ANY:
@@ -55,7 +55,7 @@ class Choices:
         if is_deterministic():
             return (CPU,)
         devices = self.devices()
-        return (*devices, STOCK) if stock_ran and self.doubt(graph) else devices
+        return (*devices, STOCK) if stock_may_run and self.doubt(graph) else devices
 
     def kept(self, graph: Graph, candidates: tuple[str, ...]) -> Decision | None:
         """The outcome of an earlier trial of these candidates."""

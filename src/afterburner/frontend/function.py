@@ -122,14 +122,14 @@ class Take:
     """How a function and those inside its control operations are cut and taken.
 
     Attributes:
-        stock_ran: whether TensorFlow has run the function before.
+        stock_may_run: whether there is memory for TensorFlow to run it: not known of a large training step.
         lost: whether TensorFlow was found faster for one of its stages.
     """
 
     cut: Callable[[FlatGraph], Partition]
     engine: Engine
     entry: Entry
-    stock_ran: bool = False
+    stock_may_run: bool = False
     lost: bool = False
 
     def __call__(self, graph: Any, name: str) -> TakenFunction:

@@ -188,7 +188,7 @@ class NativeStage:
         variables = self._variable_types(values)
         imported = import_ops(stage.ops, self.inputs, types, stage.outputs, variables, name=self.name)
         signature = ", ".join(map(str, types))
-        candidates = choices.candidates(imported.graph, self.take.stock_ran)
+        candidates = choices.candidates(imported.graph, self.take.stock_may_run)
         if len(candidates) == 1:
             return Plan(self._make_somewhere(imported, candidates[0], signature, started))
         kept = choices.kept(imported.graph, candidates)
