@@ -19,7 +19,7 @@ from ..errors import NotTaken, StrictError
 from ..options import options
 from ..report import Entry
 from ..runtime.collector import paused_collector
-from . import fastpath, graph_log, iterators, joined, traced
+from . import fastpath, graph_log, iterators, joined, session, traced
 from .flatten import FlatGraph, FlatOp, branch_graph, flatten, must_use_xla, xla_differs
 from .function import Take, TakenFunction, branch_names, describe_left, is_control
 from .import_graph import supported
@@ -292,6 +292,7 @@ def install(engine: Engine) -> None:
     iterators.install()
     traced.install()
     joined.install()
+    session.install(engine)
 
 
 def uninstall() -> None:
@@ -303,6 +304,7 @@ def uninstall() -> None:
     iterators.uninstall()
     traced.uninstall()
     joined.uninstall()
+    session.uninstall()
     unwatch()
     forget_all()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from ..ir import Location
 
-_CALLS = ("PartitionedCall", "StatefulPartitionedCall")
+CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 _MAX_DEPTH = 64
 
 # Where XLA and plain TensorFlow differ: random streams, integer division by zero, unchecked gathers.
@@ -62,6 +62,11 @@ class FlatOp:
     @cached_property
     def type(self) -> str:
         return str(self.source.type)
+
+    @property
+    def stateful(self) -> bool:
+        """Whether it has effects, or gives something else each time."""
+        return is_stateful(self.source)
 
     def attr(self, name: str) -> Any:
         """An attribute's value.
@@ -114,7 +119,7 @@ def _inline(
     if depth > _MAX_DEPTH:
         raise ValueError(f"{flat.name}: calls are nested more than {_MAX_DEPTH} deep")
     arguments = {t.op.name for t in graph.inputs}
-    for op in _program_order(graph):
+    for op in program_order(graph.get_operations()):
         if op.name in arguments:
             continue
         control = tuple(dict.fromkeys((*before, *(f for c in op.control_inputs for f in done.get(c.name, ())))))
@@ -123,8 +128,8 @@ def _inline(
             known[op.outputs[0].ref()] = inputs[0]
             done[op.name] = (inputs[0].op,) if inputs[0].op is not None else ()
             continue
-        if op.type in _CALLS and not _belongs_to_xla(graph, op):
-            done[op.name] = _inline_call(flat, graph, op, prefix, known, inputs, control, depth)
+        if op.type in CALLS and not _belongs_to_xla(graph, op):
+            done[op.name] = inline_call(flat, graph, op, prefix, known, inputs, control, depth)
             continue
         flat_op = FlatOp(op, prefix + op.name, inputs, control=control)
         flat_op.outputs = tuple(FlatTensor(t, flat_op, i) for i, t in enumerate(op.outputs))
@@ -133,11 +138,11 @@ def _inline(
         flat.ops.append(flat_op)
 
 
-def _program_order(graph: Any) -> Iterator[tf.Operation]:
+def program_order(operations: Iterable[tf.Operation]) -> Iterator[tf.Operation]:
     """Operations as they were made, but each behind those it needs: the gradient of a loop rewrites
     the loop after later operations were made."""
     seen: set[str] = set()
-    for first in graph.get_operations():
+    for first in operations:
         stack = [first]
         while stack:
             op = stack[-1]
@@ -158,7 +163,7 @@ def _is_alias(op: tf.Operation) -> bool:
     return op.type == "Identity" and not (op.control_inputs and op.outputs[0].consumers())
 
 
-def _inline_call(
+def inline_call(
     flat: FlatGraph, graph: Any, op: tf.Operation, prefix: str, known: dict[Any, FlatTensor],
     inputs: tuple[FlatTensor, ...], control: tuple[FlatOp, ...], depth: int,
 ) -> tuple[FlatOp, ...]:
@@ -188,7 +193,7 @@ def _belongs_to_xla(graph: Any, op: tf.Operation) -> bool:
 
 
 def _contains(graph: Any, wanted: Callable[[str], bool]) -> bool:
-    return any(wanted(op.type) or (op.type in _CALLS and _contains(called_graph(graph, op), wanted))
+    return any(wanted(op.type) or (op.type in CALLS and _contains(called_graph(graph, op), wanted))
                for op in graph.get_operations())
 
 

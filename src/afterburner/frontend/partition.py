@@ -9,7 +9,7 @@ from enum import IntEnum
 
 import tensorflow as tf
 
-from .flatten import FlatGraph, FlatOp, FlatTensor, is_stateful
+from .flatten import FlatGraph, FlatOp, FlatTensor
 
 Reason = Callable[[FlatOp], str | None]
 IsHost = Callable[[FlatOp], bool]
@@ -109,7 +109,7 @@ def _live(flat: FlatGraph) -> set[FlatOp]:
     """Operations that an output or an effect needs."""
     live: set[FlatOp] = set()
     work = [t.op for t in flat.outputs if t.op is not None]
-    work += [op for op in flat.ops if is_stateful(op.source) and op.type != "ReadVariableOp"]
+    work += [op for op in flat.ops if op.stateful and op.type != "ReadVariableOp"]
     while work:
         op = work.pop()
         if op in live:

@@ -1,0 +1,152 @@
+"""Programs in the manner of TensorFlow 1: what a session repeats is compiled, with the numbers of TensorFlow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from commands import afterburner, run
+
+NETWORK = """
+import sys
+import numpy as np
+import tensorflow.compat.v1 as tf
+REFERENCES = sys.argv[1] == "references"
+tf.disable_v2_behavior() if REFERENCES else tf.disable_eager_execution()
+
+def variable(name, shape):
+    return tf.get_variable(name, shape, initializer=tf.random_normal_initializer(stddev=0.1, seed=1))
+
+random = np.random.default_rng(0)
+pictures = random.random((40, 14, 14, 1), np.float32)
+labels = random.integers(0, 10, 40)
+x = tf.placeholder(tf.float32, [None, 14, 14, 1])
+y = tf.placeholder(tf.int64, [None])
+h = tf.nn.relu(tf.nn.conv2d(x, variable("w1", [5, 5, 1, 6]), 1, "SAME") + variable("b1", [6]))
+h = tf.nn.max_pool2d(h, 2, 2, "SAME")
+h = tf.nn.relu(tf.reshape(h, [-1, 7 * 7 * 6]) @ variable("w2", [7 * 7 * 6, 32]) + variable("b2", [32]))
+logits = h @ variable("w3", [32, 10])
+loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=y, logits=logits))
+accuracy = tf.reduce_mean(tf.cast(tf.equal(tf.argmax(logits, 1), y), tf.float32))
+step = tf.train.get_or_create_global_step()
+"""
+LOOP = """
+with tf.Session() as session:
+    session.run(tf.global_variables_initializer())
+    for i in range(8):
+        batch = slice(0, 32) if i % 4 < 3 else slice(32, 40)
+        feed = {x: pictures[batch], y: labels[batch]}
+        _, value = session.run([train, loss], feed)
+        print(type(value).__name__, f"{value:.5f}")
+        print(session.run(step), f"{session.run(accuracy, feed):.3f}")
+    session.run(tf.assign(step, 100))
+    print(f"{session.run([train, loss], feed)[1]:.5f}", session.run(step))
+    for value in session.run(tf.trainable_variables()):
+        print(f"{np.abs(value).sum():.3f}")
+    feed[x] = np.full_like(feed[x], np.nan)
+    print(session.run([train, loss], feed)[1])
+"""
+STATUS = """
+import afterburner
+print(*sorted({f.status for f in afterburner.report().functions if f.name.startswith("session.run(" + NAME)}),
+      file=sys.stderr)
+"""
+OPTIMIZERS = {
+    "Adam": "tf.train.AdamOptimizer(1e-2)",
+    "Momentum": "tf.train.MomentumOptimizer(0.05, 0.9, use_nesterov=True)",
+    "GradientDescent": "tf.train.GradientDescentOptimizer(0.1)",
+    "RMSProp": "tf.train.RMSPropOptimizer(1e-3)",
+}
+
+
+def both(folder: Path, text: str, kind: str, name: str) -> tuple[list[str], list[str], str]:
+    """Lines printed on stock TensorFlow and by us, and what became of runs whose name begins with ``name``."""
+    path = folder / "program.py"
+    path.write_text(text + STATUS.replace("NAME", repr(name)))
+    stock = run(str(path), kind)
+    ours = afterburner("run", "--strict", str(path), kind)
+    assert (stock.returncode, ours.returncode) == (0, 0), stock.stderr + ours.stderr
+    return stock.stdout.splitlines(), ours.stdout.splitlines(), ours.stderr.splitlines()[-1]
+
+
+def assert_same(stock: list[str], ours: list[str]) -> None:
+    """Words are equal, numbers nearly."""
+    assert len(stock) == len(ours)
+    for expected, found in zip(" ".join(stock).split(), " ".join(ours).split(), strict=True):
+        try:
+            assert float(found) == pytest.approx(float(expected), rel=2e-3, abs=2e-3, nan_ok=True)
+        except ValueError:
+            assert found == expected
+
+
+@pytest.mark.parametrize("kind", ["resources", "references"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_training_loop(name: str, kind: str, tmp_path: Path) -> None:
+    train = f"train = {OPTIMIZERS[name]}.minimize(loss, global_step=step)\n"
+    stock, ours, status = both(tmp_path, NETWORK + train + LOOP, kind, name)
+    assert_same([line for line in stock], [line for line in ours])
+    assert status == "compiled"
+
+
+def test_what_stays_on_tensorflow_is_fed(tmp_path: Path) -> None:
+    """Batches of an iterator, seeded dropout and summaries: TensorFlow's, once a run, around compiled stages."""
+    stock, ours, status = both(tmp_path, """
+import sys
+import numpy as np
+import tensorflow.compat.v1 as tf
+tf.disable_eager_execution()
+data = tf.data.Dataset.from_tensor_slices(np.random.default_rng(0).random((24, 6), np.float32)).batch(4)
+x = tf.data.make_one_shot_iterator(data).get_next()
+w = tf.get_variable("w", [6, 3], initializer=tf.random_normal_initializer(seed=1))
+h = tf.tanh(tf.nn.dropout(x @ w, rate=0.5, seed=2))
+loss = tf.reduce_mean(tf.square(h - 0.5))
+summary = tf.summary.scalar("loss", loss)
+train = tf.train.GradientDescentOptimizer(0.1).minimize(loss)
+with tf.Session() as session:
+    session.run(tf.global_variables_initializer())
+    try:
+        while True:
+            text, value, _ = session.run([summary, loss, train])
+            print(len(text), f"{value:.5f}")
+    except tf.errors.OutOfRangeError as error:
+        print(type(error).__name__)
+    print(f"{np.abs(session.run(w)).sum():.4f}")
+""", "resources", "GradientDescent")
+    assert_same(stock, ours)
+    assert len(stock) == 8 and status == "compiled"
+
+
+def test_errors_are_tensorflows(tmp_path: Path) -> None:
+    stock, ours, _ = both(tmp_path, NETWORK + """
+train = tf.train.AdamOptimizer().minimize(loss)
+feed = {x: pictures, y: labels}
+with tf.Session() as session:
+    for attempt in range(3):
+        try:
+            session.run(train, feed)
+        except tf.errors.FailedPreconditionError as error:
+            print(type(error).__name__)
+    session.run(tf.global_variables_initializer())
+    for attempt in range(3):
+        try:
+            session.run(loss, {x: pictures, y: labels + 9})
+        except tf.errors.InvalidArgumentError as error:
+            print(type(error).__name__, "outside the valid range" in str(error))
+""", "resources", "Adam")
+    assert stock == ours and len(stock) == 6
+
+
+def test_keras_refuses_graph_mode_as_on_stock(tmp_path: Path) -> None:
+    stock, ours, _ = both(tmp_path, """
+import sys
+import numpy as np
+import tensorflow as tf
+tf.compat.v1.disable_eager_execution()
+network = tf.keras.Sequential([tf.keras.layers.Input((4,)), tf.keras.layers.Dense(3)])
+network.compile("sgd", "mse")
+try:
+    network.fit(np.zeros((8, 4)), np.zeros((8, 3)), verbose=0)
+except Exception as error:
+    print(type(error).__name__, error)
+""", "resources", "")
+    assert stock == ours and len(stock) >= 1
