@@ -79,12 +79,12 @@ def assert_same(stock: list[str], ours: list[str]) -> None:
             assert found == expected
 
 
-@pytest.mark.parametrize("kind", ["resources", "references"])
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(("name", "kind"), [("Adam", "resources"), ("Adam", "references"), ("Momentum", "references"),
+                                            ("GradientDescent", "resources"), ("RMSProp", "references")])
 def test_training_loop(name: str, kind: str, tmp_path: Path) -> None:
     train = f"train = {OPTIMIZERS[name]}.minimize(loss, global_step=step)\n"
     stock, ours, status = both(tmp_path, NETWORK + train + LOOP, kind, name)
-    assert_same([line for line in stock], [line for line in ours])
+    assert_same(stock, ours)
     assert status == "compiled"
 
 

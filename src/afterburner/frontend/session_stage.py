@@ -139,7 +139,7 @@ class SessionStage:
                   for v, dtype in variable_dtypes(stage.ops).items()}
         with paused_collector():
             imported = import_ops(stage.ops, self.inputs, types, stage.outputs, states, constants, self._name)
-            executable = self._engine.compile(imported.graph)
+            executable = self._engine.compile(imported.graph, "cpu")
         report = part_report(", ".join(map(str, types)), ops, executable, time.perf_counter() - started)
         self._engine.recorder.compiled(self._entry, report, executable)
         return CompiledStage(imported, executable)
