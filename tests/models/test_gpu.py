@@ -25,7 +25,7 @@ def on(target, **changes):
     """Functions are taken inside the block and compiled for this target."""
     before, kit.TARGET = kit.TARGET, target
     try:
-        with kit.captured(gpu_emulate=True, **changes) as taken:
+        with kit.captured(gpu_emulate=True, device=target, **changes) as taken:
             yield taken
     finally:
         kit.TARGET = before
