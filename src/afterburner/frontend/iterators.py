@@ -32,7 +32,7 @@ _WAITING = "_afterburner_dataset"  # of an iterator that has not been made
 _MADE = ("_dataset", "_element_spec", "_flat_output_types", "_flat_output_shapes", "_iterator_resource")
 _BEGINS_UNSEEN = "_afterburner_begins_unseen"  # of a dataset
 _VERDICT = "_afterburner_harmless"  # of a function's graph
-_MOST_BYTES = 16 << 20  # of datasets whose pipelines live on a little
+_MOST_BYTES = 64 << 20  # of datasets whose pipelines live on a little
 _IN_MEMORY = frozenset(f"{name}Dataset" for name in (
     "Batch", "Cache", "Concatenate", "Filter", "FlatMap", "Interleave", "Map", "Options", "PaddedBatch",
     "ParallelBatch", "ParallelInterleave", "ParallelMap", "Prefetch", "Range", "Repeat", "Restructured", "Shuffle",
