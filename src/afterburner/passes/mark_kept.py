@@ -6,12 +6,10 @@ order takes a good part of the time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-
-from ..ir import Builder, Graph, Node, Value, rewrite
+from ..ir import Graph, Node, Value
 from ..ir.ops.conv import Conv2d, Conv2dInputGrad
 from .lasting import lasting_values
+from .marks import marked
 
 MOST_PIXELS = 3200  # 56 x 56: a copy of the filter takes as long as multiplying some 50 pixels
 
@@ -24,16 +22,7 @@ def mark_kept(graph: Graph) -> Graph:
     """
     lasting = lasting_values(graph)
     found = {node for node in graph.nodes if _is_unmarked(node) and _filter(node) in lasting}
-    if not found:
-        return graph
-
-    def mark(builder: Builder, node: Node, operands: tuple[Value, ...]) -> Sequence[Value] | None:
-        if node not in found:
-            return None
-        assert isinstance(node.op, (Conv2d, Conv2dInputGrad))
-        return builder.add(replace(node.op, kept=True), *operands)
-
-    return rewrite(graph, mark)
+    return marked(graph, found, kept=True)
 
 
 def _is_unmarked(node: Node) -> bool:

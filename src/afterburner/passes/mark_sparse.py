@@ -6,11 +6,9 @@ gradient as many. A kernel sees only its own operation, not what made its operan
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-
-from ..ir import Builder, Graph, Node, Value, rewrite
+from ..ir import Graph, Node, Value
 from ..ir.ops.conv import Conv2d, Conv2dInputGrad
+from .marks import marked
 from .rewriter import uniform
 
 _MOVED = frozenset(("reshape", "pad", "slice", "cast", "transpose"))  # by these, zeros stay zeros
@@ -24,16 +22,7 @@ def mark_sparse(graph: Graph) -> Graph:
         %1: … = conv2d(%0, %w) {…}          ->   %1: … = conv2d(%0, %w) {…, sparse=True}
     """
     found = {node for node in graph.nodes if _is_unmarked(node) and _often_zero(_read(node), _SEARCHED)}
-    if not found:
-        return graph
-
-    def mark(builder: Builder, node: Node, operands: tuple[Value, ...]) -> Sequence[Value] | None:
-        if node not in found:
-            return None
-        assert isinstance(node.op, (Conv2d, Conv2dInputGrad))
-        return builder.add(replace(node.op, sparse=True), *operands)
-
-    return rewrite(graph, mark)
+    return marked(graph, found, sparse=True)
 
 
 def _is_unmarked(node: Node) -> bool:
