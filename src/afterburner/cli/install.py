@@ -14,6 +14,8 @@ from pathlib import Path
 from .errors import CommandError
 
 NAME = "afterburner.pth"
+# A line that fails would make every start of Python print a traceback, also for programs without TensorFlow, once the
+# package is gone or broken: so it is silent, and `afterburner doctor` tells.
 _LINE = ('import sys; exec("try:\\n import afterburner_startup\\n afterburner_startup.begin()\\n'
          'except Exception: pass")\n')
 _WAITS = "import sys; sys.exit('afterburner_startup' not in sys.modules)"
