@@ -24,7 +24,8 @@ for name in ("one", "two", "three")[skip:]:
     if name == "two":
         print("illegal instruction", file=sys.stderr, flush=True)
         os.abort()
-    print(json.dumps({"end": name, "device": "cpu", "wrong": "off by one" if name == "three" else "", "seconds": 0}))
+    print(json.dumps({"end": name, "device": "cpu", "wrong": "off by one" if name == "three" else "", "refused": "",
+                      "seconds": 0}))
 """
 
 
@@ -32,6 +33,15 @@ def test_a_family_that_is_right() -> None:
     family = full_check.run(Family("cpu", "random"))
     assert family.cases == 5 and family.wrong == {} and sum(family.ran_on.values()) == 5
     assert family.finding().state == GOOD
+
+
+def test_the_gpu_is_what_is_checked_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mlx.core", reason="MLX has no wheel for this machine", exc_type=ImportError)
+    monkeypatch.setenv("AFTERBURNER_GPU_EMULATE", "1")
+    family = full_check.run(Family("gpu", "sort"))
+    assert family.wrong == {} and list(family.ran_on) == ["gpu emulated by MLX's cpu device"]
+    assert family.refused and all("float64" in why for why in family.refused.values())
+    assert "others are not taken" in family.finding().text and family.finding().state == GOOD
 
 
 def test_a_case_that_ends_its_process_is_told_and_the_rest_is_run(monkeypatch: pytest.MonkeyPatch) -> None:

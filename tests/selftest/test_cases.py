@@ -32,7 +32,7 @@ def test_names_and_arguments_are_the_same_every_time() -> None:
 def test_cases_are_right_here(family: str) -> None:
     with overridden(device="cpu", cache=False):
         for case in cases(family):
-            ran_on, wrong = problem(case)
+            ran_on, wrong = problem(case, "cpu")
             assert (ran_on.split()[0], wrong) == ("cpu", ""), case.name
 
 

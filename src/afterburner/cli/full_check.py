@@ -38,6 +38,7 @@ class Family:
         ran_on: what the executables say they ran on, and how many of them.
         cases: how many were run.
         wrong: names of cases, and what is wrong with each.
+        refused: names of cases that the device does not take, with its reasons; they run on the cpu.
         seconds: of all.
     """
 
@@ -46,12 +47,15 @@ class Family:
     ran_on: dict[str, int] = field(default_factory=dict)
     cases: int = 0
     wrong: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
 
     def finding(self) -> Finding:
         """In one line."""
         where = ", ".join(f"{count} on {name}" for name, count in sorted(self.ran_on.items()))
-        text = f"{self.cases - len(self.wrong)} of {self.cases} cases are right, in {self.seconds:.0f} s ({where})"
+        taken = self.cases - len(self.refused)
+        refused = f"; {len(self.refused)} others are not taken" if self.refused else ""
+        text = f"{taken - len(self.wrong)} of {taken} cases are right, in {self.seconds:.0f} s ({where}){refused}"
         return Finding(f"{self.device} {self.family}", BAD if self.wrong or not self.cases else GOOD, text)
 
 
@@ -149,8 +153,11 @@ def _process(family: Family) -> bool:
 
 def _note(family: Family, said: dict[str, Any]) -> None:
     family.cases += 1
-    where = said["device"] or "nothing"
-    family.ran_on[where] = family.ran_on.get(where, 0) + 1
+    if said["refused"]:
+        family.refused[said["end"]] = said["refused"]
+    else:
+        where = said["device"] or "nothing"
+        family.ran_on[where] = family.ran_on.get(where, 0) + 1
     if said["wrong"]:
         family.wrong[said["end"]] = said["wrong"]
     _progress(f"{family.device} {family.family}: {family.cases} cases")

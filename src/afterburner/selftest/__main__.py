@@ -11,7 +11,9 @@ import sys
 import time
 from itertools import islice
 
+from ..hardware import CPU
 from ..options import overridden
+from ..runtime.executable import Unsupported
 from .cases import cases
 from .check import problem
 
@@ -22,11 +24,14 @@ def main(device: str, family: str, skip: int) -> None:
         for case in islice(cases(family), skip, None):
             print(json.dumps({"begin": case.name}), flush=True)
             start = time.perf_counter()
+            refused = ""
             try:
-                ran_on, wrong = problem(case)
+                ran_on, wrong = problem(case, device)
+            except Unsupported as error:  # what another device does not take, the cpu must
+                ran_on, wrong, refused = ("", str(error), "") if device == CPU else ("", "", str(error))
             except Exception as error:  # noqa: BLE001  whatever is raised is the finding
                 ran_on, wrong = "", f"{type(error).__name__}: {error}"
-            print(json.dumps({"end": case.name, "device": ran_on, "wrong": wrong,
+            print(json.dumps({"end": case.name, "device": ran_on, "wrong": wrong, "refused": refused,
                               "seconds": round(time.perf_counter() - start, 4)}), flush=True)
 
 

@@ -14,13 +14,20 @@ from .cases import Case
 _TOLERANCE = {"f64": 1e-12, "f32": 2e-5, "f16": 4e-3, "bf16": 3e-2}
 
 
-def problem(case: Case) -> tuple[str, str]:
-    """The device that a case ran on, and what is wrong with the results, "" for nothing.
+def problem(case: Case, device: str) -> tuple[str, str]:
+    """What a case ran on, in words, and what is wrong with that or with the results, "" for nothing.
+
+    Args:
+        case: what is computed.
+        device: "cpu" or "gpu".
 
     Raises:
+        Unsupported: the device does not take it.
         Exception: it cannot be compiled or run.
     """
-    executable = compile_graph(case.graph)
+    executable = compile_graph(case.graph, device=device)
+    if not executable.device.startswith(device):
+        return executable.device, f"it ran on {executable.device} where {device} was asked for"
     with np.errstate(all="ignore"):
         expected = interpret(case.graph, case.arguments)
     inputs = [np.ascontiguousarray(a) for a in case.arguments]
