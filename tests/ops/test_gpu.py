@@ -53,7 +53,7 @@ def _some(family: str) -> Iterator[Record]:
 
 @pytest.mark.parametrize("case", [pytest.param(c, id=f"{f}-{c}") for f in FAMILIES for c in _some(f)])
 def test_gpu(case: Record) -> None:
-    _supported(case)
+    assert _supported(case)
 
 
 if __name__ == "__main__":
