@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
-from afterburner.ir import Graph, Output, interpret
+from afterburner.ir import Graph, Node, Output, Value, interpret
 from afterburner.options import overridden
 from afterburner.passes.pipeline import optimize
 from afterburner.runtime.executable import Unsupported
@@ -12,6 +14,9 @@ from afterburner.runtime.executable import Unsupported
 from .check import same_bits
 from .generate import Case
 from .target import close, roughness, run_twice
+
+_SUMS = ("matmul", "conv2d", "conv2d_filter_grad", "conv2d_input_grad", "cumsum", "reduce_mean", "reduce_sum")
+_LARGE = 1e15  # a square of it is far from the largest float32, sums of squares of larger ones may not be
 
 
 def available() -> bool:
@@ -46,17 +51,26 @@ def gpu_problem(case: Case) -> str | None:
 
 
 def _open(graph: Graph, arguments: list[np.ndarray]) -> bool:
-    """Whether the order of a reduction, which every target chooses, decides: the sign of a zero among the largest,
-    a product whose parts are too large or too small for the type."""
-    chosen = [n for n in graph.nodes if n.op.name in ("reduce_max", "reduce_min", "reduce_prod")]
-    read = Graph(graph.name, graph.inputs, graph.nodes, tuple(Output(n.operands[0]) for n in chosen))
-    for node, values in zip(chosen, interpret(read, arguments), strict=True):
-        if not node.results[0].type.dtype.is_float:
-            continue
-        wide = values.astype(np.float64)
-        if node.op.name != "reduce_prod" and len(set(np.signbit(wide[wide == 0]))) == 2:
-            return True
-        finite = np.abs(wide[np.isfinite(wide) & (wide != 0)])
-        if node.op.name == "reduce_prod" and np.sum(np.abs(np.log2(finite))) > 100:
-            return True
+    """Whether more than one result is right: targets choose the order of reductions, and GPUs take subnormal numbers
+    for 0 (as TensorFlow's own kernels do)."""
+    seen = list(dict.fromkeys(v for node in graph.nodes for v in (*node.operands, *node.results)))
+    read = Graph(graph.name, graph.inputs, graph.nodes, tuple(map(Output, seen)))
+    values = dict(zip(seen, interpret(read, arguments), strict=True))
+    return any(_is_open(node, values) for node in graph.nodes if node.results[0].type.dtype.is_float)
+
+
+def _is_open(node: Node, values: Mapping[Value, np.ndarray]) -> bool:
+    operand, result = (np.asarray(values[v]).astype(np.float64) for v in (node.operands or node.results)[:1]
+                       + node.results[:1])
+    name, result_type = node.op.name, node.results[0].type.dtype.name
+    small = np.abs(result[result != 0])
+    if result_type in ("f32", "bf16") and np.any(small < np.finfo(np.float32).tiny):
+        return True
+    if name in ("reduce_max", "reduce_min"):  # the sign of a zero among the largest
+        return len(set(np.signbit(operand[operand == 0]))) == 2
+    if name == "reduce_prod":  # a product whose parts are too large or too small for the type
+        return bool(np.sum(np.abs(np.log2(np.abs(operand[np.isfinite(operand) & (operand != 0)])))) > 100)
+    if name in _SUMS and not np.isfinite(result).all():  # infinity minus infinity on the way, by what overflowed
+        operands = [np.asarray(values[v]).astype(np.float64) for v in node.operands]
+        return any(np.any(np.abs(v[np.isfinite(v)]) > _LARGE) for v in operands)
     return False

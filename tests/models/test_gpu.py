@@ -12,6 +12,7 @@ import tensorflow as tf
 
 pytest.importorskip("mlx.core", reason="MLX has no wheel for this machine", exc_type=ImportError)
 
+from afterburner.frontend.variables import clock  # noqa: E402
 from afterburner.gpu.target import GpuExecutable  # noqa: E402
 from tests.frontend import kit  # noqa: E402
 from tests.frontend.kit import close  # noqa: E402
@@ -81,6 +82,7 @@ def kept(monkeypatch):
         return run(self, inputs, outputs, kept, version)
 
     monkeypatch.setattr(GpuExecutable, "run_keeping", watched)
+    monkeypatch.setattr(clock, "unsafe", False)  # a dataset of another test may have taken a variable
     return seen
 
 
