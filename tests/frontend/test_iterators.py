@@ -145,9 +145,9 @@ def test_references_are_dropped_in_the_thread_but_by_the_caller_where_much_is_wa
     free.set()
     here = threading.get_ident()
     destroyer.start()
-    destroyer.drop(_Slow(release, threads), 1, iterators._MOST_BYTES - 1)
-    destroyer.drop(_Slow(free, threads), 1, iterators._MOST_BYTES - 1)  # of the same dataset
-    destroyer.drop(_Slow(free, threads), 2, 1)
+    destroyer.drop(_Slow(release, threads), 1, iterators._MOST_WAITING)
+    destroyer.drop(_Slow(free, threads), 1, iterators._MOST_WAITING)  # of the same dataset
+    destroyer.drop(_Slow(free, threads), 2, iterators._MOST_BYTES)
     assert not threads
     destroyer.drop(_Slow(free, threads), 3, 1)
     assert threads == [here]
@@ -157,6 +157,15 @@ def test_references_are_dropped_in_the_thread_but_by_the_caller_where_much_is_wa
     assert here not in threads[1:]
     destroyer.drop(_Slow(free, threads), 1, 1)
     assert threads[4:] == [here]
+
+
+def test_the_caller_drops_a_reference_to_a_large_dataset() -> None:
+    destroyer, threads, free = iterators._Destroyer(), [], threading.Event()
+    free.set()
+    destroyer.start()
+    destroyer.drop(_Slow(free, threads), 1, iterators._MOST_BYTES + 1)
+    assert threads == [threading.get_ident()]
+    destroyer.close()
 
 
 def test_a_process_may_end_while_a_pipeline_is_destroyed(tmp_path: Path) -> None:

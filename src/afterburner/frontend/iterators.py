@@ -32,7 +32,8 @@ _WAITING = "_afterburner_dataset"  # of an iterator that has not been made
 _MADE = ("_dataset", "_element_spec", "_flat_output_types", "_flat_output_shapes", "_iterator_resource")
 _BEGINS_UNSEEN = "_afterburner_begins_unseen"  # of a dataset
 _VERDICT = "_afterburner_harmless"  # of a function's graph
-_MOST_BYTES = 64 << 20  # of datasets whose pipelines live on a little
+_MOST_BYTES = 64 << 20  # of a dataset whose pipeline lives on a little,
+_MOST_WAITING = 16 << 20  # and of others that do already: of the large ones only one at a time
 _IN_MEMORY = frozenset(f"{name}Dataset" for name in (
     "Batch", "Cache", "Concatenate", "Filter", "FlatMap", "Interleave", "Map", "Options", "PaddedBatch",
     "ParallelBatch", "ParallelInterleave", "ParallelMap", "Prefetch", "Range", "Repeat", "Restructured", "Shuffle",
@@ -61,7 +62,9 @@ class _Destroyer:
     def drop(self, reference: Any, dataset: int, size: int) -> None:
         """Drop a reference to the ``size`` bytes of a dataset later; the caller does it where too much is waiting."""
         held = (dataset, size)
-        if self._thread is not None and not self._closed and _total({*tuple(self._held), held}) <= _MOST_BYTES:
+        others = _total({other for other in tuple(self._held) if other[0] != dataset})
+        fits = size <= _MOST_BYTES and others <= _MOST_WAITING
+        if fits and self._thread is not None and not self._closed:
             self._held.append(held)
             self._waiting.put(([reference], held))
 
