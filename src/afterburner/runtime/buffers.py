@@ -26,7 +26,7 @@ _LARGE = 1 << 20  # bytes; a buffer as large is looked for among all of its size
 _LOOK = 4  # of others so many are asked for being free before a new one is made
 _SPARE = 4  # free buffers of one size kept for reuse
 _TRIM_EVERY = 512  # allocations of one size between two trims
-_ROW_BYTES = 256 << 10  # of the buffers that a program keeps for itself, at most
+_ROW_BYTES = 2 << 20  # of the buffers that a program keeps for itself, at most
 _ROWS = 2  # of a program: one is bound to the variables while the other is written
 
 _DLPACK_CODES = {"int": 0, "uint": 1, "float": 2, "bool": 6}
