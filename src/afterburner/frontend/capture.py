@@ -56,7 +56,11 @@ class FunctionState:
         self._given_back: set[Any] = set()  # settings and shapes of calls that TensorFlow runs faster
         self.writes = any(t.dtype == tf.resource for t in function.graph.inputs)
 
-    def call(self, function: Any, arguments: Sequence[Any]) -> Sequence[Any] | None:
+    def call_unsealed(self, function: Any, arguments: Sequence[Any]) -> Sequence[Any] | None:
+        """``call``, but an optional may be given as what it is made of."""
+        return self.call(function, arguments, unsealed=True)
+
+    def call(self, function: Any, arguments: Sequence[Any], unsealed: bool = False) -> Sequence[Any] | None:
         """The outputs, or None where TensorFlow should run this call."""
         report = self._entry.report
         report.calls += 1
@@ -72,7 +76,7 @@ class FunctionState:
             self._is_bet = False
             _bets[report.name] -= 1
         taken = self.taken
-        outputs = taken.run(arguments)
+        outputs = taken.run(arguments, unsealed)
         self._learn_refusals(function, taken)
         if taken.take.lost:
             self._give_back(taken, arguments)
@@ -271,7 +275,7 @@ def _hooked_call_flat(self: Any, *args: Any) -> Any:
         with atomic_function.InterpolateRuntimeError(self):
             outputs = state.call(self, args)
         if outputs is not None:
-            fastpath.note(self, state.call, args)
+            fastpath.note(self, state.call_unsealed, args)
             return outputs
     if not state.writes:
         return _call_flat(self, *args)

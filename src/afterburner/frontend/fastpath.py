@@ -21,6 +21,8 @@ from tensorflow.python.eager.polymorphic_function import atomic_function, eager_
 from tensorflow.python.framework import constant_op, dtypes, ops
 from tensorflow.python.saved_model import save_context
 
+from .optionals import packer
+
 _ATTRIBUTE = "_afterburner_routes"
 _ROUTES = 4  # recorded calls per function; the oldest goes
 _PATIENCE = 32  # calls recorded without one that went by a route; then the function is left alone
@@ -33,7 +35,7 @@ class Route:
 
     Args:
         function: TensorFlow's flat function that was called.
-        run: our way to call it, flat arguments to flat outputs or None.
+        run: our way to call it, flat arguments to flat outputs or None; an optional may be unsealed.
         arguments: of the recorded call, by position and by name.
         captures: flat arguments behind those that came from ``arguments``.
     """
@@ -44,7 +46,7 @@ class Route:
         self._run = run
         self._captures = tuple(captures)
         self._match = _arguments_matcher(function, arguments)
-        self._pack = function.function_type.pack_output
+        self._pack = packer(function.function_type)
 
     def call(self, arguments: _Arguments) -> Any:
         """The structured result, or MISS where this call differs from the recorded one."""

@@ -11,6 +11,7 @@ import tensorflow as tf
 from ..report import Entry, LeftOp
 from .flatten import FlatGraph, FlatOp, FlatTensor, branch_graph, flatten
 from .native import Engine, NativeStage
+from .optionals import Unsealed
 from .partition import Kind, Partition, Stage
 from .stock import is_plain_operation, runner
 from .variables import clock
@@ -28,6 +29,10 @@ class StockStage:
         self._output_slots = [slots[t] for t in outputs]
         self._run = runner(name, stage.ops, sources, outputs)
         self._writes = any(_may_write(op) for op in stage.ops)
+
+    def unsealed(self, values: list[Any]) -> Unsealed:
+        """What the optional is made of that this stage would make."""
+        return Unsealed([values[i] for i in self._input_slots], self._run)
 
     def run(self, values: list[Any]) -> None:
         """Fill the output slots from the input slots."""
@@ -150,13 +155,22 @@ class TakenFunction:
                        for number, stage in enumerate(cut.stages)]
         self._padding = [None] * (len(slots) - len(flat.arguments))
         self._output_slots = [slots[t] for t in flat.outputs]
+        self._optional = _last_optional(flat, cut, self.stages)
 
-    def run(self, arguments: Sequence[Any]) -> list[Any]:
-        """The function's outputs."""
+    def run(self, arguments: Sequence[Any], unsealed: bool = False) -> list[Any]:
+        """The function's outputs.
+
+        Args:
+            arguments: flat.
+            unsealed: where the only output is an optional made of the others, what it is made of stands for it.
+        """
         values = [*arguments, *self._padding]
         for slot, constant in self._constants:
             values[slot] = constant
+        optional = self._optional if unsealed else None
         for stage in self.stages:
+            if stage is optional:
+                return [optional.unsealed(values)]
             stage.run(values)
         return [values[i] for i in self._output_slots]
 
@@ -168,6 +182,14 @@ class TakenFunction:
             elif isinstance(stage, (LoopStage, BranchStage)):
                 for branch in stage.branches:
                     yield from branch.native_stages()
+
+
+def _last_optional(flat: FlatGraph, cut: Partition, stages: Sequence[Any]) -> StockStage | None:
+    """The last stage, where all it does is to make the function's only output, an optional, of a value."""
+    ops = cut.stages[-1].ops if cut.stages else []
+    if len(ops) != 1 or ops[0].type != "OptionalFromValue" or flat.outputs != list(ops[0].outputs):
+        return None
+    return stages[-1] if isinstance(stages[-1], StockStage) else None
 
 
 def _slots(flat: FlatGraph, cut: Partition) -> dict[FlatTensor, int]:
