@@ -27,7 +27,6 @@ from .gemm import (
     Tile,
     accumulate,
     choose_tile,
-    larger,
     range_of_part,
     shaped,
     smaller,
@@ -35,8 +34,12 @@ from .gemm import (
     walk_panels,
     zeros,
 )
-from .winograd_lines import OUTPUTS, POINTS, TAPS, filter_line, input_line, output_line
-from .winograd_patches import LINE, PRODUCTS, Grid, Patches, apart, between, load, registers, store
+from .winograd_lines import Scheme, transform
+from .winograd_outputs import Outputs
+from .winograd_patches import LINE, Grid, Patches, apart, load, store
+
+SCHEME = Scheme(4, 3)
+OUTPUTS, TAPS, PRODUCTS = SCHEME.outputs, SCHEME.taps, SCHEME.products
 
 _BLOCK = 24  # tiles of a block, about: what is read of the filters' factors serves so many
 _SUMS_BYTES = 512 << 10  # sums of a block before they become outputs
@@ -155,8 +158,9 @@ class Winograd:
         self.scratch = (self.spare_at + PRODUCTS * lanes) * num.bytes
         grid = Grid(c.images, tiling.down, tiling.across)
         self.patches = Patches(grid, c.rows.inputs, c.columns.inputs, c.depth,
-                               (c.rows.taps.offset, c.columns.taps.offset), POINTS, input_line, self.row,
-                               self.factor_plane, self.spare_at)
+                               (c.rows.taps.offset, c.columns.taps.offset), OUTPUTS, 1, SCHEME.inputs_to_factors,
+                               self.factor_plane, None, self.spare_at)
+        self.outputs = Outputs(c, grid, SCHEME, self.sum_plane, self.spare_at)
         one = Plan(Cut(1, 1), tiling.panels, 0, (1, 1))
         self.packer = Correlator(c, one, num, num.element, 0, filter_columns)
 
@@ -181,10 +185,11 @@ class Winograd:
             with e.loop(0, run, num.lanes, "register") as at:
                 source, into = e.at(e.scratch, at, num.element), e.at(target, at, num.element)
                 taps = [[load(e, self.num, source, (i * TAPS + j) * run) for i in range(TAPS)] for j in range(TAPS)]
-                columns = [filter_line(e, num, column) for column in taps]
-                for i in range(POINTS):
-                    for j, value in enumerate(filter_line(e, num, [column[i] for column in columns])):
-                        store(e, self.num, value, into, (i * POINTS + j) * self.filter_plane)
+                columns = [transform(e, num, SCHEME.filter_to_factors, column) for column in taps]
+                for i in range(SCHEME.points):
+                    row = transform(e, num, SCHEME.filter_to_factors, [column[i] for column in columns])
+                    for j, value in enumerate(row):
+                        store(e, num, value, into, (i * SCHEME.points + j) * self.filter_plane)
 
     def compute(self, e: Emitter, image: ll.Value, finish: Finish) -> None:
         """This chunk's share of the output pixels."""
@@ -202,7 +207,10 @@ class Winograd:
                 high = smaller(e, end_panel, e.b.add(low, i64(t.together)))
                 self._multiply(e, low, high, count)
                 with e.loop(0, count, name="outputs") as i:
-                    self._outputs(e, finish, e.b.add(tile, i), i, low, high)
+                    at = e.b.add(i64(self.sums_at), e.b.mul(i, i64(self.sum_row)))
+                    first, end = (e.b.mul(t.panels.start(e, p), i64(self.num.lanes)) for p in (low, high))
+                    given = e.at(e.scratch, at, self.num.element)
+                    self.outputs.write(e, self.num, finish, e.b.add(tile, i), given, first, end)
 
     def _multiply(self, e: Emitter, low: ll.Value, high: ll.Value, count: ll.Value) -> None:
         """36 products of a block's factors with those of panels [low, high)."""
@@ -249,44 +257,3 @@ class Winograd:
                         e.at(now[2], stretch, num.element), *[v for row in done for v in row]]
         return accumulate(e, num, shaped(after[3:], width), replace(rows, base=after[0]),
                           replace(columns, base=after[1]), depth % _STRETCH)
-
-    def _outputs(self, e: Emitter, finish: Finish, tile: ll.Value, index: ll.Value, low: ll.Value,
-                 high: ll.Value) -> None:
-        """A tile's sums over panels [low, high) to its outputs, inside of the image."""
-        c, t, num = self.c, self.tiling, self.num
-        number, down, across = self.patches.grid.position(e, tile)
-        row, column = e.b.mul(down, i64(OUTPUTS)), e.b.mul(across, i64(OUTPUTS))
-        target = e.b.add(e.b.mul(number, i64(c.out_strides[0])),
-                         e.b.add(e.b.mul(row, i64(c.out_strides[1])), e.b.mul(column, i64(c.out_strides[2]))))
-        rows = smaller(e, i64(OUTPUTS), e.b.sub(i64(c.rows.outputs), row))
-        given = e.at(e.scratch, e.b.add(i64(self.sums_at), e.b.mul(index, i64(self.sum_row))), num.element)
-        first = e.b.mul(t.panels.start(e, low), i64(num.lanes))
-        end = smaller(e, i64(c.width), e.b.mul(t.panels.start(e, high), i64(num.lanes)))
-        for whole, stop, lanes in registers(c.width, num.lanes):
-            with e.loop(larger(e, first, i64(whole)), smaller(e, end, i64(stop)), num.lanes, "channel") as channel:
-                source = e.at(given, e.b.sub(channel, first), num.element)
-                self._sum_columns(e, source)
-                self._sum_rows(e, finish, e.b.add(target, channel), channel, lanes, across, rows)
-
-    def _sum_columns(self, e: Emitter, source: ll.Value) -> None:
-        """Transform the columns of sums into the spare registers."""
-        spare = e.at(e.scratch, self.spare_at, self.num.element)
-        for j in range(POINTS):
-            column = [load(e, self.num, source, (i * POINTS + j) * self.sum_plane) for i in range(POINTS)]
-            for i, value in enumerate(output_line(e, self.num, column)):
-                store(e, self.num, value, spare, (i * POINTS + j) * self.num.lanes)
-
-    def _sum_rows(self, e: Emitter, finish: Finish, target: ll.Value, channel: ll.Value, lanes: int,
-                  across: ll.Value, rows: ll.Value) -> None:
-        c, num = self.c, self.num
-        spare = e.at(e.scratch, self.spare_at, num.element)
-        whole, rest = divmod(c.columns.outputs, OUTPUTS)
-        for pixels, low, high in ((OUTPUTS, 0, whole), (rest, whole, self.tiling.across)):
-            if low == high:
-                continue
-            with between(e, across, low, high, self.tiling.across), e.loop(0, rows, name="row") as r:
-                line = e.at(spare, e.b.mul(r, i64(POINTS * num.lanes)), num.element)
-                values = output_line(e, num, [load(e, self.num, line, j * num.lanes) for j in range(POINTS)])
-                into = e.b.add(target, e.b.mul(r, i64(c.out_strides[1])))
-                finish(e, [[value] for value in values[:pixels]], into, c.out_strides[2], channel, lanes)
-

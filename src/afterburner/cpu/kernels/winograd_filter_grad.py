@@ -33,8 +33,11 @@ from .gemm import (
     walk_panels,
     zeros,
 )
-from .winograd_lines import OUTPUTS, POINTS, TAPS, filter_gradient_line, gradient_line, input_line
-from .winograd_patches import LINE, PRODUCTS, Grid, Patches, apart, load, registers, store
+from .winograd_lines import Scheme, transform
+from .winograd_patches import LINE, Grid, Patches, apart, load, registers, store
+
+SCHEME = Scheme(4, 3)
+OUTPUTS, TAPS, PRODUCTS = SCHEME.outputs, SCHEME.taps, SCHEME.products
 
 _BLOCK = 48  # tiles whose products are summed in registers
 _SUMS = 8 << 20  # bytes of private sums
@@ -122,17 +125,18 @@ class FilterGradient:
         self.num, self.tiling = num, tiling
         self.depth, self.width = op.filter_shape[2:]
         lanes = num.lanes
-        input_row = -(-self.depth // lanes) * lanes + LINE
+        self.input_row = -(-self.depth // lanes) * lanes + LINE
         widest = -(-tiling.panels.parts // tiling.parts[1]) * tiling.panels.widest
-        gradient_row = widest * lanes + LINE
-        input_plane, gradient_plane = apart(_BLOCK * input_row), apart(_BLOCK * gradient_row)
+        self.gradient_row = widest * lanes + LINE
+        input_plane, gradient_plane = apart(_BLOCK * self.input_row), apart(_BLOCK * self.gradient_row)
         self.gradients_at = PRODUCTS * input_plane
-        self.spare_at = self.gradients_at + PRODUCTS * gradient_plane
-        self.scratch = (self.spare_at + PRODUCTS * lanes) * num.bytes
-        self.inputs = Patches(tiling.grid, x[1], x[2], x[3], (-op.padding[0][0], -op.padding[1][0]), POINTS, input_line,
-                              input_row, input_plane, self.spare_at)
-        self.gradients = Patches(tiling.grid, dy[1], dy[2], dy[3], (0, 0), OUTPUTS, gradient_line, gradient_row,
-                                 gradient_plane, self.spare_at)
+        spare_at = self.gradients_at + PRODUCTS * gradient_plane
+        self.spare_at = spare_at
+        self.scratch = (spare_at + PRODUCTS * lanes) * num.bytes
+        self.inputs = Patches(tiling.grid, x[1], x[2], x[3], (-op.padding[0][0], -op.padding[1][0]), OUTPUTS, 1,
+                              SCHEME.inputs_to_factors, input_plane, None, spare_at)
+        self.gradients = Patches(tiling.grid, dy[1], dy[2], dy[3], (0, 0), OUTPUTS, 1, SCHEME.gradients_to_factors,
+                                 gradient_plane, None, spare_at)
         self.row = -(-self.width // lanes) * lanes
         self.plane = apart(self.depth * self.row)
 
@@ -153,10 +157,10 @@ class FilterGradient:
             tile = e.b.mul(block, i64(_BLOCK))
             count = smaller(e, i64(_BLOCK), e.b.sub(i64(t.grid.tiles), tile))
             with e.loop(0, count, name="patch") as i:
-                at = e.at(e.scratch, e.b.mul(i, i64(self.inputs.row)), num.element)
+                at = e.at(e.scratch, e.b.mul(i, i64(self.input_row)), num.element)
                 self.inputs.factors(e, num, x, e.b.add(tile, i), at)
             with e.loop(0, count, name="gradient") as i:
-                offset = e.b.add(i64(self.gradients_at), e.b.mul(i, i64(self.gradients.row)))
+                offset = e.b.add(i64(self.gradients_at), e.b.mul(i, i64(self.gradient_row)))
                 at = e.at(e.scratch, offset, num.element)
                 self.gradients.factors(e, num, dy, e.b.add(tile, i), at, begin, stop)
             self._multiply(e, sums, low, high, begin, count, e.b.icmp_signed(">", block, first))
@@ -172,10 +176,10 @@ class FilterGradient:
             target = e.at(sums, e.b.mul(product, i64(self.plane)), num.element)
             for width, _, channel, _ in walk_panels(e, t.panels, num.lanes, self.width, low, high):
                 base = e.at(gradients, e.b.sub(channel, begin), num.element)
-                columns = Columns(base, [v * num.lanes for v in range(width)], self.gradients.row, num.lanes,
+                columns = Columns(base, [v * num.lanes for v in range(width)], self.gradient_row, num.lanes,
                                   num.lanes * num.bytes)
                 for height, _, row in t.rows.walk(e, i64(0), i64(t.rows.parts)):
-                    rows = Rows(e.at(inputs, row, num.element), range(height), self.inputs.row)
+                    rows = Rows(e.at(inputs, row, num.element), range(height), self.input_row)
                     tile = accumulate(e, num, zeros(num, height, width), rows, columns, count)
                     into = e.at(target, e.b.add(e.b.mul(row, i64(self.row)), channel), num.element)
                     self._add(e, tile, into, again)
@@ -210,9 +214,10 @@ class FilterGradient:
                 other = load(e, num, given, e.b.mul(part, i64(PRODUCTS * self.plane)))
                 after[0] = num.add(e, now[0], other)
             store(e, num, after[0], spare, e.b.mul(product, i64(num.lanes)))
-        columns = [filter_gradient_line(e, num, [load(e, num, spare, (i * POINTS + j) * num.lanes)
-                                                 for i in range(POINTS)]) for j in range(POINTS)]
+        points, lines = SCHEME.points, SCHEME.products_to_filter
+        columns = [transform(e, num, lines, [load(e, num, spare, (i * points + j) * num.lanes) for i in range(points)])
+                   for j in range(points)]
         for i in range(TAPS):
-            for j, value in enumerate(filter_gradient_line(e, num, [column[i] for column in columns])):
+            for j, value in enumerate(transform(e, num, lines, [column[i] for column in columns])):
                 tap = e.b.add(i64((i * TAPS + j) * self.depth), depth)
                 finish(e, [[value]], e.b.add(e.b.mul(tap, i64(self.width)), channel), 0, channel, lanes)

@@ -1,80 +1,140 @@
-"""Winograd's F(4, 3) along one axis: four outputs of a three-tap filter from six inputs by six products.
+"""Winograd's algorithms along one axis: F(m, r) makes m outputs of an r-tap filter from m + r - 1 inputs by so many
+products.
 
-The transforms interpolate at 0, ±5/8, ±3/2 and infinity (Barabasz et al., "Error analysis and improving the
-accuracy of Winograd convolution", 2020, on why not at 0, ±1, ±2): products of these points are short binary
-fractions, and rounding errors grow to a third of those of whole numbers.
+The transforms interpolate at 0, ±5/8, ±3/2 and, where six points are needed, infinity (Barabasz et al., "Error
+analysis and improving the accuracy of Winograd convolution", 2020, on why not at 0, ±1, ±2): products of these points
+are short binary fractions, and rounding errors grow to a third of those of whole numbers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from math import prod
 
 from llvmlite import ir as ll
 
 from ..emitter import Emitter, const
 from .gemm import Numeric
 
-OUTPUTS, TAPS = 4, 3
-POINTS = OUTPUTS + TAPS - 1
-_P, _Q = 0.625, 1.5
-_PP, _QQ = _P * _P, _Q * _Q
+Matrix = tuple[tuple[Fraction, ...], ...]
+
+_FINITE = tuple(Fraction(n, 8) for n in (0, 5, -5, 12, -12))  # neighbours differ in sign: see ``transform``
 
 
-def _add_scaled(e: Emitter, num: Numeric, factor: float, a: ll.Value, b: ll.Value) -> ll.Value:
-    """``factor * a + b``."""
-    return num.multiply_add(e, const(num.vector, factor), a, b)
+@dataclass(frozen=True)
+class Scheme:
+    """F(outputs, taps), with five or six points.
+
+    Attributes:
+        outputs: computed together along an axis.
+        taps: of the filter along an axis.
+    """
+
+    outputs: int
+    taps: int
+
+    @property
+    def points(self) -> int:
+        """Inputs, and products, along an axis."""
+        return self.outputs + self.taps - 1
+
+    @property
+    def products(self) -> int:
+        """Of a square tile."""
+        return self.points**2
+
+    @cached_property
+    def inputs_to_factors(self) -> Matrix:
+        """B^T: a row of the coefficients of the polynomial that vanishes at all other points."""
+        rows = [_polynomial([q for q in _FINITE if q != p], self.points) for p in _FINITE]
+        return tuple(rows if self.points == len(_FINITE) else [*rows, _polynomial(_FINITE, self.points)])
+
+    @cached_property
+    def filter_to_factors(self) -> Matrix:
+        """G: powers of a point, divided by its distances to the others."""
+        norms = [prod(p - q for q in _FINITE if q != p) for p in _FINITE]
+        return self._at_points([tuple(p**k / n for k in range(self.taps)) for p, n in zip(_FINITE, norms, strict=True)])
+
+    @cached_property
+    def gradients_to_factors(self) -> Matrix:
+        """A: powers of a point."""
+        return self._at_points([tuple(p**k for k in range(self.outputs)) for p in _FINITE])
+
+    @cached_property
+    def products_to_outputs(self) -> Matrix:
+        """A^T."""
+        return tuple(zip(*self.gradients_to_factors, strict=True))
+
+    @cached_property
+    def products_to_filter(self) -> Matrix:
+        """G^T."""
+        return tuple(zip(*self.filter_to_factors, strict=True))
+
+    def _at_points(self, rows: list[tuple[Fraction, ...]]) -> Matrix:
+        last = tuple(Fraction(k == len(rows[0]) - 1) for k in range(len(rows[0])))  # at infinity the highest power
+        return tuple(rows if self.points == len(_FINITE) else [*rows, last])
 
 
-def _scaled(e: Emitter, num: Numeric, factor: float, a: ll.Value) -> ll.Value:
-    return e.b.fmul(const(num.vector, factor), a)
+def _polynomial(roots: Sequence[Fraction], size: int) -> tuple[Fraction, ...]:
+    """Coefficients of the product of (x - root), ascending."""
+    found = [Fraction(1)]
+    for root in roots:
+        found = [above - root * here for above, here in zip([Fraction(0), *found], [*found, Fraction(0)], strict=True)]
+    return (*found, *[Fraction(0)] * (size - len(found)))
 
 
-def input_line(e: Emitter, num: Numeric, d: Sequence[ll.Value]) -> list[ll.Value]:
-    """Six inputs to six factors (B^T d)."""
-    even_p, odd_p = _add_scaled(e, num, -_QQ, d[2], d[4]), _add_scaled(e, num, -_QQ, d[1], d[3])
-    even_q, odd_q = _add_scaled(e, num, -_PP, d[2], d[4]), _add_scaled(e, num, -_PP, d[1], d[3])
-    ends = [_add_scaled(e, num, _PP * _QQ, d[i], _add_scaled(e, num, -(_PP + _QQ), d[i + 2], d[i + 4]))
-            for i in (0, 1)]
-    return [ends[0], _add_scaled(e, num, _P, odd_p, even_p), _add_scaled(e, num, -_P, odd_p, even_p),
-            _add_scaled(e, num, _Q, odd_q, even_q), _add_scaled(e, num, -_Q, odd_q, even_q), ends[1]]
+def transform(e: Emitter, num: Numeric, matrix: Matrix, values: Sequence[ll.Value]) -> list[ll.Value]:
+    """``matrix`` times ``values``. What belongs to a point and its negative differs in every other sign only: even and
+    odd terms are summed once for both."""
+    columns = list(zip(*matrix, strict=True))
+    if not any(_mirrored(*pair) for pair in zip(columns, columns[1:], strict=False)):
+        return _by_rows(e, num, matrix, values)
+    even: list[tuple[int, ll.Value]] = []  # column, value that it multiplies
+    odd: list[tuple[int, ll.Value]] = []
+    k = 0
+    while k < len(columns):
+        if k + 1 < len(columns) and _mirrored(columns[k], columns[k + 1]):
+            even.append((k, e.b.fadd(values[k], values[k + 1])))
+            odd.append((k, e.b.fsub(values[k], values[k + 1])))
+            k += 2
+        else:
+            even.append((k, values[k]))
+            odd.append((k, values[k]))
+            k += 1
+    return [_sum(e, num, [(row[k], value) for k, value in (odd if i % 2 else even)]) for i, row in enumerate(matrix)]
 
 
-def filter_line(e: Emitter, num: Numeric, g: Sequence[ll.Value]) -> list[ll.Value]:
-    """Three taps to six factors (G g)."""
-    factors = [_scaled(e, num, 1 / (_PP * _QQ), g[0])]
-    for point, square, other in ((_P, _PP, _QQ), (_Q, _QQ, _PP)):
-        norm = 1 / (2 * square * (square - other))
-        even = _add_scaled(e, num, square * norm, g[2], _scaled(e, num, norm, g[0]))
-        factors += [_add_scaled(e, num, sign * point * norm, g[1], even) for sign in (1, -1)]
-    return [*factors, g[2]]
+def _by_rows(e: Emitter, num: Numeric, matrix: Matrix, values: Sequence[ll.Value]) -> list[ll.Value]:
+    results: list[ll.Value] = []
+    while len(results) < len(matrix):
+        row = matrix[len(results)]
+        if len(results) + 1 == len(matrix) or not _mirrored(row, matrix[len(results) + 1]):
+            results.append(_sum(e, num, list(zip(row, values, strict=True))))
+            continue
+        scale = next(c for c in reversed(row[1::2]) if c)
+        even = _sum(e, num, list(zip(row[::2], values[::2], strict=True)))
+        odd = _sum(e, num, [(c / scale, v) for c, v in zip(row[1::2], values[1::2], strict=True)])
+        results += [num.multiply_add(e, const(num.vector, float(s)), odd, even) for s in (scale, -scale)]
+    return results
 
 
-def output_line(e: Emitter, num: Numeric, m: Sequence[ll.Value]) -> list[ll.Value]:
-    """Six products to four outputs (A^T m)."""
-    sum_p, sum_q = e.b.fadd(m[1], m[2]), e.b.fadd(m[3], m[4])
-    difference_p, difference_q = e.b.fsub(m[1], m[2]), e.b.fsub(m[3], m[4])
-    last = _add_scaled(e, num, _P * _PP, difference_p, m[5])
-    return [e.b.fadd(m[0], e.b.fadd(sum_p, sum_q)),
-            _add_scaled(e, num, _P, difference_p, _scaled(e, num, _Q, difference_q)),
-            _add_scaled(e, num, _PP, sum_p, _scaled(e, num, _QQ, sum_q)),
-            _add_scaled(e, num, _Q * _QQ, difference_q, last)]
+def _mirrored(a: Sequence[Fraction], b: Sequence[Fraction]) -> bool:
+    """Whether two lines are those of a point and its negative."""
+    return any(a[1::2]) and tuple(b) == tuple(-c if k % 2 else c for k, c in enumerate(a))
 
 
-def gradient_line(e: Emitter, num: Numeric, y: Sequence[ll.Value]) -> list[ll.Value]:
-    """Four gradients of outputs to six factors (A y): the transpose of ``output_line``."""
-    factors = [y[0]]
-    for point, square in ((_P, _PP), (_Q, _QQ)):
-        even, odd = _add_scaled(e, num, square, y[2], y[0]), _add_scaled(e, num, square, y[3], y[1])
-        factors += [_add_scaled(e, num, sign * point, odd, even) for sign in (1, -1)]
-    return [*factors, y[3]]
-
-
-def filter_gradient_line(e: Emitter, num: Numeric, u: Sequence[ll.Value]) -> list[ll.Value]:
-    """Six gradients of a filter's factors to those of its three taps (G^T u): the transpose of ``filter_line``."""
-    norm_p, norm_q = 1 / (2 * _PP * (_PP - _QQ)), 1 / (2 * _QQ * (_QQ - _PP))
-    sum_p, sum_q = e.b.fadd(u[1], u[2]), e.b.fadd(u[3], u[4])
-    difference_p, difference_q = e.b.fsub(u[1], u[2]), e.b.fsub(u[3], u[4])
-    first = _add_scaled(e, num, norm_p, sum_p, _scaled(e, num, 1 / (_PP * _QQ), u[0]))
-    return [_add_scaled(e, num, norm_q, sum_q, first),
-            _add_scaled(e, num, _P * norm_p, difference_p, _scaled(e, num, _Q * norm_q, difference_q)),
-            _add_scaled(e, num, _PP * norm_p, sum_p, _add_scaled(e, num, _QQ * norm_q, sum_q, u[5]))]
+def _sum(e: Emitter, num: Numeric, terms: Sequence[tuple[Fraction, ll.Value]]) -> ll.Value:
+    """The sum of coefficients times values."""
+    ordered = sorted([t for t in terms if t[0]], key=lambda t: t[0] != 1)
+    factor, total = ordered[0]
+    if factor != 1:
+        total = e.b.fmul(const(num.vector, float(factor)), total)
+    for factor, value in ordered[1:]:
+        if factor == 1:
+            total = e.b.fadd(total, value)
+        else:
+            total = num.multiply_add(e, const(num.vector, float(factor)), value, total)
+    return total

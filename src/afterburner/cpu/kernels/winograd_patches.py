@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -10,14 +10,13 @@ from llvmlite import ir as ll
 
 from ..emitter import Emitter, i64
 from .gemm import Numeric, larger, load_lanes, smaller
-from .winograd_lines import OUTPUTS, POINTS
+from .winograd_lines import Matrix, transform
 
-PRODUCTS = POINTS * POINTS
 LINE = 16  # floats of a cache line
 
 
 def apart(size: int) -> int:
-    """At least ``size`` floats, an odd number of cache lines: 36 neighbours never share a set of a cache."""
+    """At least ``size`` floats, an odd number of cache lines: neighbouring products never share a set of a cache."""
     return (-(-size // LINE) | 1) * LINE
 
 
@@ -74,10 +73,12 @@ class Patches:
         grid: the tiles.
         rows, columns, channels: of an image of the tensor.
         offset: pixels from a tile's corner to its patch's.
-        side: pixels along a side of a patch; those outside of the image count as zeros.
-        transform: a line of ``side`` pixels to six factors.
-        row, plane: elements between the factors of neighbouring tiles and products.
-        spare: element of scratch where 36 registers may be kept.
+        pitch: pixels between tiles.
+        stride: pixels between those of a patch.
+        matrix: what makes factors of a line of a patch; pixels outside of the image count as zeros.
+        plane: elements between the factors of neighbouring products.
+        block: (channels, elements) from one block of channels to the next; inside of one, channels are adjacent.
+        spare: element of scratch where a register for each product may be kept.
     """
 
     grid: Grid
@@ -85,63 +86,85 @@ class Patches:
     columns: int
     channels: int
     offset: tuple[int, int]
-    side: int
-    transform: Callable[[Emitter, Numeric, Sequence[ll.Value]], list[ll.Value]]
-    row: int
+    pitch: int
+    stride: int
+    matrix: Matrix
     plane: int
+    block: tuple[int, int] | None
     spare: int
+
+    @property
+    def side(self) -> int:
+        """Pixels along a side of a patch."""
+        return len(self.matrix[0])
+
+    @property
+    def points(self) -> int:
+        """Factors of a line."""
+        return len(self.matrix)
 
     def factors(self, e: Emitter, num: Numeric, source: ll.Value, tile: ll.Value, target: ll.Value,
                 first: ll.Value | None = None, end: ll.Value | None = None) -> None:
         """Write the factors of a tile's channels [first, end), all by default, from ``target`` on; ``first`` is a
         multiple of the lanes."""
         number, down, across = self.grid.position(e, tile)
-        top = e.b.add(e.b.mul(down, i64(OUTPUTS)), i64(self.offset[0]))
-        left = e.b.add(e.b.mul(across, i64(OUTPUTS)), i64(self.offset[1]))
+        top = e.b.add(e.b.mul(down, i64(self.pitch)), i64(self.offset[0]))
+        left = e.b.add(e.b.mul(across, i64(self.pitch)), i64(self.offset[1]))
         line = e.b.add(e.b.mul(number, i64(self.rows)), top)
         pixel = e.b.add(e.b.mul(line, i64(self.columns)), left)
         given = e.at(source, e.b.mul(pixel, i64(self.channels)), num.element)
-        inside = smaller(e, i64(self.side), larger(e, i64(0), e.b.sub(i64(0), top)))
-        outside = larger(e, inside, smaller(e, i64(self.side), e.b.sub(i64(self.rows), top)))
+        inside = smaller(e, i64(self.side), self._lines_to(e, e.b.sub(i64(0), top)))
+        outside = larger(e, inside, smaller(e, i64(self.side), self._lines_to(e, e.b.sub(i64(self.rows), top))))
         for low, high, lanes in registers(self.channels, num.lanes):
             start = i64(low) if first is None else larger(e, i64(low), first)
             stop = i64(high) if end is None else smaller(e, i64(high), end)
             with e.loop(start, stop, num.lanes, "channel") as channel:
                 at = channel if first is None else e.b.sub(channel, first)
                 self._rows(e, num, e.at(given, channel, num.element), across, inside, outside, lanes)
-                self._columns(e, num, e.at(target, at, num.element))
+                self._columns(e, num, e.at(target, self._place(e, at), num.element))
+
+    def _lines_to(self, e: Emitter, pixels: ll.Value) -> ll.Value:
+        """Lines of a patch in so many rows of pixels."""
+        return e.b.udiv(e.b.add(larger(e, i64(0), pixels), i64(self.stride - 1)), i64(self.stride))
+
+    def _place(self, e: Emitter, channel: ll.Value) -> ll.Value:
+        if self.block is None:
+            return channel
+        size, distance = self.block
+        return e.b.add(e.b.mul(e.b.udiv(channel, i64(size)), i64(distance)), e.b.urem(channel, i64(size)))
 
     def _rows(self, e: Emitter, num: Numeric, source: ll.Value, across: ll.Value, inside: ll.Value,
               outside: ll.Value, lanes: int) -> None:
         """Transform the rows of a patch into the spare registers; rows outside of the image are zeros."""
-        spare = e.at(e.scratch, self.spare, num.element)
+        spare, row = e.at(e.scratch, self.spare, num.element), self.points * num.lanes
         for low, high in ((i64(0), inside), (outside, i64(self.side))):
             with e.loop(low, high, name="outside") as r:
-                line = e.at(spare, e.b.mul(r, i64(POINTS * num.lanes)), num.element)
-                for j in range(POINTS):
+                line = e.at(spare, e.b.mul(r, i64(row)), num.element)
+                for j in range(self.points):
                     store(e, num, num.zero, line, j * num.lanes)
         for kept in self._kinds(e, across):
             with e.loop(inside, outside, name="inside") as r:
-                given = e.at(source, e.b.mul(r, i64(self.columns * self.channels)), num.element)
-                pixels = [load_lanes(e, e.at(given, j * self.channels, num.element), num, lanes) if j in kept
-                          else num.zero for j in range(self.side)]
-                line = e.at(spare, e.b.mul(r, i64(POINTS * num.lanes)), num.element)
-                for j, value in enumerate(self.transform(e, num, pixels)):
+                down = e.b.mul(r, i64(self.stride * self.columns * self.channels))
+                given = e.at(source, down, num.element)
+                pixels = [load_lanes(e, e.at(given, j * self.stride * self.channels, num.element), num, lanes)
+                          if j in kept else num.zero for j in range(self.side)]
+                line = e.at(spare, e.b.mul(r, i64(row)), num.element)
+                for j, value in enumerate(transform(e, num, self.matrix, pixels)):
                     store(e, num, value, line, j * num.lanes)
 
     def _columns(self, e: Emitter, num: Numeric, target: ll.Value) -> None:
-        spare = e.at(e.scratch, self.spare, num.element)
-        for j in range(POINTS):
-            column = [load(e, num, spare, (i * POINTS + j) * num.lanes) for i in range(self.side)]
-            for i, value in enumerate(self.transform(e, num, column)):
-                store(e, num, value, target, (i * POINTS + j) * self.plane)
+        spare, points = e.at(e.scratch, self.spare, num.element), self.points
+        for j in range(points):
+            column = [load(e, num, spare, (i * points + j) * num.lanes) for i in range(self.side)]
+            for i, value in enumerate(transform(e, num, self.matrix, column)):
+                store(e, num, value, target, (i * points + j) * self.plane)
 
     def _kinds(self, e: Emitter, across: ll.Value) -> Iterator[tuple[int, ...]]:
         """The columns of a patch that lie inside of the image; what is emitted between runs for such tiles only."""
         runs: list[tuple[tuple[int, ...], int, int]] = []
         for tile in range(self.grid.across):
-            start = tile * OUTPUTS + self.offset[1]
-            kept = tuple(j for j in range(self.side) if 0 <= start + j < self.columns)
+            start = tile * self.pitch + self.offset[1]
+            kept = tuple(j for j in range(self.side) if 0 <= start + j * self.stride < self.columns)
             first = runs.pop()[1] if runs and runs[-1][0] == kept else tile
             runs.append((kept, first, tile + 1))
         for kept, low, high in runs:
