@@ -22,6 +22,7 @@ from .gemm import MOST_CHUNKS, WIDEST, Numeric, choose_tile, chunks_of, numeric
 from .matmul import Product, lower_product, zero_kernel
 from .packing import widen_phase
 from .winograd import lower_winograd, winograd_pays
+from .winograd_streamed import lower_streamed_winograd, streamed_winograd_pays
 
 _IMAGE_BYTES = 128 << 10  # input rows of a block: a quarter of a 512 KB second-level cache
 _FILTER_BYTES = 192 << 10  # of packed filter that a chunk reads again and again from the second-level cache
@@ -144,6 +145,8 @@ def _lower(contraction: Contraction, isa: Isa, correlations: Callable[[], list[C
     if isa.precision == "fast" and contraction.dtype == F32 and len(parts) == 1 and winograd_pays(parts[0], num, isa):
         kernel = lower_winograd(contraction, parts[0], num, isa, order, filter_columns, f"{label} (Winograd)")
         return replace(kernel, kept=kept_filter(contraction, order[1], 1))
+    if isa.precision == "fast" and contraction.dtype == F32 and streamed_winograd_pays(parts, num, isa):
+        return lower_streamed_winograd(contraction, parts, num, isa, order, filter_columns, f"{label} (Winograd)")
     merged = in_one_row(parts)
     streamed = None if is_half(contraction.dtype) else streamed_plans(merged, num, isa)
     if streamed is not None:
