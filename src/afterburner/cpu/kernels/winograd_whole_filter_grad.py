@@ -1,0 +1,218 @@
+"""Gradient of a convolution with respect to its filter by Winograd's algorithms where all tiles are summed at once, in
+``precision=fast``: 4x4 filters with stride 1 or 2 and large filters of 3x3.
+
+The transpose of ``winograd_streamed``: factors of the patches of each phase of the input, and of the output gradients,
+are made for all tiles. A chunk then sums their products over the tiles for some input channels and a panel of output
+channels, and transforms the sums to taps while they lie in a cache: they are never written to memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from llvmlite import ir as ll
+
+from ...ir.ops.conv import Conv2dFilterGrad
+from ..emitter import Emitter, i64
+from ..isa import Isa
+from ..kernel import Kernel, Phase
+from .epilogue import Contraction, Finish
+from .gemm import (
+    MOST_CHUNKS,
+    Columns,
+    Cut,
+    Numeric,
+    Rows,
+    accumulate,
+    choose_tile,
+    chunks_of,
+    range_of_part,
+    smaller,
+    step_cycles,
+    zeros,
+)
+from .winograd_lines import Scheme, transform
+from .winograd_patches import LINE, Grid, Patches, apart, load, registers, store
+from .winograd_streamed import SCHEMES
+
+_ROWS = LINE  # input channels of a block: their factors for a tile fill a cache line
+_FACTORS_BYTES = 64 << 20  # of all patches and gradients
+
+# Cycles of one register of channels: of a factor of a tile, of a sum to be transformed, measured with AVX2.
+_PATCH_CYCLES, _SUM_CYCLES = 5.5, 3.0
+_WORTH = 0.9  # of the direct computation's estimated cycles
+_DIRECT = 0.85  # of its products' estimated rate that the direct computation reaches
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How a filter gradient is cut.
+
+    Attributes:
+        grid: tiles of the output.
+        blocks: of input channels of a phase.
+        rows: cut of a block in register tiles.
+        vectors: registers of output channels in a panel; the last one may have fewer.
+        panels: of output channels.
+        parts: chunks along (blocks of all phases, panels).
+    """
+
+    grid: Grid
+    blocks: int
+    rows: Cut
+    vectors: int
+    panels: int
+    parts: tuple[int, int]
+
+
+def scheme_of(op: Conv2dFilterGrad) -> Scheme | None:
+    """The algorithm of an operation; None where there is none."""
+    (height, width), stride = op.filter_shape[:2], op.strides[0]
+    if height != width or op.strides != (stride, stride) or op.dilation != (1, 1) or op.groups > 1:
+        return None
+    return SCHEMES.get(height // stride) if height % stride == 0 else None
+
+
+def tiling_of(op: Conv2dFilterGrad, scheme: Scheme, dy: tuple[int, ...], num: Numeric, isa: Isa) -> Tiling:
+    """Tiles, blocks and chunks, from the sizes alone."""
+    grid = Grid(dy[0], *(-(-n // scheme.outputs) for n in dy[1:3]))
+    depth, width = op.filter_shape[2:]
+    rows, across = choose_tile(_ROWS, -(-width // num.lanes), grid.tiles, isa)
+    blocks, panels = -(-depth // _ROWS), -(-width // (across.widest * num.lanes))
+    all_blocks = prod(op.strides) * blocks
+    wanted = chunks_of(grid.tiles * scheme.products * all_blocks * _ROWS * width / num.lanes / 2)
+    beside = min(panels, wanted)
+    return Tiling(grid, blocks, rows, across.widest, panels, (min(all_blocks, -(-wanted // beside)), beside))
+
+
+def whole_filter_grad_pays(op: Conv2dFilterGrad, dy: tuple[int, ...], num: Numeric, isa: Isa) -> bool:
+    """Whether an operation has an algorithm whose transforms cost less than the products it saves, by estimated
+    cycles."""
+    scheme = scheme_of(op)
+    if scheme is None or min(op.filter_shape[2:]) < num.lanes:
+        return False
+    t, (depth, width) = tiling_of(op, scheme, dy, num, isa), op.filter_shape[2:]
+    phases, deep, wide = prod(op.strides), -(-depth // num.lanes), -(-width // num.lanes)
+    if sum(_factors(scheme, t, phases, num)) * num.bytes > _FACTORS_BYTES:
+        return False
+    block = sum(step_cycles(h, t.vectors, isa) * (high - low) for h, low, high in t.rows.spans())
+    product = phases * t.blocks * t.panels * block
+    patches = _PATCH_CYCLES * t.grid.tiles * (phases * deep + wide)
+    ours = scheme.products * (product * t.grid.tiles + patches + _SUM_CYCLES * phases * depth * wide)
+    rows, panels = choose_tile(depth, wide, prod(dy[:3]), isa)
+    direct = sum(step_cycles(h, w, isa) * (b - a) * (d - c) for h, a, b in rows.spans() for w, c, d in panels.spans())
+    return ours < _WORTH / _DIRECT * prod(dy[:3]) * prod(op.filter_shape[:2]) * direct
+
+
+def _factors(scheme: Scheme, t: Tiling, phases: int, num: Numeric) -> tuple[int, int]:
+    """Elements of the factors of patches and of gradients."""
+    return (scheme.products * apart(phases * t.blocks * t.grid.tiles * _ROWS),
+            scheme.products * apart(t.panels * t.grid.tiles * t.vectors * num.lanes))
+
+
+def lower_whole_filter_grad(contraction: Contraction, num: Numeric, isa: Isa, label: str) -> Kernel:
+    """The kernel of an operation for which it pays."""
+    op, (x, dy, _) = contraction.root.op, contraction.shapes
+    assert isinstance(op, Conv2dFilterGrad)
+    scheme = scheme_of(op)
+    assert scheme is not None
+    g = WholeFilterGradient(op, scheme, x, dy, tiling_of(op, scheme, dy, num, isa), num)
+    finish, chunks = contraction.finish(isa), min(MOST_CHUNKS, g.tiling.grid.tiles)
+
+    def transform_operands(e: Emitter) -> None:
+        g.transform_operands(e, contraction.operand(e, 0), contraction.operand(e, 1), chunks)
+
+    phases = (Phase(chunks, transform_operands), Phase(prod(g.tiling.parts), lambda e: g.compute(e, finish)))
+    temps = tuple(size * num.bytes for size in _factors(scheme, g.tiling, g.phases, num))
+    return Kernel(contraction.node, phases, f"winograd whole {contraction.key(isa)}", temps, g.scratch, label)
+
+
+class WholeFilterGradient:
+    """Emits the phases. Temporary 0 holds the factors of patches as [product][phase, block][tile][row], temporary 1
+    those of gradients as [product][panel][tile][registers], scratch the sums of a block and a panel."""
+
+    def __init__(self, op: Conv2dFilterGrad, scheme: Scheme, x: tuple[int, ...], dy: tuple[int, ...], tiling: Tiling,
+                 num: Numeric) -> None:
+        self.op, self.scheme, self.tiling, self.num = op, scheme, tiling, num
+        self.phases, self.stride = prod(op.strides), op.strides[0]
+        tiles, lanes = tiling.grid.tiles, num.lanes
+        self.panel = tiling.vectors * lanes
+        self.input_block, self.gradient_block = tiles * _ROWS, tiles * self.panel
+        inputs, gradients = _factors(scheme, tiling, self.phases, num)
+        self.input_plane, self.gradient_plane = inputs // scheme.products, gradients // scheme.products
+        self.sum_plane = apart(_ROWS * self.panel)
+        self.scratch = scheme.products * max(self.sum_plane, lanes) * num.bytes
+        pitch = scheme.outputs * self.stride
+        self.inputs = [
+            Patches(tiling.grid, x[1], x[2], x[3], (i - op.padding[0][0], j - op.padding[1][0]), pitch, self.stride,
+                    scheme.inputs_to_factors, self.input_plane, (_ROWS, self.input_block), 0)
+            for i in range(self.stride) for j in range(self.stride)]
+        self.gradients = Patches(tiling.grid, dy[1], dy[2], dy[3], (0, 0), scheme.outputs, 1,
+                                 scheme.gradients_to_factors, self.gradient_plane, (self.panel, self.gradient_block), 0)
+
+    def transform_operands(self, e: Emitter, x: ll.Value, dy: ll.Value, chunks: int) -> None:
+        """This chunk's share of the tiles."""
+        t, element = self.tiling, self.num.element
+        with e.loop(*range_of_part(e, e.chunk, t.grid.tiles, chunks), name="tile") as tile:
+            for phase, patches in enumerate(self.inputs):
+                at = e.b.add(i64(phase * t.blocks * self.input_block), e.b.mul(tile, i64(_ROWS)))
+                patches.factors(e, self.num, x, tile, e.at(e.temp(0), at, element))
+            into = e.at(e.temp(1), e.b.mul(tile, i64(self.panel)), element)
+            self.gradients.factors(e, self.num, dy, tile, into)
+
+    def compute(self, e: Emitter, finish: Finish) -> None:
+        """This chunk's share of the filter's gradient."""
+        t, depth = self.tiling, self.op.filter_shape[2]
+        down, across = e.b.udiv(e.chunk, i64(t.parts[1])), e.b.urem(e.chunk, i64(t.parts[1]))
+        with e.loop(*range_of_part(e, across, t.panels, t.parts[1]), name="panel") as panel, \
+                e.loop(*range_of_part(e, down, self.phases * t.blocks, t.parts[0]), name="block") as block:
+            self._multiply(e, panel, block)
+            phase, row = e.b.udiv(block, i64(t.blocks)), e.b.mul(e.b.urem(block, i64(t.blocks)), i64(_ROWS))
+            with e.loop(0, smaller(e, i64(_ROWS), e.b.sub(i64(depth), row)), name="row") as r:
+                self._taps(e, finish, phase, e.b.add(row, r), r, panel)
+
+    def _multiply(self, e: Emitter, panel: ll.Value, block: ll.Value) -> None:
+        """Products of a block of input channels and a panel of output channels, summed over all tiles."""
+        t, num = self.tiling, self.num
+        with e.loop(0, self.scheme.products, name="product") as product:
+            at = e.b.add(e.b.mul(product, i64(self.input_plane)), e.b.mul(block, i64(self.input_block)))
+            inputs = e.at(e.temp(0), at, num.element)
+            at = e.b.add(e.b.mul(product, i64(self.gradient_plane)), e.b.mul(panel, i64(self.gradient_block)))
+            columns = Columns(e.at(e.temp(1), at, num.element), [v * num.lanes for v in range(t.vectors)], self.panel,
+                              num.lanes, num.lanes * num.bytes)
+            sums = e.at(e.scratch, e.b.mul(product, i64(self.sum_plane)), num.element)
+            for height, _, row in t.rows.walk(e, i64(0), i64(t.rows.parts)):
+                rows = Rows(e.at(inputs, row, num.element), range(height), _ROWS)
+                done = accumulate(e, num, zeros(num, height, t.vectors), rows, columns, t.grid.tiles, unroll=4)
+                into = e.at(sums, e.b.mul(row, i64(self.panel)), num.element)
+                for r, values in enumerate(done):
+                    for v, value in enumerate(values):
+                        store(e, num, value, into, r * self.panel + v * num.lanes)
+
+    def _taps(self, e: Emitter, finish: Finish, phase: ll.Value, depth: ll.Value, row: ll.Value,
+              panel: ll.Value) -> None:
+        """The sums of an input channel to its taps of a phase."""
+        num, width = self.num, self.op.filter_shape[3]
+        begin = e.b.mul(panel, i64(self.panel))
+        given = e.at(e.scratch, e.b.mul(row, i64(self.panel)), num.element)
+        for low, high, lanes in registers(width, num.lanes):
+            stop = smaller(e, i64(high), e.b.add(begin, i64(self.panel)))
+            start = begin if low == 0 else e.b.select(e.b.icmp_signed(">", begin, i64(low)), begin, i64(low))
+            with e.loop(start, stop, num.lanes, "channel") as channel:
+                self._transform(e, finish, phase, depth, channel, e.at(given, e.b.sub(channel, begin), num.element),
+                                lanes)
+
+    def _transform(self, e: Emitter, finish: Finish, phase: ll.Value, depth: ll.Value, channel: ll.Value,
+                   source: ll.Value, lanes: int) -> None:
+        num, points, matrix = self.num, self.scheme.points, self.scheme.products_to_filter
+        columns = [transform(e, num, matrix, [load(e, num, source, (i * points + j) * self.sum_plane)
+                                              for i in range(points)]) for j in range(points)]
+        _, kw, channels, width = self.op.filter_shape
+        top, left = e.b.udiv(phase, i64(self.stride)), e.b.urem(phase, i64(self.stride))
+        corner = e.b.add(e.b.mul(top, i64(kw)), left)
+        for i in range(self.scheme.taps):
+            for j, value in enumerate(transform(e, num, matrix, [column[i] for column in columns])):
+                tap = e.b.add(corner, i64((i * kw + j) * self.stride))
+                at = e.b.add(e.b.mul(tap, i64(channels)), depth)
+                finish(e, [[value]], e.b.add(e.b.mul(at, i64(width)), channel), 0, channel, lanes)
