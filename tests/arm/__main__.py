@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 FILES = ("halves", "vecmath", "fused", "matmul", "epilogue", "prologue", "conv", "conv_pooled", "conv_sparse",
-         "winograd", "pool", "gather", "random", "scan", "sort")
+         "winograd", "winograd_strided", "pool", "gather", "random", "scan", "sort")
 
 
 def main(words: list[str]) -> int:

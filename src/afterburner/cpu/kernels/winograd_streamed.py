@@ -51,7 +51,7 @@ _TILES = 64  # of a chunk at least: each transforms the filter
 _PATCHES_BYTES = 64 << 20  # of the factors of all patches
 
 # Cycles of one register of channels: of a factor of a tile, of a factor of the filter, measured with AVX2.
-_PATCH_CYCLES, _FILTER_CYCLES = 5.5, 2.5
+_PATCH_CYCLES, _FILTER_CYCLES = 5.5, 5.0
 _WORTH = 0.9  # of the direct convolution's estimated cycles
 
 

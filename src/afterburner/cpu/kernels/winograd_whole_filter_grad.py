@@ -40,7 +40,7 @@ _ROWS = LINE  # input channels of a block: their factors for a tile fill a cache
 _FACTORS_BYTES = 64 << 20  # of all patches and gradients
 
 # Cycles of one register of channels: of a factor of a tile, of a sum to be transformed, measured with AVX2.
-_PATCH_CYCLES, _SUM_CYCLES = 5.5, 3.0
+_PATCH_CYCLES, _SUM_CYCLES = 5.5, 6.0
 _WORTH = 0.9  # of the direct computation's estimated cycles
 _DIRECT = 0.85  # of its products' estimated rate that the direct computation reaches
 
