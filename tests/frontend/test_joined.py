@@ -65,3 +65,10 @@ def test_keras_is_left_as_it_was() -> None:
     with afterburner.enabled():
         assert trainer.potentially_ragged_concat is not original
     assert trainer.potentially_ragged_concat is original
+
+
+def test_keras_may_be_imported_after_tensorflow() -> None:
+    with afterburner.enabled():
+        joined.uninstall()  # as where Keras was not there yet
+        tf.function(lambda x: x + 1)(tf.constant(1.0))
+        assert trainer.potentially_ragged_concat is joined._joined

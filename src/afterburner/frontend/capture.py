@@ -19,7 +19,7 @@ from ..errors import NotTaken, StrictError
 from ..options import options
 from ..report import Entry
 from ..runtime.collector import paused_collector
-from . import fastpath, graph_log, iterators, joined, session, traced
+from . import fastpath, graph_log, iterators, joined, session, single_trace, traced
 from .flatten import FlatGraph, FlatOp, branch_graph, flatten, must_use_xla, xla_differs
 from .function import Take, TakenFunction, branch_names, describe_left, is_control
 from .import_graph import supported
@@ -45,6 +45,7 @@ class FunctionState:
     """What we know of one AtomicFunction; kept on it, so that it goes when the function goes."""
 
     def __init__(self, function: Any, engine: Engine) -> None:
+        joined.install()  # Keras may have been imported since TensorFlow was
         self._engine = engine
         self._lock = threading.Lock()
         self._entry: Entry = engine.recorder.entry(_readable(function.name))
@@ -296,6 +297,7 @@ def install(engine: Engine) -> None:
     iterators.install()
     traced.install()
     joined.install()
+    single_trace.install()
     session.install(engine)
 
 
@@ -308,6 +310,7 @@ def uninstall() -> None:
     iterators.uninstall()
     traced.uninstall()
     joined.uninstall()
+    single_trace.uninstall()
     session.uninstall()
     unwatch()
     forget_all()
