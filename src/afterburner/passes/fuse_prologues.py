@@ -15,6 +15,7 @@ from .fuse_epilogues import MAX_EPILOGUE_NODES, TRANSCENDENTALS
 from .fusion_groups import CONTRACTIONS
 
 MIN_CHANNELS = 8  # of a filter's gradient: with fewer the input is not copied channel by channel
+TAPS = (2, 3, 4)  # of a filter to a stride: where Winograd's algorithm may take its gradient
 
 
 def is_simple(body: Graph) -> bool:
@@ -57,7 +58,9 @@ def can_make(node: Node, value: Value, body: Graph, fast: bool = False) -> bool:
 
 
 def _may_be_transformed(op: Conv2dFilterGrad) -> bool:
-    return op.filter_shape[:2] == (3, 3) and op.strides == op.dilation == (1, 1) and op.groups == 1
+    (height, width), stride = op.filter_shape[:2], op.strides[0]
+    return height == width and height / stride in TAPS and op.strides == (stride, stride) and op.dilation == (1, 1) \
+        and op.groups == 1
 
 
 def make_inside(op: Op, read: Sequence[Value], value: Value, body: Graph,

@@ -42,7 +42,7 @@ from .gemm import (
 from .packing import pack_columns, pack_columns_transposed
 from .winograd_lines import Scheme, transform
 from .winograd_outputs import Outputs
-from .winograd_patches import Grid, Patches, apart, load, store
+from .winograd_patches import LINE, Grid, Patches, apart, load, store
 
 SCHEMES = {2: Scheme(4, 2), 3: Scheme(4, 3), 4: Scheme(3, 4)}  # by the taps of a phase along an axis
 
@@ -213,7 +213,9 @@ class StreamedWinograd:
                 self._transform_filter(e, count, width)
                 index = e.b.add(e.b.mul(phase, i64(t.blocks)), block)
                 patches = e.at(e.temp(0), e.b.mul(index, i64(self.block)), num.element)
-                self._multiply(e, patches, count, width, turns, first)
+                with e.loop(0, self.scheme.products, name="product") as product:
+                    self._ask(e, filter_, index, channel, width, product)
+                    self._multiply(e, patches, count, width, turns, first, product)
             with e.loop(first, end, name="outputs") as tile:
                 given = e.at(sums, e.b.mul(e.b.sub(tile, first), i64(self.row)), num.element)
                 stop = e.b.add(channel, i64(width * num.lanes))
@@ -224,18 +226,45 @@ class StreamedWinograd:
         """Copy the taps of a phase and of some input channels to [row][column][depth][registers]."""
         c, taps, num = self.c, self.scheme.taps, self.num
         pack = pack_columns_transposed if c.transposed else pack_columns
-        stride = c.depth if c.transposed else c.width
-        inside = e.b.add(e.b.mul(channel, i64(c.depth)), depth) if c.transposed \
-            else e.b.add(e.b.mul(depth, i64(c.width)), channel)
-        s = c.rows.taps.stride
-        with e.loop(0, taps, name="i") as i, e.loop(0, taps, name="j") as j:
-            row = _tap(e, c.rows, e.b.udiv(phase, i64(s)), i)
-            column = _tap(e, c.columns, e.b.urem(phase, i64(s)), j)
-            tap = e.b.add(e.b.mul(row, i64(self.filter_columns)), column)
-            source = e.at(filter_, e.b.add(e.b.mul(tap, i64(c.depth * c.width)), inside), num.element)
-            number = e.b.add(e.b.mul(i, i64(taps)), j)
-            into = e.at(e.scratch, e.b.mul(number, i64(self.tap)), num.element)
-            pack(e, num, source, stride, count, into, width, last, num.element)
+        with e.loop(0, taps**2, name="tap") as tap:
+            source = self._taps(e, filter_, phase, tap, depth, channel)
+            into = e.at(e.scratch, e.b.mul(tap, i64(self.tap)), num.element)
+            pack(e, num, source, self.line, count, into, width, last, num.element)
+
+    @property
+    def line(self) -> int:
+        """Elements between the filter's lines: those of an input channel, or of an output channel if transposed."""
+        return self.c.depth if self.c.transposed else self.c.width
+
+    def _taps(self, e: Emitter, filter_: ll.Value, phase: ll.Value, tap: ll.Value, depth: ll.Value,
+              channel: ll.Value) -> ll.Value:
+        """Where a phase's tap lies in the filter for an input and an output channel."""
+        c, s, taps = self.c, i64(self.c.rows.taps.stride), i64(self.scheme.taps)
+        row = _tap(e, c.rows, e.b.udiv(phase, s), e.b.udiv(tap, taps))
+        column = _tap(e, c.columns, e.b.urem(phase, s), e.b.urem(tap, taps))
+        matrix = e.b.mul(e.b.add(e.b.mul(row, i64(self.filter_columns)), column), i64(c.depth * c.width))
+        first, second = (channel, depth) if c.transposed else (depth, channel)
+        inside = e.b.add(e.b.mul(first, i64(self.line)), second)
+        return e.at(filter_, e.b.add(matrix, inside), self.num.element)
+
+    def _ask(self, e: Emitter, filter_: ll.Value, index: ll.Value, channel: ll.Value, width: int,
+             product: ll.Value) -> None:
+        """Ask for a product's share of the taps that are packed next: of the next block, or the next panel's first. Its
+        lines lie too far apart for a processor to see that they will be read."""
+        c, t, num = self.c, self.tiling, self.num
+        following = e.b.add(index, i64(1))
+        more = e.b.icmp_signed("<", following, i64(_phases(c) * t.blocks))
+        following = e.b.select(more, following, i64(0))
+        channel = e.b.select(more, channel, e.b.add(channel, i64(width * num.lanes)))
+        phase, depth = e.b.udiv(following, i64(t.blocks)), e.b.mul(e.b.urem(following, i64(t.blocks)), i64(t.depth))
+        lines, size = (width * num.lanes, t.depth) if c.transposed else (t.depth, width * num.lanes)
+        share = -(-lines * self.scheme.taps**2 // self.scheme.products)
+        begin = e.b.mul(product, i64(share))
+        with e.loop(begin, smaller(e, e.b.add(begin, i64(share)), i64(lines * self.scheme.taps**2)), name="ask") as n:
+            source = self._taps(e, filter_, phase, e.b.udiv(n, i64(lines)), depth, channel)
+            line = e.at(source, e.b.mul(e.b.urem(n, i64(lines)), i64(self.line)), num.element)
+            for at in range(0, size, LINE):
+                e.prefetch(e.at(line, at, num.element))
 
     def _transform_filter(self, e: Emitter, count: ll.Value, width: int) -> None:
         taps, points, num, matrix = self.scheme.taps, self.scheme.points, self.num, self.scheme.filter_to_factors
@@ -249,26 +278,25 @@ class StreamedWinograd:
                     store(e, num, value, into, (i * points + j) * self.filter_plane)
 
     def _multiply(self, e: Emitter, patches: ll.Value, count: ll.Value, width: int,
-                  turns: tuple[ll.Value, ll.Value], first: ll.Value) -> None:
-        """Add the products of a block to the sums of tiles."""
+                  turns: tuple[ll.Value, ll.Value], first: ll.Value, product: ll.Value) -> None:
+        """Add a block's sums of one product to those of all tiles."""
         t, num = self.tiling, self.num
         steps = t.depth if isinstance(count, ll.Constant) else count
-        with e.loop(0, self.scheme.products, name="product") as product:
-            factors = e.at(patches, e.b.mul(product, i64(self.plane)), num.element)
-            at = e.b.add(i64(self.filter_at), e.b.mul(product, i64(self.filter_plane)))
-            columns = Columns(e.at(e.scratch, at, num.element), [v * num.lanes for v in range(width)],
-                              width * num.lanes, num.lanes, num.lanes * num.bytes)
-            sums = e.at(e.scratch, e.b.add(i64(self.sums_at), e.b.mul(product, i64(self.sum_plane))), num.element)
-            for height, _, tile in t.turns.walk(e, *turns):
-                rows = Rows(e.at(factors, e.b.mul(tile, i64(t.depth)), num.element),
-                            [r * t.depth for r in range(height)], 1)
-                into = e.at(sums, e.b.mul(e.b.sub(tile, first), i64(self.row)), num.element)
-                places = [[r * self.row + v * num.lanes for v in range(width)] for r in range(height)]
-                held = [[load(e, num, into, place) for place in line] for line in places]
-                done = accumulate(e, num, held, rows, columns, steps)
-                for line, values in zip(places, done, strict=True):
-                    for place, value in zip(line, values, strict=True):
-                        store(e, num, value, into, place)
+        factors = e.at(patches, e.b.mul(product, i64(self.plane)), num.element)
+        at = e.b.add(i64(self.filter_at), e.b.mul(product, i64(self.filter_plane)))
+        columns = Columns(e.at(e.scratch, at, num.element), [v * num.lanes for v in range(width)], width * num.lanes,
+                          num.lanes, num.lanes * num.bytes)
+        sums = e.at(e.scratch, e.b.add(i64(self.sums_at), e.b.mul(product, i64(self.sum_plane))), num.element)
+        for height, _, tile in t.turns.walk(e, *turns):
+            rows = Rows(e.at(factors, e.b.mul(tile, i64(t.depth)), num.element),
+                        [r * t.depth for r in range(height)], 1)
+            into = e.at(sums, e.b.mul(e.b.sub(tile, first), i64(self.row)), num.element)
+            places = [[r * self.row + v * num.lanes for v in range(width)] for r in range(height)]
+            held = [[load(e, num, into, place) for place in line] for line in places]
+            done = accumulate(e, num, held, rows, columns, steps)
+            for line, values in zip(places, done, strict=True):
+                for place, value in zip(line, values, strict=True):
+                    store(e, num, value, into, place)
 
 
 def _tap(e: Emitter, axis: Axis, phase: ll.Value, index: ll.Value) -> ll.Value:
