@@ -181,6 +181,11 @@ def test_a_copy_where_one_reader_cannot_make_it() -> None:
         same_bits(graph, again)
     graph = graph_of(CONVOLUTIONS)
     assert kernels(rematerialize(graph, EAGER, fast=True)).count("loop: mul") == 2
+    square = CONVOLUTIONS.replace("f32[3,3,", "f32[4,4,").replace("(3,3,16,16)", "(4,4,16,16)").replace(
+        "padding=((1,1),(1,1))", "padding=((1,2),(1,2))")
+    graph = graph_of(square)
+    assert kernels(rematerialize(graph, EAGER, fast=True)).count("loop: mul") == 2
+    assert kernels(rematerialize(graph, EAGER)).count("loop: mul") < 2
     single = CONVOLUTIONS.replace("f32[3,3,16,16]", "f32[1,1,16,16]").replace("(3,3,16,16)", "(1,1,16,16)").replace(
         "padding=((1,1),(1,1))", "padding=((0,0),(0,0))")
     graph = graph_of(single)

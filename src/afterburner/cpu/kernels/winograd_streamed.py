@@ -38,6 +38,7 @@ from .gemm import (
     smaller,
     step_cycles,
     walk_panels,
+    zeros,
 )
 from .packing import pack_columns, pack_columns_transposed
 from .winograd_lines import Scheme, transform
@@ -46,7 +47,7 @@ from .winograd_patches import LINE, Grid, Patches, apart, load, store
 
 SCHEMES = {2: Scheme(4, 2), 3: Scheme(4, 3), 4: Scheme(3, 4)}  # by the taps of a phase along an axis
 
-_DEPTH = 128  # input channels whose factors of the filter lie in the second-level cache together
+_DEPTH = 64  # input channels whose factors of the filter lie in the second-level cache together
 _TILES = 64  # of a chunk at least: each transforms the filter
 _PATCHES_BYTES = 64 << 20  # of the factors of all patches
 
@@ -292,11 +293,10 @@ class StreamedWinograd:
                         [r * t.depth for r in range(height)], 1)
             into = e.at(sums, e.b.mul(e.b.sub(tile, first), i64(self.row)), num.element)
             places = [[r * self.row + v * num.lanes for v in range(width)] for r in range(height)]
-            held = [[load(e, num, into, place) for place in line] for line in places]
-            done = accumulate(e, num, held, rows, columns, steps)
+            done = accumulate(e, num, zeros(num, height, width), rows, columns, steps)
             for line, values in zip(places, done, strict=True):
                 for place, value in zip(line, values, strict=True):
-                    store(e, num, value, into, place)
+                    store(e, num, num.add(e, load(e, num, into, place), value), into, place)
 
 
 def _tap(e: Emitter, axis: Axis, phase: ll.Value, index: ll.Value) -> ll.Value:

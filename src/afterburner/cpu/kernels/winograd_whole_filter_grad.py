@@ -168,7 +168,7 @@ class WholeFilterGradient:
         with e.loop(*range_of_part(e, across, t.panels, t.parts[1]), name="panel") as panel, \
                 e.loop(*range_of_part(e, down, self.phases * t.blocks, t.parts[0]), name="block") as block:
             self._multiply(e, panel, block)
-            phase, row = e.b.udiv(block, i64(t.blocks)), e.b.mul(e.b.urem(block, i64(t.blocks)), i64(_ROWS))
+            phase, row = self._place(e, block)
             with e.loop(0, smaller(e, i64(_ROWS), e.b.sub(i64(depth), row)), name="row") as r:
                 self._taps(e, finish, phase, e.b.add(row, r), r, panel)
 
@@ -176,6 +176,7 @@ class WholeFilterGradient:
         """Products of a block of input channels and a panel of output channels, summed over all tiles."""
         t, num = self.tiling, self.num
         with e.loop(0, self.scheme.products, name="product") as product:
+            self._ask(e, panel, block, product)
             at = e.b.add(e.b.mul(product, i64(self.input_plane)), e.b.mul(block, i64(self.input_block)))
             inputs = e.at(e.temp(0), at, num.element)
             at = e.b.add(e.b.mul(product, i64(self.gradient_plane)), e.b.mul(panel, i64(self.gradient_block)))
@@ -189,6 +190,33 @@ class WholeFilterGradient:
                 for r, values in enumerate(done):
                     for v, value in enumerate(values):
                         store(e, num, value, into, r * self.panel + v * num.lanes)
+
+    def _ask(self, e: Emitter, panel: ll.Value, block: ll.Value, product: ll.Value) -> None:
+        """Ask for a product's share of the taps that the sums will become: rows that lie far apart."""
+        lines = self.scheme.taps**2 * _ROWS
+        share = -(-lines // self.scheme.products)
+        first = e.b.mul(product, i64(share))
+        phase, row = self._place(e, block)
+        channel = e.b.mul(panel, i64(self.panel))
+        with e.loop(first, smaller(e, e.b.add(first, i64(share)), i64(lines)), name="ask") as line:
+            tap, r = e.b.udiv(line, i64(_ROWS)), e.b.urem(line, i64(_ROWS))
+            i, j = (f(tap, i64(self.scheme.taps)) for f in (e.b.udiv, e.b.urem))
+            at = e.b.add(self._tap(e, phase, i, j, e.b.add(row, r)), channel)
+            for register in range(0, self.panel, LINE):
+                e.prefetch(e.at(e.result(0), e.b.add(at, i64(register)), self.num.element), to_write=True)
+
+    def _place(self, e: Emitter, block: ll.Value) -> tuple[ll.Value, ll.Value]:
+        """The phase and the first input channel of a block."""
+        blocks = i64(self.tiling.blocks)
+        return e.b.udiv(block, blocks), e.b.mul(e.b.urem(block, blocks), i64(_ROWS))
+
+    def _tap(self, e: Emitter, phase: ll.Value, i: ll.Value, j: ll.Value, depth: ll.Value) -> ll.Value:
+        """Where a phase's tap lies in the gradient for an input channel."""
+        (_, kw, channels, width), s = self.op.filter_shape, i64(self.stride)
+        row = e.b.add(e.b.mul(i, s), e.b.udiv(phase, s))
+        column = e.b.add(e.b.mul(j, s), e.b.urem(phase, s))
+        tap = e.b.add(e.b.mul(row, i64(kw)), column)
+        return e.b.mul(e.b.add(e.b.mul(tap, i64(channels)), depth), i64(width))
 
     def _taps(self, e: Emitter, finish: Finish, phase: ll.Value, depth: ll.Value, row: ll.Value,
               panel: ll.Value) -> None:
@@ -208,11 +236,7 @@ class WholeFilterGradient:
         num, points, matrix = self.num, self.scheme.points, self.scheme.products_to_filter
         columns = [transform(e, num, matrix, [load(e, num, source, (i * points + j) * self.sum_plane)
                                               for i in range(points)]) for j in range(points)]
-        _, kw, channels, width = self.op.filter_shape
-        top, left = e.b.udiv(phase, i64(self.stride)), e.b.urem(phase, i64(self.stride))
-        corner = e.b.add(e.b.mul(top, i64(kw)), left)
         for i in range(self.scheme.taps):
             for j, value in enumerate(transform(e, num, matrix, [column[i] for column in columns])):
-                tap = e.b.add(corner, i64((i * kw + j) * self.stride))
-                at = e.b.add(e.b.mul(tap, i64(channels)), depth)
-                finish(e, [[value]], e.b.add(e.b.mul(at, i64(width)), channel), 0, channel, lanes)
+                at = e.b.add(self._tap(e, phase, i64(i), i64(j), depth), channel)
+                finish(e, [[value]], at, 0, channel, lanes)
