@@ -7,7 +7,15 @@ from guarded import run_guarded
 
 from afterburner.cpu import isa as isas
 from afterburner.cpu.emitter import Emitter
-from afterburner.cpu.kernels import conv, correlation, correlation_streamed, depthwise, epilogue, filter_grad_plan
+from afterburner.cpu.kernels import (
+    conv,
+    conv_direct,
+    correlation,
+    correlation_streamed,
+    depthwise,
+    epilogue,
+    filter_grad_plan,
+)
 from afterburner.cpu.kernels.gemm import CHUNK_CYCLES, MOST_CHUNKS, chunks_of, numeric
 from afterburner.ir import DTYPES, Builder, TensorType
 from afterburner.ir.ops.conv import Conv2d, Conv2dFilterGrad, Conv2dInputGrad, output_size
@@ -31,6 +39,9 @@ CASES = {
     "groups": ((2, 8, 9, 12), (3, 3, 4, 30), (1, 1), ((1, 1), (1, 1)), (1, 1), 3),
     "strided groups": ((1, 9, 9, 8), (3, 2, 4, 8), (2, 2), ((1, 0), (0, 1)), (1, 1), 2),
     "halved": ((2, 8, 8, 20), (4, 4, 20, 70), (2, 2), ((1, 1), (1, 1)), (1, 1), 1),
+    "quarter of the taps": ((1, 2, 2, 16), (4, 4, 16, 24), (2, 2), ((1, 1), (1, 1)), (1, 1), 1),
+    "middle tap": ((3, 1, 1, 40), (3, 3, 40, 24), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
+    "outer taps dilated": ((2, 3, 2, 8), (3, 3, 8, 9), (1, 1), ((4, 4), (4, 4)), (4, 4), 1),
     "padding beyond window": ((1, 3, 4, 4), (2, 2, 4, 8), (1, 1), ((3, 2), (2, 3)), (1, 1), 1),
     "many channels": ((1, 4, 4, 130), (3, 3, 130, 70), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
     "depthwise": ((2, 9, 10, 20), (3, 3, 1, 20), (1, 1), ((1, 1), (1, 1)), (1, 1), 20),
@@ -187,3 +198,17 @@ def test_few_pixels_are_a_product_whose_filter_is_not_packed(name):
 
 def test_small_work_is_cut_in_two_for_two_workers():
     assert [chunks_of(CHUNK_CYCLES * n) for n in (0.5, 1, 2.5, 5, 9, 100)] == [1, 2, 4, 6, 9, MOST_CHUNKS]
+
+
+def test_taps_that_no_pixel_reads_are_left_out():
+    node, _ = build("conv2d", CASES["quarter of the taps"], "f32")
+    x, w, y = (v.shape for v in (*node.operands, *node.results))
+    c = conv_direct.forward_correlation(node.op, x, w, y)
+    assert c.rows.taps == correlation.Taps(4, 0, 1, 2, -1, 1)
+    assert c.trimmed.rows.taps == c.trimmed.columns.taps == correlation.Taps(2, 1, 1, 2, 0, 1)
+    assert c.trimmed.trimmed == c.trimmed
+    gradient, _ = build("conv2d_input_grad", CASES["quarter of the taps"], "f32")
+    for part in conv_direct.gradient_correlations(gradient.op, w, y):
+        assert part.steps == 4 * 24 and part.trimmed.steps == 24
+    beyond = correlation.Axis(3, 1, correlation.Taps(2, 0, 1, 1, -4, 1))
+    assert beyond.trimmed == beyond

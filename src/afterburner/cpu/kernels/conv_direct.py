@@ -147,6 +147,7 @@ def _lower(contraction: Contraction, isa: Isa, correlations: Callable[[], list[C
         return replace(kernel, kept=kept_filter(contraction, order[1], 1))
     if isa.precision == "fast" and contraction.dtype == F32 and streamed_winograd_pays(parts, num, isa):
         return lower_streamed_winograd(contraction, parts, num, isa, order, filter_columns, f"{label} (Winograd)")
+    parts = [c.trimmed for c in parts]
     merged = in_one_row(parts)
     streamed = None if is_half(contraction.dtype) else streamed_plans(merged, num, isa)
     if streamed is not None:

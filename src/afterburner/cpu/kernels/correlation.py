@@ -9,7 +9,7 @@ columns by leaving pixels out of a run.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llvmlite import ir as ll
 
@@ -71,6 +71,16 @@ class Axis:
         ends = [(p, t) for p in (0, self.outputs - 1) for t in (0, self.taps.count - 1)]
         return self.taps.count > 0 and not all(self.reads(*end) for end in ends)
 
+    @property
+    def trimmed(self) -> Axis:
+        """The axis without the taps at either end that lie outside of the image for all positions."""
+        read = [t for t in range(self.taps.count) if any(self.reads(p, t) for p in range(self.outputs))]
+        if not read:
+            return self
+        taps, first = self.taps, read[0]
+        return replace(self, taps=replace(taps, count=read[-1] + 1 - first, index=taps.index + first * taps.index_step,
+                                          offset=taps.offset + first * taps.offset_step))
+
 
 @dataclass(frozen=True)
 class Correlation:
@@ -101,6 +111,11 @@ class Correlation:
     def pixel(self) -> int:
         """Elements between input pixels."""
         return self.depth * self.groups
+
+    @property
+    def trimmed(self) -> Correlation:
+        """The correlation without taps that are never read: of a 4x4 filter, 2x2 meet an image of 2x2 pixels."""
+        return replace(self, rows=self.rows.trimmed, columns=self.columns.trimmed)
 
     @property
     def merged(self) -> bool:
