@@ -87,7 +87,7 @@ def watch_our_stages(stages: Stages) -> None:
     stages.wrap(capture, "partition", "cut")
     stages.wrap(capture, "TakenFunction", "make stages")
     stages.wrap(native.NativeStage, "_plan", "plan, other")
-    stages.wrap(native.NativeStage, "_variable_types", "types of variables")
+    stages.wrap(native.NativeStage, "_read_variables", "types of variables")
     stages.wrap(native, "import_ops", "import")
     stages.wrap(native, "Variant", "readers and writers")
     stages.wrap(stock, "runner", "readers and writers")

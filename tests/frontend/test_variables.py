@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from afterburner.frontend.variables import clock
+from afterburner.frontend import variant
+from afterburner.frontend.variables import clock, refresh
 from tests.frontend.kit import POOL, captured
 
 
@@ -40,6 +41,43 @@ def test_reads_between_steps_see_the_new_value():
             np.testing.assert_array_equal(v.numpy(), value)
             np.testing.assert_array_equal((v + 0).numpy(), value)
             assert total.numpy() == value.sum()
+
+
+def test_the_first_run_uses_what_was_read_to_compile(monkeypatch):
+    monkeypatch.setattr(clock, "unsafe", False)  # whatever datasets of other tests hold
+    reads = []
+    monkeypatch.setattr(variant, "refresh", lambda *arguments: reads.append(refresh(*arguments)))
+    v, step, reference = _counter()
+    value = reference(v.numpy(), 1)
+    with captured():
+        step(ONE)
+        assert not reads
+        np.testing.assert_array_equal(v.numpy(), value)
+
+
+def test_a_variable_written_while_a_function_compiles_has_its_new_value():
+    v, step, reference = _counter()
+
+    def write_meanwhile(executable):
+        v.assign(v + 5)
+        return executable
+
+    value = reference(v.numpy() + 5, 1)
+    with captured(write_meanwhile):
+        step(ONE)
+    np.testing.assert_array_equal(v.numpy(), value)
+
+
+def test_a_variable_without_a_value_waits_for_one(target):
+    v = tf.Variable(lambda: tf.zeros(2), shape=(2,))
+    bare = tf.raw_ops.VarHandleOp(dtype=tf.float32, shape=[2], shared_name=f"no value, {target}")
+    step = tf.function(lambda x: x + v + tf.raw_ops.ReadVariableOp(resource=bare, dtype=tf.float32) * 2 + 1)
+    with captured() as taken:
+        with pytest.raises(tf.errors.OpError):
+            step(tf.ones(2))
+        tf.raw_ops.AssignVariableOp(resource=bare, value=tf.ones(2))
+        np.testing.assert_array_equal(step(tf.ones(2)).numpy(), [4, 4])
+    assert taken.count == 1
 
 
 def test_earlier_reads_never_change():

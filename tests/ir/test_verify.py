@@ -29,6 +29,15 @@ def test_an_operand_is_defined_before_it_is_read() -> None:
         verify(graph((Input(x, "x"),), (second, first), Output(second.results[0])))
 
 
+def test_what_a_node_reads_is_looked_at_every_time() -> None:
+    x = Value(F32)
+    first = Node(Exp(), [x])
+    second = Node(Exp(), first.results)
+    verify(graph((Input(x, "x"),), (first, second), Output(second.results[0])))
+    with pytest.raises(IRError, match="before it is defined"):
+        verify(graph((Input(x, "x"),), (second,), Output(second.results[0])))
+
+
 def test_an_operand_comes_from_this_graph() -> None:
     x, stranger = Value(F32), Value(F32)
     node = Node(Exp(), [stranger])

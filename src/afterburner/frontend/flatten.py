@@ -51,6 +51,7 @@ class FlatOp:
         inputs: data inputs.
         outputs: results.
         control: operations that must run before it beyond its data inputs.
+        refusal: why it cannot be imported, where it was looked at; empty where it can.
     """
 
     source: tf.Operation
@@ -58,6 +59,7 @@ class FlatOp:
     inputs: tuple[FlatTensor, ...]
     outputs: tuple[FlatTensor, ...] = ()
     control: tuple[FlatOp, ...] = ()
+    refusal: str | None = None
 
     @cached_property
     def type(self) -> str:

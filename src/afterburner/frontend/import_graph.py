@@ -34,6 +34,12 @@ class Imported:
 
 def supported(op: FlatOp) -> str | None:
     """None if the operation can be imported as far as its type and attributes tell; else why not."""
+    if op.refusal is None:
+        op.refusal = _refusal(op) or ""
+    return op.refusal or None
+
+
+def _refusal(op: FlatOp) -> str | None:
     if op.type not in RULES:
         return f"no rule for {op.type}"
     for tensor in (*read_inputs(op), *op.outputs):

@@ -25,8 +25,9 @@ from .import_graph import Imported, import_ops, read_inputs, variable_dtypes
 from .importer import Refused
 from .partition import Stage
 from .stock import Runner, runner
+from .tensors import address
 from .undisturbed import Interrupted, raised_by_signal
-from .variables import clock, identity
+from .variables import Known, clock, identity, known
 from .variant import CheckFailed, PartlyBound, Variant
 
 if TYPE_CHECKING:
@@ -180,12 +181,19 @@ class NativeStage:
 
     def _plan(self, arguments: Sequence[Any], values: list[Any]) -> Plan:
         """Who is to run the stage for these shapes, compiled."""
+        self._refuse_aliases(values)
+        variables, records = self._read_variables(values)
+        plan = self._choose(arguments, variables)
+        if plan.variant is not None:
+            plan.variant.bind([values[i] for i in plan.variant.resources])  # to values that only ``records`` holds
+        del records
+        return plan
+
+    def _choose(self, arguments: Sequence[Any], variables: dict[FlatTensor, TensorType]) -> Plan:
         started = time.perf_counter()
         stage, choices = self.stage, self.engine.choices
         self.engine.recorder.compiling(self.entry, self.op_count)
         types = [TensorType(ir_dtype(t.dtype), tuple(t.shape)) for t in arguments]
-        self._refuse_aliases(values)
-        variables = self._variable_types(values)
         imported = import_ops(stage.ops, self.inputs, types, stage.outputs, variables, name=self.name)
         signature = ", ".join(map(str, types))
         candidates = choices.candidates(imported.graph, self.take.stock_may_run)
@@ -274,23 +282,27 @@ class NativeStage:
         if len({identity(h) for h in handles}) != len(handles):
             raise NotTaken("one variable comes in under two handles")
 
-    def _variable_types(self, values: list[Any]) -> dict[FlatTensor, TensorType]:
-        types = {}
-        dtypes = variable_dtypes(self.stage.ops)
+    def _read_variables(self, values: list[Any]) -> tuple[dict[FlatTensor, TensorType], list[Known]]:
+        """The types of the variables, and records of what was read to tell them, which the first run need not read."""
+        types, records = {}, []
+        dtypes, moment = variable_dtypes(self.stage.ops), clock.now
         for tensor, slot in zip(self.stage.resources, self.resource_slots, strict=True):
             dtype = dtypes.get(tensor)
             if dtype is None:
                 continue
-            if not tf.raw_ops.VarIsInitializedOp(resource=values[slot]):
-                raise NotYet
-            value = tf.raw_ops.ReadVariableOp(resource=values[slot], dtype=dtype)
-            types[tensor] = TensorType(ir_dtype(dtype), tuple(value.shape))
-        return types
+            try:
+                value = tf.raw_ops.ReadVariableOp(resource=values[slot], dtype=dtype)
+            except (tf.errors.FailedPreconditionError, tf.errors.NotFoundError):
+                raise NotYet from None
+            types[tensor] = TensorType(ir_dtype(dtype), value._shape_tuple())  # noqa: SLF001
+            records.append(known(values[slot]))
+            records[-1].learn(value, address(value), moment)
+        return types, records
 
     def _give_up(self, key: Any, when: str, error: Exception) -> None:
         self._failed.add(key[0])
-        for known in [k for k in self._plans if k[0] == key[0]]:
-            del self._plans[known]
+        for other in [k for k in self._plans if k[0] == key[0]]:
+            del self._plans[other]
         what = failures.describe(self.name, when, error)
         if options().strict:
             raise StrictError(what) from error

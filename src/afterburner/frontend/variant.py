@@ -83,7 +83,7 @@ class Variant:
             CheckFailed: nothing was written.
             PartlyBound: some variables have their new values, others have not.
         """
-        records = self._bound(handles)
+        records = self.bind(handles)
         moment = clock.now
         if self._read is not None and (clock.unsafe or any([r.value[2] != moment for r in records])):
             refresh(records, handles, self._shapes, self._read, moment)
@@ -130,7 +130,7 @@ class Variant:
         undisturbed(lambda: run.run(inputs))
         return run.results
 
-    def _bound(self, handles: list[Any]) -> list[Known]:
+    def bind(self, handles: list[Any]) -> list[Known]:
         """The records of the variables behind the handles; looked up anew when the handles change."""
         if len(handles) != len(self._handles) or not all(map(operator.is_, handles, self._handles)):
             self._records = [known(h) for h in handles]

@@ -54,16 +54,21 @@ class Value:
 
 
 class Node:
-    """One operation applied to operands. Nodes compare by identity and never change."""
+    """One operation applied to operands. Nodes compare by identity and never change.
 
-    __slots__ = ("op", "operands", "results", "loc")
+    Attributes:
+        verified: whether ``verify`` has found its types and regions right; what it reads is looked at every time.
+    """
+
+    __slots__ = ("op", "operands", "results", "loc", "verified")
 
     def __init__(self, op: Op, operands: Sequence[Value], loc: Location = NOWHERE) -> None:
         self.op = op
         self.operands = tuple(operands)
         self.loc = loc
         types = op.infer(*(v.type for v in self.operands))
-        self.results = tuple(Value(t, self, i) for i, t in enumerate(types))
+        self.results = tuple([Value(t, self, i) for i, t in enumerate(types)])
+        self.verified = False
 
     def __repr__(self) -> str:
         return f"<{self.op.name} {', '.join(str(r.type) for r in self.results)}>"

@@ -12,9 +12,9 @@ import numpy as np
 Shape = tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DType:
-    """An element type: its name in the text form and its NumPy equivalent."""
+    """An element type: its name in the text form and its NumPy equivalent. There is one object of each."""
 
     name: str
     numpy: np.dtype

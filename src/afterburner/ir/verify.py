@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .graph import Graph, Value
+from .graph import Graph, Node, Value
 from .op import IRError
 from .types import BOOL
 
@@ -24,14 +24,20 @@ def verify(graph: Graph) -> Graph:
         for value in node.operands:
             if value not in defined:
                 raise IRError(f"{graph.name}: {node} at {node.loc} reads {value} before it is defined")
-        inferred = node.op.infer(*(v.type for v in node.operands))
-        if inferred != tuple(r.type for r in node.results):
-            raise IRError(f"{graph.name}: {node} at {node.loc} should have types {inferred}")
-        for region in node.op.regions():
-            verify(region)
+        if not node.verified:
+            _verify_node(graph, node)
         defined.update(node.results)
     _verify_outputs(graph, defined)
     return graph
+
+
+def _verify_node(graph: Graph, node: Node) -> None:
+    inferred = node.op.infer(*(v.type for v in node.operands))
+    if inferred != tuple(r.type for r in node.results):
+        raise IRError(f"{graph.name}: {node} at {node.loc} should have types {inferred}")
+    for region in node.op.regions():
+        verify(region)
+    node.verified = True
 
 
 def _verify_outputs(graph: Graph, defined: set[Value]) -> None:

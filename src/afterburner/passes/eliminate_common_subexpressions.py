@@ -40,16 +40,16 @@ def eliminate_common_subexpressions(graph: Graph) -> Graph:
     replacement: dict[Value, Value] = {}
     nodes: list[Node] = []
     for node in graph.nodes:
-        operands = tuple(replacement.get(v, v) for v in node.operands)
-        current = node if operands == node.operands else Node(node.op, operands, node.loc)
+        current = node
+        if not replacement.keys().isdisjoint(node.operands):
+            current = Node(node.op, [replacement.get(v, v) for v in node.operands], node.loc)
         kept = known.setdefault(_key(current, number), current)
         if kept is current:
             nodes.append(current)
             for result in current.results:
                 number[result] = len(number)
-        for old, new in zip(node.results, kept.results, strict=True):
-            if old is not new:
-                replacement[old] = new
+        if kept is not node:
+            replacement.update(zip(node.results, kept.results, strict=True))
     if not replacement:
         return graph
     outputs = tuple(Output(replacement.get(o.value, o.value), o.updates, o.check) for o in graph.outputs)

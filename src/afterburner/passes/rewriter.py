@@ -38,14 +38,15 @@ class Rewriter:
         """The rewritten graph; ``graph`` itself where no rule applied."""
         for node in self._graph.nodes:
             self._loc = node.loc
-            operands = tuple(self._replacement.get(v, v) for v in node.operands)
-            current = node if operands == node.operands else Node(node.op, operands, node.loc)
-            self._uses.update((new, self._uses[old]) for old, new in
-                              zip(node.results, current.results, strict=True))
+            current = node
+            if not self._replacement.keys().isdisjoint(node.operands):
+                current = Node(node.op, [self._replacement.get(v, v) for v in node.operands], node.loc)
+                self._uses.update((new, self._uses[old]) for old, new in
+                                  zip(node.results, current.results, strict=True))
             values = self._place(current)
-            for old, new in zip(node.results, values, strict=True):
-                if old is not new:
-                    self._replacement[old] = new
+            if values is not node.results:
+                self._replacement.update((old, new) for old, new in zip(node.results, values, strict=True)
+                                         if old is not new)
         if not self._replacement:
             return self._graph
         outputs = tuple(Output(self._replacement.get(o.value, o.value), o.updates, o.check)

@@ -22,6 +22,8 @@ class _Elementwise(Op):
 
     def infer(self, *types: TensorType) -> tuple[TensorType, ...]:
         """Constraints: (1) the arity; (2) one type for all operands; (3) an element kind it knows."""
+        if len(types) == self.arity and types.count(types[0]) == len(types) and types[0].dtype.kind in self.kinds:
+            return (self.result(types[0]),)  # before messages are made: this is asked of every node many times
         require(len(types) == self.arity, f"takes {self.arity} operands, not {len(types)}")
         require(len(set(types)) == 1, "operands differ in type")
         require(types[0].dtype.kind in self.kinds, f"does not take {types[0].dtype}")

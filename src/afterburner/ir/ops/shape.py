@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ..op import Op, require
+from ..op import IRError, Op, require
 from ..types import DType, Shape, TensorType, dtype_of
 
 
@@ -63,8 +63,10 @@ class Broadcast(Op):
         require(len(self.axes) == operand.rank, f"{len(self.axes)} axes for rank {operand.rank}")
         require(list(self.axes) == sorted(set(self.axes)), f"axes {self.axes} do not increase")
         for size, axis in zip(operand.shape, self.axes, strict=True):
-            require(0 <= axis < len(self.shape), f"no axis {axis} in {self.shape}")
-            require(size in (1, self.shape[axis]), f"{size} does not stretch to {self.shape[axis]}")
+            if not 0 <= axis < len(self.shape):
+                raise IRError(f"no axis {axis} in {self.shape}")
+            if size not in (1, self.shape[axis]):
+                raise IRError(f"{size} does not stretch to {self.shape[axis]}")
         return (TensorType(operand.dtype, self.shape),)
 
     def evaluate(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -83,7 +85,8 @@ class Reshape(Op):
 
     def infer(self, *types: TensorType) -> tuple[TensorType, ...]:
         require(len(types) == 1, f"takes 1 operand, not {len(types)}")
-        require(prod(self.shape) == types[0].size, f"{types[0]} has no shape {self.shape}")
+        if prod(self.shape) != types[0].size:
+            raise IRError(f"{types[0]} has no shape {self.shape}")
         return (TensorType(types[0].dtype, self.shape),)
 
     def evaluate(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
