@@ -59,7 +59,7 @@ def set_precision(precision: str) -> None:
     """Choose the arithmetic of what is called from now on; functions are compiled anew for it when next called.
 
     Args:
-        precision: "default", or "fast": float32 convolutions 3×3 with stride 1 may take Winograd's algorithm.
+        precision: "default", or "fast": float32 convolutions may take Winograd's algorithm.
 
     Raises:
         OptionError: neither of these.

@@ -83,7 +83,7 @@ class Options:
     gpu_emulate: bool = _knob(False, _flag, "1: the gpu target runs on MLX's CPU device where there is no GPU; slow, "
                               "for tests")
     isa: str = _knob("", str, "instruction set override: avx512, avx2, neon or generic")
-    precision: str = _knob("default", _one_of(PRECISION), "fast: float32 convolutions 3×3 by Winograd's algorithm, "
+    precision: str = _knob("default", _one_of(PRECISION), "fast: float32 convolutions by Winograd's algorithm, "
                            "which changes numbers; default: never")
     deterministic: bool = _knob(False, _flag, "1: never measure which device is fastest; what any could choose runs "
                                 "on the cpu (so does TensorFlow's own op determinism)")

@@ -123,7 +123,7 @@ def check_precision() -> Iterator[Finding]:
         yield Finding("Precision", GOOD, "default: Winograd's algorithm and bfloat16 products are never used")
         return
     dot = "has" if isa.host().bf16_dot else "lacks"
-    yield Finding("Precision", NOTE, "fast: convolutions 3×3 may take Winograd's algorithm; bfloat16 products are not "
+    yield Finding("Precision", NOTE, "fast: convolutions may take Winograd's algorithm; bfloat16 products are not "
                   f"built yet (this processor {dot} their instruction)")
 
 
