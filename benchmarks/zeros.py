@@ -1,9 +1,10 @@
 """Compares convolutions that leave out zeros of their image with those that do not.
 
-    python benchmarks/zeros.py [--turns 8] [part of a case's name ...]
+    python benchmarks/zeros.py [--shared] [--turns 8] [part of a case's name ...]
 
 Both take turns in one process, on one thread, for images of which a share is not zero; printed are GFLOPS of a
-direct convolution by the best processor times, without zeros left out and with.
+direct convolution by the best processor times, without zeros left out and with. ``--shared``: layers that leave out
+only what is zero at all pixels of a tile, and images in which that share of the channels is not zero.
 """
 
 from __future__ import annotations
@@ -25,15 +26,26 @@ CASES = {  # image, filter, padding
     "64² 256->256": ((1, 64, 64, 256), (3, 3, 256, 256), 1),
     "28² 128->128": ((4, 28, 28, 128), (3, 3, 128, 128), 1),
 }
+SHARED = {  # layers of DenseNet121 and ResNet50V2, one image
+    "56² 128->32": ((1, 56, 56, 128), (3, 3, 128, 32), 1),
+    "14² 128->32": ((1, 14, 14, 128), (3, 3, 128, 32), 1),
+    "7² 512->512": ((1, 7, 7, 512), (3, 3, 512, 512), 1),
+    "1x1 56² 128->128": ((1, 56, 56, 128), (1, 1, 128, 128), 0),
+    "1x1 28² 512->256": ((1, 28, 28, 512), (1, 1, 512, 256), 0),
+    "1x1 14² 992->128": ((1, 14, 14, 992), (1, 1, 992, 128), 0),
+    "1x1 7² 992->128": ((1, 7, 7, 992), (1, 1, 992, 128), 0),
+}
 
 
-def compare(image: tuple[int, ...], filter_: tuple[int, ...], padding: int, share: float, turns: int) -> str:
+def compare(image: tuple[int, ...], filter_: tuple[int, ...], padding: int, share: float, shared: bool,
+            turns: int) -> str:
     """GFLOPS of both."""
     isa, rng = isas.host(), np.random.default_rng(0)
-    x = np.where(rng.random(image) < share, rng.random(image), 0).astype(np.float32)
+    zeros = rng.permutation(image[3]) >= share * image[3] if shared else rng.random(image) >= share
+    x = np.where(zeros, 0, rng.random(image)).astype(np.float32)
     operands = [x, rng.standard_normal(filter_, np.float32)]
     pads = ((padding, padding), (padding, padding))
-    nodes = [node_of(Conv2d((1, 1), pads, (1, 1), 1, sparse), operands) for sparse in (False, True)]
+    nodes = [node_of(Conv2d((1, 1), pads, (1, 1), 1, sparse, True), operands) for sparse in (False, True)]
     benches = [Bench(lower(node, isa), operands, isa, 1) for node in nodes]
     best = [float("inf")] * 2
     for _ in range(turns):
@@ -46,12 +58,14 @@ def compare(image: tuple[int, ...], filter_: tuple[int, ...], padding: int, shar
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*")
+    parser.add_argument("--shared", action="store_true")
     parser.add_argument("--turns", type=int, default=8)
     options = parser.parse_args()
     print(" " * 16, *(f"{share:9.0%}" for share in SHARES), "  of the image not zero")
-    for name, case in CASES.items():
+    for name, case in (SHARED if options.shared else CASES).items():
         if not options.names or any(part in name for part in options.names):
-            print(f"{name:16s}", *(f"{compare(*case, share, options.turns):>9s}" for share in SHARES), flush=True)
+            print(f"{name:16s}", *(f"{compare(*case, share, options.shared, options.turns):>9s}" for share in SHARES),
+                  flush=True)
 
 
 if __name__ == "__main__":

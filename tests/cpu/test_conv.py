@@ -212,3 +212,30 @@ def test_taps_that_no_pixel_reads_are_left_out():
         assert part.steps == 4 * 24 and part.trimmed.steps == 24
     beyond = correlation.Axis(3, 1, correlation.Taps(2, 0, 1, 1, -4, 1))
     assert beyond.trimmed == beyond
+
+
+@pytest.mark.parametrize(("image", "filter_", "parts"), [
+    ((1, 14, 14, 128), (3, 3, 128, 32), (14, 1)),  # seven chunks of two rows would leave a worker idle
+    ((1, 28, 28, 128), (1, 1, 128, 128), (10, 2)),  # so would ten of three rows and one of them of one
+    ((1, 56, 56, 128), (3, 3, 128, 32), (28, 1)),  # even as it is
+])
+def test_few_chunks_keep_two_and_four_workers_busy(image, filter_, parts):
+    pad = filter_[0] // 2
+    op = Conv2d((1, 1), ((pad, pad), (pad, pad)), (1, 1), 1)
+    isa = isas.host("avx2")
+    c = conv_direct.forward_correlation(op, image, filter_, (*image[:3], filter_[3]))
+    plan = conv_direct.balanced(c, conv_direct.plan_of(c, numeric(DTYPES["f32"], isa), isa))
+    assert plan.parts == parts
+    assert -(-c.rows.outputs // plan.block) * c.images == parts[0]
+
+
+@pytest.mark.parametrize(("image", "filter_"), [((1, 14, 14, 24), (3, 3, 24, 64)), ((1, 28, 28, 48), (1, 1, 48, 128))])
+def test_how_few_chunks_are_cut_does_not_change_bits(image, filter_, monkeypatch):
+    pad = filter_[0] // 2
+    node, arrays = build("conv2d", (image, filter_, (1, 1), ((pad, pad), (pad, pad)), (1, 1), 1), "f32")
+    isa = isas.host("avx2")
+    cut, changed, balanced = conv.LOWERINGS["conv2d"](node, isa), [], conv_direct.balanced
+    monkeypatch.setattr(conv_direct, "balanced", lambda c, plan: changed.append(balanced(c, plan) != plan) or plan)
+    plain = conv.LOWERINGS["conv2d"](node, isa)
+    assert changed == [True]
+    assert run_guarded(cut, arrays, isa)[0].tobytes() == run_kernel(plain, arrays, isa)[0].tobytes()

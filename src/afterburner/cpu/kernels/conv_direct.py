@@ -18,15 +18,17 @@ from .correlation_sparse import SparseCorrelator, sparse_plan
 from .correlation_streamed import StreamedCorrelator, in_one_row, streamed_plans
 from .depthwise import is_depthwise, lower_depthwise
 from .epilogue import Contraction, contraction_of
-from .gemm import MOST_CHUNKS, WIDEST, Numeric, choose_tile, chunks_of, numeric
+from .gemm import MOST_CHUNKS, WIDEST, Cut, Numeric, choose_tile, chunks_of, numeric
 from .matmul import Product, lower_product, zero_kernel
 from .packing import widen_phase
+from .shared_zeros import SharedZeros, shared_zeros
 from .winograd import lower_winograd, winograd_pays
 from .winograd_streamed import lower_streamed_winograd, streamed_winograd_pays
 
 _IMAGE_BYTES = 128 << 10  # input rows of a block: a quarter of a 512 KB second-level cache
 _FILTER_BYTES = 192 << 10  # of packed filter that a chunk reads again and again from the second-level cache
 
+_FEW_CHUNKS = 16  # more come out even enough
 _FEW_PIXELS = 32  # of a 1x1 convolution
 
 
@@ -48,6 +50,40 @@ def plan_of(c: Correlation, num: Numeric, isa: Isa, parts: tuple[int, int] | Non
     return Plan(tiles, panels, block, parts or (min(blocks, down), min(wanted, across)))
 
 
+def balanced(c: Correlation, plan: Plan) -> Plan:
+    """The plan, or where chunks are few one like it that keeps two and four workers busier: with a row a block, or
+    cut along the output channels too."""
+    if not 1 < prod(plan.parts) <= _FEW_CHUNKS:
+        return plan
+    plans, panels = [plan], plan.panels.parts * c.groups
+    for across in {plan.parts[1], *(n for n in (2, 4) if panels % n == 0)}:
+        for block in {1, plan.block, c.rows.outputs}:
+            blocks = c.images * -(-c.rows.outputs // block)
+            if prod(plan.parts) <= blocks * across <= max(_FEW_CHUNKS, 2 * prod(plan.parts)):
+                plans.append(replace(plan, block=block, parts=(blocks, across)))
+    return min(plans, key=lambda p: (round(_longest(c, p), 2), p is not plan, prod(p.parts)))
+
+
+def _longest(c: Correlation, plan: Plan) -> float:
+    """How much longer the chunks take two and four workers than if they were cut evenly."""
+    across = Cut(plan.panels.parts * c.groups, plan.parts[1])
+    rows = [min(plan.block, c.rows.outputs - first) for first in range(0, c.rows.outputs, plan.block)] * c.images
+    down = Cut(len(rows), plan.parts[0])
+    sizes, at = [], 0
+    for width, first, end in down.spans():
+        for _ in range(first, end):
+            high = sum(rows[at: at + width])
+            sizes += [high * wide for wide, low, stop in across.spans() for _ in range(low, stop)]
+            at += width
+    ratios = []
+    for workers in (2, 4):
+        busy = [0] * workers
+        for size in sizes:  # as they are claimed, in order
+            busy[busy.index(min(busy))] += size
+        ratios.append(max(busy) * workers / sum(sizes))
+    return sum(ratios)
+
+
 @dataclass(frozen=True)
 class Layer:
     """Correlations that together write one result.
@@ -57,6 +93,7 @@ class Layer:
         correlators: its parts, each over its own pixels.
         image, filter: which operand is which.
         chunks: of the main phase, the same for all correlators.
+        zeros: those that pixels share, where they are left out.
     """
 
     contraction: Contraction
@@ -64,6 +101,7 @@ class Layer:
     image: int
     filter: int
     chunks: int
+    zeros: SharedZeros | None
 
     def kernel(self, isa: Isa, label: str) -> Kernel:
         """Pack the filter, widen the image where it is 16 bits wide, correlate."""
@@ -77,6 +115,8 @@ class Layer:
         def pack(e: Emitter) -> None:
             for x in self.correlators:
                 x.pack(e, c.operand(e, self.filter), pack_chunks)
+            if self.zeros is not None:
+                self.zeros.note(e, c.operand(e, self.filter), c.root.operands[self.filter].type.size, pack_chunks)
 
         def compute(e: Emitter) -> None:
             source = e.temp(1) if half else c.operand(e, self.image)
@@ -86,8 +126,17 @@ class Layer:
         stored = stored_type(c.dtype)
         widen = [widen_phase(num, stored, lambda e: c.operand(e, self.image), image.size, 1)] if half else []
         temps = (packed, image.size * 4) if half else (packed,)
-        return Kernel(c.node, (Phase(pack_chunks, pack), *widen, Phase(self.chunks, compute)), c.key(isa), temps, 0,
-                      label, kept_filter(c, self.filter, 1))
+        kernel = Kernel(c.node, (Phase(pack_chunks, pack), *widen, Phase(self.chunks, compute)), c.key(isa), temps, 0,
+                        label, kept_filter(c, self.filter, 1))
+        return kernel if self.zeros is None else _with_lists(kernel, c, self.zeros, (self.image, self.filter))
+
+
+def _with_lists(kernel: Kernel, c: Contraction, zeros: SharedZeros, order: tuple[int, int]) -> Kernel:
+    """The kernel with a phase between packing and computing that lists which steps are computed."""
+    pack, compute = kernel.phases
+    listing = zeros.phase(lambda e: c.operand(e, order[0]), pack.chunks)
+    return replace(kernel, phases=(pack, listing, compute), temps=(*kernel.temps, *zeros.temps(pack.chunks)),
+                   label=f"{kernel.label} (shared zeros left out)", kept=kept_filter(c, order[1], 2))
 
 
 def kept_filter(contraction: Contraction, operand: int, temps: int) -> tuple[int, int] | None:
@@ -152,19 +201,30 @@ def _lower(contraction: Contraction, isa: Isa, correlations: Callable[[], list[C
     streamed = None if is_half(contraction.dtype) else streamed_plans(merged, num, isa)
     if streamed is not None:
         return _streamed(contraction, merged, streamed, isa, order, filter_columns, label)
-    if len(parts) == 1 and getattr(contraction.root.op, "sparse", False):
+    often_zero = _often_zero(contraction, parts)
+    if often_zero:
         tried = (plan_of(parts[0], num, isa, widest=widest) for widest in (WIDEST, 2))
         sparse = next(filter(None, (sparse_plan(parts[0], plan, num, isa) for plan in tried)), None)
         if sparse is not None:
-            correlator = SparseCorrelator(parts[0], sparse, num, filter_columns)
+            size = contraction.root.operands[order[1]].type.size
+            correlator = SparseCorrelator(parts[0], sparse, num, filter_columns, size)
             return _sparse(contraction, correlator, isa, order, label)
     plans = [plan_of(c, num, isa) for c in parts]
+    if len(parts) == 1:
+        plans = [balanced(parts[0], plans[0])]
+    zeros = shared_zeros(parts[0], plans[0], num) if often_zero else None
     correlators, at, chunks = [], 0, max(prod(p.parts) for p in plans)
     for c, plan in zip(parts, plans, strict=True):
         plan = plan if len(plans) == 1 else plan_of(c, num, isa, (chunks, 1))
-        correlators.append(Correlator(c, plan, num, stored, at, filter_columns, contraction.streams))
+        correlators.append(Correlator(c, plan, num, stored, at, filter_columns, contraction.streams, zeros))
         at += -(-correlators[-1].packed_elements // 16) * 16
-    return Layer(contraction, tuple(correlators), *order, chunks).kernel(isa, label)
+    return Layer(contraction, tuple(correlators), *order, chunks, zeros).kernel(isa, label)
+
+
+def _often_zero(contraction: Contraction, parts: list[Correlation]) -> bool:
+    """Whether the image is marked as often zero, and leaving zeros out is provided for."""
+    marked = bool(getattr(contraction.root.op, "sparse", False))
+    return marked and len(parts) == 1 and contraction.dtype == F32
 
 
 def _sparse(contraction: Contraction, correlator: SparseCorrelator, isa: Isa, order: tuple[int, int],
@@ -191,15 +251,18 @@ def _streamed(contraction: Contraction, parts: list[Correlation], plans: list[Pl
     num, finish = numeric(contraction.dtype, isa), contraction.finish(isa)
     chunks = max(p.parts[1] for p in plans)
     kept = kept_filter(contraction, order[1], 1)
+    zeros = shared_zeros(parts[0], plans[0], num) if kept is not None and _often_zero(contraction, parts) else None
     correlators: list[StreamedCorrelator] = []
     for c, p in zip(parts, plans, strict=True):
         at = correlators[-1].packed_at + correlators[-1].packed_elements if correlators and kept else 0
         correlators.append(StreamedCorrelator(c, p, num, stored_type(contraction.dtype), -(-at // 16) * 16,
-                                              filter_columns, contraction.streams, kept is not None))
+                                              filter_columns, contraction.streams, kept is not None, zeros))
 
     def pack(e: Emitter) -> None:
         for correlator in correlators:
             correlator.pack(e, contraction.operand(e, order[1]), chunks)
+        if zeros is not None:
+            zeros.note(e, contraction.operand(e, order[1]), contraction.root.operands[order[1]].type.size, chunks)
 
     def compute(e: Emitter) -> None:
         image, filter_ = (contraction.operand(e, i) for i in order)
@@ -210,8 +273,9 @@ def _streamed(contraction: Contraction, parts: list[Correlation], plans: list[Pl
     if kept is None:
         return Kernel(contraction.node, (Phase(chunks, compute),), contraction.key(isa), (), scratch, label)
     temps = (max(x.packed_at + x.packed_elements for x in correlators) * num.bytes,)
-    return Kernel(contraction.node, (Phase(chunks, pack), Phase(chunks, compute)), contraction.key(isa), temps, scratch,
-                  label, kept)
+    phases = (Phase(chunks, pack), Phase(chunks, compute))
+    kernel = Kernel(contraction.node, phases, contraction.key(isa), temps, scratch, label, kept)
+    return kernel if zeros is None else _with_lists(kernel, contraction, zeros, order)
 
 
 def gradient_taps(size: int, stride: int, dilation: int, before: int, phase: int) -> Taps:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from llvmlite import ir as ll
 
@@ -23,6 +24,7 @@ from .gemm import (
     Rows,
     Tile,
     accumulate,
+    accumulate_listed,
     larger,
     range_of_part,
     shaped,
@@ -32,6 +34,9 @@ from .gemm import (
     zeros,
 )
 from .packing import pack_columns, pack_columns_transposed
+
+if TYPE_CHECKING:
+    from .shared_zeros import SharedZeros
 
 _PASSES = 3  # chunks that read the same input, each for its channels: with more it mostly comes from a cache
 _ASKED_STEPS = 8  # products an element below which asking takes longer than waiting
@@ -192,9 +197,9 @@ class Correlator:
     """Emits the phases of one correlation whose packed filter lies at ``temp 0 + packed_at`` elements."""
 
     def __init__(self, c: Correlation, plan: Plan, num: Numeric, stored: ll.Type, packed_at: int,
-                 filter_columns: int, streams: Streams = lambda e: []) -> None:
+                 filter_columns: int, streams: Streams = lambda e: [], zeros: SharedZeros | None = None) -> None:
         self.c, self.plan, self.num, self.stored, self.packed_at = c, plan, num, stored, packed_at
-        self.filter_columns, self.streams = filter_columns, streams
+        self.filter_columns, self.streams, self.shared_zeros = filter_columns, streams, zeros
         self.slot = c.steps * plan.panels.widest * num.lanes
         self.blocks_per_image = -(-c.rows.outputs // plan.block) if plan.block else 0
         self.asked = self._asked_lines()
@@ -296,10 +301,10 @@ class Correlator:
             tiles = e.b.mul(e.b.add(turn, y), i64(self.plan.tiles.parts * self.asked * LINE // self.num.bytes))
             self.ahead = e.at(ahead, tiles, self.num.element)
             into = e.b.add(target, e.b.mul(y, i64(c.out_strides[1])))
-            self._row(e, source, packed, y, into, width, column, last, finish)
+            self._row(e, number, source, packed, y, into, width, column, last, finish)
 
-    def _row(self, e: Emitter, source: ll.Value, packed: ll.Value, y: ll.Value, target: ll.Value, width: int,
-             column: ll.Value, last: int, finish: Finish) -> None:
+    def _row(self, e: Emitter, number: ll.Value, source: ll.Value, packed: ll.Value, y: ll.Value, target: ll.Value,
+             width: int, column: ll.Value, last: int, finish: Finish) -> None:
         c = self.c
         first, end = tap_range(e, c.rows, y)
         top = e.b.add(e.b.mul(y, i64(c.rows.taps.stride)), i64(c.rows.taps.offset))
@@ -310,10 +315,11 @@ class Correlator:
                 into = e.b.add(target, e.b.mul(x, i64(c.out_strides[2])))
                 self._ask(e, into, pixels, width)
                 ahead = e.at(self.ahead, e.b.mul(tile, i64(self.asked * LINE // self.num.bytes)), self.num.element)
-                for number in range(self.asked):
-                    e.prefetch(e.at(ahead, number * LINE // self.num.bytes, self.num.element))
+                for ask in range(self.asked):
+                    e.prefetch(e.at(ahead, ask * LINE // self.num.bytes, self.num.element))
                 sums = zeros(self.num, pixels, width)
-                sums = self._tile(e, sums, line, packed, x, masks, first, end, i64(0))
+                listed = self._listed(e, number, y, tile)
+                sums = self._tile(e, sums, line, packed, x, masks, first, end, i64(0), listed)
                 finish(e, sums, into, c.out_strides[2], column, last)
 
     def _ask(self, e: Emitter, into: ll.Value, pixels: int, width: int) -> None:
@@ -328,8 +334,9 @@ class Correlator:
 
     def _tile(self, e: Emitter, sums: Tile, line: ll.Value, packed: ll.Value, x: ll.Value,
               masks: tuple[tuple[int, ...], ...], first: ll.Value | int, end: ll.Value | int,
-              held: ll.Value, ahead: Ahead | None = None) -> Tile:
-        """Add to ``sums`` the taps of rows [first, end); ``packed`` starts with those of row ``held``."""
+              held: ll.Value, listed: ll.Value | None = None, ahead: Ahead | None = None) -> Tile:
+        """Add to ``sums`` the taps of rows [first, end); ``packed`` starts with those of row ``held``. ``listed``: the
+        lists of the input row of tap row 0."""
         c, taps, width = self.c, self.c.columns.taps, len(sums[0])
         if not masks:
             return sums
@@ -342,16 +349,32 @@ class Correlator:
             a = e.at(origin, e.b.mul(i, i64(row_step)), self.num.element)
             b = e.at(packed, e.b.mul(e.b.sub(i, held), i64(run * taps.count)), self.num.element)
             tile = shaped(now, width)
-            for low, high, active in _segments(masks):
-                tile = self._segment(e, tile, a, b, low, high, active, run, ahead)
+            below = None
+            if self.shared_zeros is not None and listed is not None:
+                below = self.shared_zeros.below(e, listed, e.b.mul(i, i64(c.rows.taps.offset_step)))
+            for number, (low, high, active) in enumerate(segments_of(masks)):
+                if below is None:
+                    tile = self._segment(e, tile, a, b, low, high, active, run, ahead)
+                else:
+                    tile = self._listed_segment(e, tile, a, b, number, low, active, run, below, ahead)
             after[:] = [v for row in tile for v in row]
         return shaped(after, width)
+
+    def _listed(self, e: Emitter, image: ll.Value, y: ll.Value, tile: ll.Value) -> ll.Value | None:
+        """The lists of the input row of tap row 0, for a tile of output row ``y``."""
+        if self.shared_zeros is None:
+            return None
+        taps = self.c.rows.taps
+        return self.shared_zeros.slot_of(e, image, e.b.add(e.b.mul(y, i64(taps.stride)), i64(taps.offset)), tile)
+
+    def _pixels(self, tile: Tile) -> list[int]:
+        """Elements of the image from a tile's first pixel to each."""
+        return [p * self.c.columns.taps.stride * self.c.pixel for p in range(len(tile))]
 
     def _segment(self, e: Emitter, tile: Tile, a: ll.Value, b: ll.Value, low: int, high: int,
                  active: tuple[int, ...], run: int, ahead: Ahead | None) -> Tile:
         c, taps = self.c, self.c.columns.taps
-        pixels = [p * taps.stride * c.pixel for p in range(len(tile))]
-        width = len(tile[0])
+        pixels, width = self._pixels(tile), len(tile[0])
         if c.merged or high - low == 1:
             rows = Rows(e.at(a, low * taps.offset_step * c.pixel, self.num.element), pixels, 1)
             columns = self._columns(e.at(b, low * run, self.num.element), width)
@@ -367,12 +390,22 @@ class Correlator:
             after[:] = [v for row in tile for v in row]
         return shaped(after, width)
 
+    def _listed_segment(self, e: Emitter, tile: Tile, a: ll.Value, b: ll.Value, number: int, low: int,
+                        active: tuple[int, ...], run: int, lists: ll.Value, ahead: Ahead | None) -> Tile:
+        """As ``_segment``, of the steps in list ``number``."""
+        assert self.shared_zeros is not None
+        steps, count = self.shared_zeros.listed(e, lists, number, low)
+        rows = Rows(e.at(a, low * self.c.depth, self.num.element), self._pixels(tile), 1)
+        columns = self._columns(e.at(b, low * run, self.num.element), len(tile[0]))
+        later = None if ahead is None else ahead.later(e, low * self.c.depth)
+        return accumulate_listed(e, self.num, tile, rows, columns, steps, count, active, later)
+
     def _columns(self, base: ll.Value, width: int) -> Columns:
         lanes = self.num.lanes
         return Columns(base, [v * lanes for v in range(width)], width * lanes, lanes, lanes * self.num.bytes)
 
 
-def _segments(masks: tuple[tuple[int, ...], ...]) -> list[tuple[int, int, tuple[int, ...]]]:
+def segments_of(masks: tuple[tuple[int, ...], ...]) -> list[tuple[int, int, tuple[int, ...]]]:
     """Neighbouring tap columns that are valid for the same pixels: (first, end, pixels)."""
     segments: list[tuple[int, int, tuple[int, ...]]] = []
     for j, active in enumerate(masks):

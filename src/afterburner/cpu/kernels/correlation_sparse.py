@@ -98,7 +98,8 @@ class _Layout:
 class SparseCorrelator(Correlator):
     """Emits a correlation that chooses, block by block, whether zeros are left out."""
 
-    def __init__(self, c: Correlation, plan: SparsePlan, num: Numeric, filter_columns: int) -> None:
+    def __init__(self, c: Correlation, plan: SparsePlan, num: Numeric, filter_columns: int, filter_size: int) -> None:
+        self.filter_size = filter_size  # with taps that are never read
         super().__init__(c, plan.dense, num, F32, 0, filter_columns)
         self.sparse, self.layout = plan, _Layout(c, plan, num)
         self.scratch = self.layout.bytes
@@ -113,7 +114,7 @@ class SparseCorrelator(Correlator):
     def pack(self, e: Emitter, filter_: ll.Value, chunks: int) -> None:
         """Copy this chunk's share of the filter, and note whether its share is finite."""
         super().pack(e, filter_, chunks)
-        note_finite(e, self.num, filter_, self.c.steps * self.c.width, chunks, e.temp(1))
+        note_finite(e, self.num, filter_, self.filter_size, chunks, e.temp(1))
 
     def _finite(self, e: Emitter) -> ll.Value:
         return noted_finite(e, e.temp(1), self.packs)

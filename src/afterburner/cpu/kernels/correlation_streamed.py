@@ -18,6 +18,7 @@ from ..isa import Isa
 from .correlation import Correlation, Correlator, Plan, kinds_of, tap_range
 from .epilogue import Finish, Streams
 from .gemm import MOST_CHUNKS, Ahead, Numeric, Tile, choose_tile, larger, range_of_part, smaller, zeros
+from .shared_zeros import SharedZeros
 
 _SUMS_BYTES = 96 << 10  # sums of one panel, which share the second-level cache with a row of taps
 _TAPS_BYTES = 256 << 10  # of one panel and one row of taps, at 32-byte registers
@@ -72,7 +73,7 @@ def _row(c: Correlation, plan: Plan, num: Numeric) -> int:
 @dataclass(frozen=True)
 class _Tile:
     """A register tile: its pixels, for each tap those it is valid for, where they are, the input row of tap row 0,
-    and how many tiles came before."""
+    how many tiles came before, and the lists of steps of that input row."""
 
     pixels: int
     masks: tuple[tuple[int, ...], ...]
@@ -81,6 +82,7 @@ class _Tile:
     column: ll.Value
     line: ll.Value
     number: ll.Value
+    listed: ll.Value | None
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,8 @@ class StreamedCorrelator(Correlator):
     packed in temporary 0."""
 
     def __init__(self, c: Correlation, plan: Plan, num: Numeric, stored: ll.Type, packed_at: int, filter_columns: int,
-                 streams: Streams, kept: bool = False) -> None:
-        super().__init__(c, plan, num, stored, packed_at, filter_columns, streams)
+                 streams: Streams, kept: bool = False, zeros: SharedZeros | None = None) -> None:
+        super().__init__(c, plan, num, stored, packed_at, filter_columns, streams, zeros)
         self.kept = kept
 
     @property
@@ -148,7 +150,7 @@ class StreamedCorrelator(Correlator):
             target = e.b.add(e.b.add(inside, channel), i64(c.out_offset))
             self._ask(e, target, at.pixels, width)
             sums = self._tile(e, zeros(self.num, at.pixels, width), at.line, packed.base, at.column, at.masks, 0, 1,
-                              i64(0), self._ahead(e, packed, at, width))
+                              i64(0), at.listed, self._ahead(e, packed, at, width))
             finish(e, sums, target, c.out_strides[2], channel, last)
 
     def _following(self, e: Emitter, filter_: ll.Value, i: ll.Value, channel: ll.Value, width: int) -> ll.Value:
@@ -185,7 +187,8 @@ class StreamedCorrelator(Correlator):
             before = e.b.mul(e.b.add(e.b.mul(n, i64(c.rows.outputs)), y), i64(tiles.parts))
             for pixels, masks, start, stop in kinds_of(tiles, c.columns):
                 with e.loop(start, stop, name="tile") as tile:
-                    yield _Tile(pixels, masks, n, y, tiles.start(e, tile), line, e.b.add(before, tile))
+                    yield _Tile(pixels, masks, n, y, tiles.start(e, tile), line, e.b.add(before, tile),
+                                self._listed(e, n, y, tile))
 
     def _held(self, e: Emitter, pixel: ll.Value, width: int) -> ll.Value:
         """Where a pixel's sums wait."""
@@ -212,7 +215,7 @@ class StreamedCorrelator(Correlator):
             held = self._held(e, e.b.add(pixel, at.column), width)
             sums = self._load(e, held, at.pixels, width)
             sums = self._tile(e, sums, at.line, packed.base, at.column, at.masks, first, end, i,
-                              self._ahead(e, packed, at, width))
+                              at.listed, self._ahead(e, packed, at, width))
             self._store(e, held, sums)
 
     def _write(self, e: Emitter, width: int, channel: ll.Value, last: int, finish: Finish) -> None:

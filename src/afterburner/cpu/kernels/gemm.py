@@ -11,7 +11,7 @@ from llvmlite import ir as ll
 
 from ...ir import DType
 from .. import halves
-from ..emitter import BF16, F16, I8, I16, I32, Emitter, const, i64
+from ..emitter import BF16, F16, I8, I16, I32, I64, Emitter, const, i64
 from ..isa import Isa
 
 Tile = list[list[ll.Value]]  # accumulators by row and vector
@@ -321,6 +321,27 @@ def accumulate(e: Emitter, num: Numeric, tile: Tile, a: Rows, b: Columns, steps:
     for k in range(steps % at_once if isinstance(steps, int) else 0):
         values = _step(e, num, values, after[0], after[1], a, b, rows, k)
     return _merged(tile, rows, values)
+
+
+def accumulate_listed(e: Emitter, num: Numeric, tile: Tile, a: Rows, b: Columns, listed: ll.Value, count: ll.Value,
+                      active: Sequence[int], ahead: Ahead | None = None) -> Tile:
+    """As ``accumulate``, of the ``count`` steps that are ``listed``, in that order: u16, the number of each times the
+    lanes of a register (such an offset takes no register of its own). ``ahead`` goes as if half of all were listed."""
+    flat = [v for r in active for v in tile[r]]
+    asked = [ahead.base] if ahead is not None else []
+
+    def entry(k: ll.Value | int) -> ll.Value:
+        return e.b.zext(e.load(e.at(listed, k, I16), I16, 2), I64)
+
+    with e.loop_carried(0, count, 1, [entry(0), *flat, *asked], "k") as (k, now, after):
+        a_at = e.at(a.base, e.b.udiv(now[0], i64(num.lanes // a.step)), num.element)
+        b_at = e.at(b.base, e.b.mul(now[0], i64(b.step // num.lanes)), num.element)
+        if ahead is not None:
+            e.prefetch(now[-1])
+            asked = [e.at(now[-1], e.b.udiv(ahead.step, i64(max(1, ahead.every // 2))), I8)]
+        values = _step(e, num, now[1:1 + len(flat)], a_at, b_at, a, b, active, 0)
+        after[:] = [entry(e.b.add(k, i64(1))), *values, *asked]
+    return _merged(tile, active, after[1:1 + len(flat)])
 
 
 def _merged(tile: Tile, rows: Sequence[int], flat: Sequence[ll.Value]) -> Tile:

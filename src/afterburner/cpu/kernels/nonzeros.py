@@ -12,7 +12,7 @@ ENTRY = 8  # bytes: an offset of 32 bits, and the element, each in an array of i
 _VECTOR = 8  # elements that one step of the AVX2 form looks at
 
 
-def _orders() -> np.ndarray:
+def orders() -> np.ndarray:
     """For each mask of 8 bits, the numbers of its bits that are set, then zeros."""
     orders = np.zeros((256, _VECTOR), np.uint8)
     for mask in range(256):
@@ -33,7 +33,7 @@ class Lists:
         self.unit = unit
         # Tests compile AVX2's shapes on Arm, which lacks the instruction.
         has_permute = e.isa.name == "avx2" and e.isa.triple.startswith("x86_64")
-        self._orders = table(e, _orders()) if has_permute else None
+        self._orders = table(e, orders()) if has_permute else None
 
     def append(self, e: Emitter, source: ll.Value, count: int, first: ll.Value, offsets: ll.Value,
                values: ll.Value, size: ll.Value) -> ll.Value:
