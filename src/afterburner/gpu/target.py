@@ -76,7 +76,7 @@ class GpuExecutable:
         self.run_keeping(inputs, outputs, (None,) * self._states, version)
 
     def run_keeping(self, inputs: Sequence[int], outputs: Sequence[int], kept: Sequence[mx.array | None],
-                    version: object = None) -> Sequence[mx.array]:
+                    version: object = None, meanwhile: Callable[[], None] | None = None) -> Sequence[mx.array]:
         """``run``, with variables where they are (see ``runtime.executable.KeepingExecutable``)."""
         if self._fault:
             raise PlantedFault("planted failure of a run")
@@ -90,17 +90,21 @@ class GpuExecutable:
                     for read, address, value in zip(self._readers[fresh:], inputs[fresh:], kept, strict=True)]
             arrays += self._variables
             self._version = version
-            results = self._computed(arrays)
+            results = self._computed(arrays, meanwhile)
             if version is None:
                 self._variables = []
             for write, result, address in zip(self._writers, results, outputs, strict=True):
                 write(result, address)
         return results
 
-    def _computed(self, arrays: list[mx.array]) -> Sequence[mx.array]:
+    def _computed(self, arrays: list[mx.array], meanwhile: Callable[[], None] | None) -> Sequence[mx.array]:
         if self._profile is not None:
-            return self._program.timed(arrays, self._profile.add)
-        results = self._function(*arrays)
+            results: Sequence[mx.array] = self._program.timed(arrays, self._profile.add)
+        else:
+            results = self._function(*arrays)
+            mx.async_eval(results)
+        if meanwhile is not None:
+            meanwhile()
         mx.eval(results)
         return results
 

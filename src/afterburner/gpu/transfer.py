@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -10,41 +12,45 @@ from ..ir import TensorType
 from .backend import mx
 
 _VIEWS = 64  # addresses remembered for one tensor; callers use a few buffers in turn
+_FORMATS = ("bool", "i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64", "f32")  # whose bytes ``memoryview`` gives
+
+View = TypeVar("View")
 
 
-class _Memory:
-    """Arrays over the caller's buffers for one tensor."""
+class _Views(Generic[View]):
+    """What was made of the caller's buffers for one tensor, by their addresses."""
 
-    def __init__(self, type_: TensorType, dtype: np.dtype) -> None:
-        self._type, self._dtype = type_, dtype
-        self._views: dict[int, np.ndarray] = {}
+    def __init__(self, make: Callable[[int], View]) -> None:
+        self._make = make
+        self._views: dict[int, View] = {}
 
-    def at(self, address: int) -> np.ndarray:
-        """The tensor that lies there."""
+    def at(self, address: int) -> View:
+        """What was made of the buffer that lies there."""
         view = self._views.get(address)
         if view is None:
             if len(self._views) >= _VIEWS:
                 self._views.clear()
-            view = self._views[address] = self._view(address)
+            view = self._views[address] = self._make(address)
         return view
 
-    def _view(self, address: int) -> np.ndarray:
-        size = self._type.bytes
-        if size == 0:
-            return np.empty(self._type.shape, self._dtype)
-        raw = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
-        return raw.view(self._dtype).reshape(self._type.shape)
+
+def _bytes_at(address: int, size: int) -> np.ndarray:
+    return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address)) if size else np.empty(0, np.uint8)
+
+
+def _array_at(address: int, type_: TensorType, dtype: np.dtype) -> np.ndarray:
+    return _bytes_at(address, type_.bytes).view(dtype).reshape(type_.shape)
 
 
 class Reader:
     """Copies one input to MLX."""
 
     def __init__(self, type_: TensorType) -> None:
-        self._memory = _Memory(type_, type_.dtype.numpy)
+        self._arrays = _Views(lambda address: _array_at(address, type_, type_.dtype.numpy))
 
     def read(self, address: int) -> mx.array:
         """What lies at the address now."""
-        return mx.array(self._memory.at(address))
+        return mx.array(self._arrays.at(address))
 
 
 class Writer:
@@ -53,11 +59,21 @@ class Writer:
     def __init__(self, type_: TensorType) -> None:
         # NumPy cannot see MLX's bfloat16: its bits are copied.
         self._bits = type_.dtype.name == "bf16"
-        self._memory = _Memory(type_, np.dtype(np.uint16) if self._bits else type_.dtype.numpy)
+        dtype = np.dtype(np.uint16) if self._bits else type_.dtype.numpy
+        self._has_bytes = type_.dtype.name in _FORMATS and type_.bytes > 0
+        self._arrays = _Views(lambda address: _array_at(address, type_, dtype))
+        self._bytes = _Views(lambda address: memoryview(_bytes_at(address, type_.bytes)))
 
     def write(self, result: mx.array, address: int) -> None:
         """Write a computed result to the address."""
-        source = result.view(mx.uint16) if self._bits and result.ndim else result
-        if self._bits and not result.ndim:
-            source = result.reshape(1).view(mx.uint16).reshape(())
-        self._memory.at(address)[...] = source
+        if self._has_bytes:  # NumPy looks at such an array for longer than it takes to copy a small one
+            source = memoryview(result)  # type: ignore[arg-type]
+            if source.c_contiguous:
+                self._bytes.at(address)[:] = source.cast("B")
+                return
+        self._arrays.at(address)[...] = self._seen(result)
+
+    def _seen(self, result: mx.array) -> mx.array:
+        if not self._bits:
+            return result
+        return result.view(mx.uint16) if result.ndim else result.reshape(1).view(mx.uint16).reshape(())
