@@ -1,6 +1,6 @@
 """What a call on the gpu target costs beyond MLX's own time, with MLX on its CPU device.
 
-    python benchmarks/gpu_call.py [--turns 20] [--calls 50] [--profile]
+    python benchmarks/gpu_call.py [--turns 20] [--calls 50] [--fuse]
 
 The step of the workload ``custom_loop`` called from a Python loop, and the MLX function inside it with the arrays of
 such a call, evaluated: in turns in one process. Printed are, a call, the best time of the calling thread, of the whole
@@ -10,11 +10,10 @@ process and of the clock on the wall, in microseconds, and what remains of each 
 from __future__ import annotations
 
 import argparse
-import cProfile
 import os
-import pstats
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -24,6 +23,7 @@ import keras
 import tensorflow as tf
 
 import afterburner
+from afterburner.gpu import target
 from afterburner.gpu.backend import mx
 from afterburner.gpu.target import GpuExecutable
 from afterburner.workloads import custom_loop
@@ -44,13 +44,13 @@ def step() -> Callable[[], object]:
 def inside(call: Callable[[], object]) -> Callable[[], None]:
     """MLX's part of a call: its function on the arrays of that call, evaluated."""
     seen: list[tuple[GpuExecutable, Sequence[mx.array]]] = []
-    computed = GpuExecutable._computed  # noqa: SLF001
+    begun = GpuExecutable._begun  # noqa: SLF001
 
-    def note(self: GpuExecutable, arrays: Sequence[mx.array], *rest: Any) -> Sequence[mx.array]:
+    def note(self: GpuExecutable, arrays: list[mx.array]) -> Sequence[mx.array]:
         seen.append((self, list(arrays)))
-        return computed(self, arrays, *rest)
+        return begun(self, arrays)
 
-    with patch.object(GpuExecutable, "_computed", note):
+    with patch.object(GpuExecutable, "_begun", note):
         call()
     ((executable, arrays),) = seen
     function: Any = executable._function  # noqa: SLF001
@@ -70,8 +70,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=20)
     parser.add_argument("--calls", type=int, default=50, help="in a turn")
-    parser.add_argument("--profile", action="store_true", help="print Python's profile of the calls too")
+    parser.add_argument("--fuse", action="store_true", help="let MLX compile the function, as on a GPU (g++)")
     chosen = parser.parse_args()
+    if chosen.fuse:
+        target.compile_graph = partial(target.compile_graph, fuse=True)
     afterburner.set_options(verbosity="silent", threads=1, device="gpu", strict=True)
     afterburner.enable()
     call = step()
@@ -86,10 +88,6 @@ def main() -> None:
     best["beyond MLX"] = [a - b for a, b in zip(best["call"], best["MLX"], strict=True)]
     for name, times in best.items():
         print(f"{name:12}", "; ".join(f"{clock} {t:.0f} µs" for clock, t in zip(CLOCKS, times, strict=True)))
-    if chosen.profile:
-        with cProfile.Profile() as profile:
-            spent(call, 500)
-        pstats.Stats(profile).sort_stats("tottime").print_stats(30)
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ class GpuExecutable:
         self.kernels: tuple[KernelInfo, ...] = tuple(_info(node) for node in program.nodes)
         self._profile = _Profile(len(self.kernels)) if settings.profile else None
         self._readers = [Reader(t).read for t in self.input_types]
-        self._writers = [Writer(t).write for t in self.output_types]
+        self._writers = [Writer(t) for t in self.output_types]
         self._function: Callable[..., Sequence[mx.array]] = mx.compile(program) if fuse else program
         with self._lock, mx.stream(self._where):  # what MLX cannot do is found now
             program.check([mx.zeros(t.shape, mx_dtype(t.dtype)) for t in self.input_types])
@@ -90,22 +90,23 @@ class GpuExecutable:
                     for read, address, value in zip(self._readers[fresh:], inputs[fresh:], kept, strict=True)]
             arrays += self._variables
             self._version = version
-            results = self._computed(arrays, meanwhile)
+            results = self._begun(arrays)
+            # Until MLX is ready there is time for what does not need its results.
+            if meanwhile is not None:
+                meanwhile()
+            places = [writer.place(address) for writer, address in zip(self._writers, outputs, strict=True)]
+            mx.eval(results)
             if version is None:
                 self._variables = []
-            for write, result, address in zip(self._writers, results, outputs, strict=True):
-                write(result, address)
+            for place, result in zip(places, results, strict=True):
+                place(result)
         return results
 
-    def _computed(self, arrays: list[mx.array], meanwhile: Callable[[], None] | None) -> Sequence[mx.array]:
+    def _begun(self, arrays: list[mx.array]) -> Sequence[mx.array]:
         if self._profile is not None:
-            results: Sequence[mx.array] = self._program.timed(arrays, self._profile.add)
-        else:
-            results = self._function(*arrays)
-            mx.async_eval(results)
-        if meanwhile is not None:
-            meanwhile()
-        mx.eval(results)
+            return self._program.timed(arrays, self._profile.add)
+        results = self._function(*arrays)
+        mx.async_eval(results)
         return results
 
     def run_in_parts(self, inputs: Sequence[int], begin: Callable[[Sequence[int]], Sequence[int]],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from functools import partial
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -57,23 +58,32 @@ class Writer:
     """Copies one result to the caller."""
 
     def __init__(self, type_: TensorType) -> None:
+        self._type = type_
         # NumPy cannot see MLX's bfloat16: its bits are copied.
         self._bits = type_.dtype.name == "bf16"
-        dtype = np.dtype(np.uint16) if self._bits else type_.dtype.numpy
         self._has_bytes = type_.dtype.name in _FORMATS and type_.bytes > 0
-        self._arrays = _Views(lambda address: _array_at(address, type_, dtype))
-        self._bytes = _Views(lambda address: memoryview(_bytes_at(address, type_.bytes)))
+        self._places = _Views(self._place)
 
-    def write(self, result: mx.array, address: int) -> None:
-        """Write a computed result to the address."""
-        if self._has_bytes:  # NumPy looks at such an array for longer than it takes to copy a small one
+    def place(self, address: int) -> Callable[[mx.array], None]:
+        """A function that writes a computed result to the address."""
+        return self._places.at(address)
+
+    def _place(self, address: int) -> Callable[[mx.array], None]:
+        array = _array_at(address, self._type, np.dtype(np.uint16) if self._bits else self._type.dtype.numpy)
+        if not self._has_bytes:
+            return partial(self._assign, array)
+        raw = memoryview(_bytes_at(address, self._type.bytes).data)
+
+        def write(result: mx.array) -> None:
             source = memoryview(result)  # type: ignore[arg-type]
-            if source.c_contiguous:
-                self._bytes.at(address)[:] = source.cast("B")
-                return
-        self._arrays.at(address)[...] = self._seen(result)
+            if source.c_contiguous:  # NumPy looks at MLX's arrays for longer than it takes to copy a small one
+                raw[:] = source.cast("B")
+            else:
+                self._assign(array, result)
 
-    def _seen(self, result: mx.array) -> mx.array:
-        if not self._bits:
-            return result
-        return result.view(mx.uint16) if result.ndim else result.reshape(1).view(mx.uint16).reshape(())
+        return write
+
+    def _assign(self, array: np.ndarray, result: mx.array) -> None:
+        if self._bits:
+            result = result.view(mx.uint16) if result.ndim else result.reshape(1).view(mx.uint16).reshape(())
+        array[...] = result
