@@ -13,11 +13,13 @@ from tensorflow.python.framework import config
 
 from afterburner.errors import StrictError
 from afterburner.frontend.contest import STOCK, Choices
+from afterburner.ir import parse_graph
 from afterburner.options import overridden, set_options
 from afterburner.runtime.cache import ObjectCache
 from afterburner.runtime.decisions import LIMIT_BYTES, Decisions
 from afterburner.runtime.executable import Unsupported
 from tests.frontend.kit import captured, close
+from tests.interpreter_target import view
 
 STEPS = 16
 
@@ -30,6 +32,7 @@ class World:
         self.now = 0.0
         self.runs: list[str] = []
         self.fails: dict[str, int] = {}  # device: runs until one fails
+        self.wrong = 0  # which output of the gpu is wrong, from 1; 0 for none
 
     def clock(self) -> float:
         self.now += 1.0
@@ -53,6 +56,9 @@ class Timed:
     def run(self, *arguments: Any) -> None:
         self._real.run(*arguments)
         world, device = self._world, self._real.target
+        if world.wrong and device == "gpu":
+            number = world.wrong - 1
+            view(arguments[1][number], self._real.output_types[number])[...] *= 1.01
         world.now += world.seconds[device] - 1.0
         world.runs.append(device)
         world.fails[device] = world.fails.get(device, 1 << 30) - 1
@@ -95,7 +101,8 @@ def test_every_step_of_a_trial_is_a_step_of_the_training():
     (choice,) = report.choices
     assert choice.chosen == "gpu" and choice.steps <= 10 and choice.origin == "measured"
     assert choice.seconds == pytest.approx({"cpu": 1.1, "gpu": 0.9, STOCK: 1.0})
-    assert world.runs == ["cpu"] * 3 + ["gpu"] * 3 + ["gpu"] * (STEPS - 1 - 9)
+    compared = ["gpu", "cpu", "cpu"]  # the first step of a gpu: nobody else's results are used
+    assert world.runs == ["cpu"] * 3 + compared + ["gpu"] * 2 + ["gpu"] * (STEPS - 1 - 9)
     assert str(choice) == "stays on gpu: 900 ms on gpu against 1.1e+03 ms on cpu against 1e+03 ms on TensorFlow " \
                           "(measured in 9 steps)"
 
@@ -175,6 +182,24 @@ def test_a_candidate_that_fails_in_a_step_leaves_nothing_half_written(tmp_path):
     assert not report.failures
     world.fails["gpu"] = 1
     with pytest.raises(StrictError, match="planted"):
+        _taken(world, strict=True, dump=tmp_path)
+
+
+@pytest.mark.parametrize("wrong", [1, 2], ids=["a result", "a new value of a variable"])
+def test_a_device_with_wrong_results_leaves_before_they_are_used(tmp_path, wrong):
+    world = World(cpu=2.0, gpu=0.5)
+    world.wrong = wrong
+    report, _ = _taken(world, tmp_path / "d", doubt=None, strict=False, verbosity="silent", dump=tmp_path)
+    (choice,) = report.choices
+    reason = choice.dropped["gpu"]
+    assert choice.chosen == "cpu" and f"output {wrong - 1} (f32[]) is not what the" in reason
+    assert world.runs.count("gpu") == 1 and not report.failures
+    assert not (tmp_path / "d").exists()  # another version may do better
+    (repro,) = tmp_path.glob("*gpu.run.txt")
+    assert str(repro) in reason and parse_graph(repro.read_text()).name
+    world = World(cpu=2.0, gpu=0.5)
+    world.wrong = wrong
+    with pytest.raises(StrictError, match="Disagreement"):
         _taken(world, strict=True, dump=tmp_path)
 
 

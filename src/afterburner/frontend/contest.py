@@ -15,9 +15,11 @@ from tensorflow.python.framework import config
 from ..ir import Graph, print_graph
 from ..options import options
 from ..report import ChoiceReport
+from ..runtime.buffers import BufferPool
 from ..runtime.decisions import Decision, Decisions
 from ..runtime.trial import Trial
 from .import_graph import Imported
+from .second_opinion import SecondOpinion
 from .variant import Variant
 
 STOCK = "TensorFlow"  # the candidate that is none of our devices
@@ -85,6 +87,7 @@ class Contest:
         signature: the shapes, as the report tells them.
         variants: our candidates that are compiled.
         broken: whether one failed in the middle of a step, so that the outcome is not kept.
+        unconfirmed: devices whose results nothing was compared with yet; the cpu's are what others are compared with.
     """
 
     imported: Imported
@@ -95,10 +98,18 @@ class Contest:
 
     def __post_init__(self) -> None:
         self.trial = Trial(self.candidates)
+        self.unconfirmed = set(self.candidates) - {CPU, STOCK}
 
     def name_of(self, variant: Variant) -> str:
         """The candidate that a variant belongs to."""
         return next(name for name, made in self.variants.items() if made is variant)
+
+    def opinion_on(self, name: str, pool: BufferPool) -> SecondOpinion | None:
+        """What the first step of a device is compared with; None for all others, and where the cpu cannot tell."""
+        if name not in self.unconfirmed or CPU not in self.variants or CPU in self.trial.dropped:
+            return None
+        data = sum(not item.state for item in self.imported.graph.inputs)
+        return SecondOpinion(self.variants[CPU].executable, data, pool)
 
     def decision(self) -> Decision:
         """The outcome.

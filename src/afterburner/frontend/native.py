@@ -24,6 +24,7 @@ from .flatten import FlatTensor
 from .import_graph import Imported, import_ops, read_inputs, variable_dtypes
 from .importer import Refused
 from .partition import Stage
+from .second_opinion import SecondOpinion
 from .stock import Runner, runner
 from .tensors import address
 from .undisturbed import Interrupted, raised_by_signal
@@ -104,10 +105,11 @@ class NativeStage:
         return self.refused is not None or key[0] in self._failed
 
     def _attempt(self, key: Any, variant: Variant, arguments: Sequence[Any], values: list[Any],
-                 rivals: Contest | None = None) -> list[Any] | None:
-        """The compiled results, or None where TensorFlow is to run the stage; ``rivals`` may go on where it fails."""
+                 rivals: Contest | None = None, opinion: SecondOpinion | None = None) -> list[Any] | None:
+        """The compiled results, or None where TensorFlow is to run the stage; ``rivals`` may go on where it fails, or
+        where the results are not confirmed."""
         try:
-            return variant.run(arguments, [values[i] for i in variant.resources])
+            return variant.run(arguments, [values[i] for i in variant.resources], opinion)
         except CheckFailed:
             return None
         except PartlyBound as error:
@@ -131,7 +133,10 @@ class NativeStage:
         now, results = self.engine.choices.clock, None
         began = now()
         if name is not None and name != STOCK:
-            results = self._attempt(key, contest.variants[name], arguments, values, contest)
+            opinion = contest.opinion_on(name, self.engine.pool)
+            results = self._attempt(key, contest.variants[name], arguments, values, contest, opinion)
+            if results is not None:
+                contest.unconfirmed.discard(name)
         if results is None:
             self._run_stock(values)
         else:

@@ -16,6 +16,7 @@ from ..runtime.executable import Executable, KeepingExecutable
 from ..runtime.heap import give_back
 from .bulk import reader, writer
 from .import_graph import Imported
+from .second_opinion import SecondOpinion
 from .tensors import address, hand_over
 from .undisturbed import undisturbed
 from .variables import Known, clock, known, learn_all, refresh
@@ -76,11 +77,17 @@ class Variant:
         self._records: list[Known] = []
         self._handles: list[Any] = []
 
-    def run(self, arguments: Sequence[Any], handles: list[Any]) -> list[Any]:
+    def run(self, arguments: Sequence[Any], handles: list[Any], opinion: SecondOpinion | None = None) -> list[Any]:
         """Results for data inputs and variable handles; variables are bound to their new values last.
+
+        Args:
+            arguments: the data inputs.
+            handles: of the variables.
+            opinion: confirms what is computed before it is used, unless the graph is run in parts.
 
         Raises:
             CheckFailed: nothing was written.
+            Disagreement: the opinion is another one; nothing was written.
             PartlyBound: some variables have their new values, others have not.
         """
         records = self.bind(handles)
@@ -90,9 +97,10 @@ class Variant:
         inputs = [address(t) for t in arguments]
         if self.writers:
             return self._run_in_parts(inputs, records, handles, moment)
-        return self._run_at_once(inputs, records, handles, moment)
+        return self._run_at_once(inputs, records, handles, moment, opinion)
 
-    def _run_at_once(self, inputs: list[int], records: list[Known], handles: list[Any], moment: int) -> list[Any]:
+    def _run_at_once(self, inputs: list[int], records: list[Known], handles: list[Any], moment: int,
+                     opinion: SecondOpinion | None) -> list[Any]:
         held = [r.value for r in records]  # keeps the values alive while they are read
         inputs += [value[1] for value in held]
         rack = self._rack
@@ -100,15 +108,16 @@ class Variant:
         try:
             tensors, kept = self._compute(inputs, row, held)
             self.check()
+            if opinion is not None:
+                opinion.confirm(inputs, row.addresses + self.check_addresses)
         finally:
             rack.put(row)
         del held
         results = self.result_count
         if self._write is not None:
             values = tensors[results:]
-            targets, their_handles = [records[p] for p in self.updated], [handles[p] for p in self.updated]
-            self._write(their_handles + values)
-            learn_all(targets, values, row.addresses[results:], moment, kept)
+            self._write([handles[p] for p in self.updated] + values)
+            learn_all([records[p] for p in self.updated], values, row.addresses[results:], moment, kept)
         return tensors[:results]
 
     def _compute(self, inputs: list[int], row: Row, held: Sequence[tuple[Any, ...]]) -> tuple[list[Any], Sequence[Any]]:

@@ -1,0 +1,66 @@
+"""A device's first step in a trial, compared with what our other device computes from the same inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..runtime.agreement import array_at, can_shake, disagreement, shaken
+from ..runtime.buffers import BufferPool
+from ..runtime.executable import Executable
+
+
+class Disagreement(Exception):
+    """Two devices compute different results from the same inputs."""
+
+
+class SecondOpinion:
+    """Computes what another executable has computed; its results go nowhere.
+
+    Args:
+        executable: of the same graph, on a device that is trusted.
+        data: how many inputs come first that are no variables.
+        pool: where memory for the results comes from.
+    """
+
+    def __init__(self, executable: Executable, data: int, pool: BufferPool) -> None:
+        self._executable = executable
+        self._data = data
+        self._pool = pool
+
+    def confirm(self, inputs: Sequence[int], outputs: Sequence[int]) -> None:
+        """Compare results, at the addresses ``outputs``, that were computed from ``inputs``.
+
+        Raises:
+            Disagreement: the message says which result differs first, and by how much.
+        """
+        executable, pool = self._executable, self._pool
+        shelves = [pool.shelf(t) for t in executable.output_types] * 2
+        buffers = pool.take(shelves)
+        try:
+            addresses = [b.address for b in buffers]
+            expected, noisy = addresses[: len(outputs)], addresses[len(outputs):]
+            executable.run(inputs, expected)
+            changed = self._shaken(inputs)
+            executable.run([changed[i].ctypes.data if i in changed else a for i, a in enumerate(inputs)], noisy)
+            self._compare(outputs, expected, noisy)
+        finally:
+            pool.put(shelves, buffers)
+
+    def _shaken(self, inputs: Sequence[int]) -> dict[int, np.ndarray]:
+        """Floats with their last bits changed, by position: of the data, or of the variables where no data are
+        floats."""
+        types = self._executable.input_types
+        floats = [i for i, t in enumerate(types) if can_shake(t)]
+        chosen = [i for i in floats if i < self._data] or floats
+        return {i: shaken(array_at(inputs[i], types[i]), types[i]) for i in chosen}
+
+    def _compare(self, found: Sequence[int], expected: Sequence[int], noisy: Sequence[int]) -> None:
+        types = self._executable.output_types
+        for number, (type_, *places) in enumerate(zip(types, found, expected, noisy, strict=True)):
+            one, other, moved = (array_at(place, type_) for place in places)
+            what = disagreement(one, other, moved, type_)
+            if what:
+                raise Disagreement(f"output {number} ({type_}) is not what the {self._executable.device} computes "
+                                   f"from the same inputs: {what}")

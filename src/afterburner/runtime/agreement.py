@@ -1,0 +1,67 @@
+"""Whether two devices have computed the same, as far as rounding allows."""
+
+from __future__ import annotations
+
+import ctypes
+
+import numpy as np
+
+from ..ir.types import TensorType
+
+_TOLERANCE = {"f64": 1e-3, "f32": 1e-3, "f16": 3e-2, "bf16": 3e-2}  # of a tensor's norm: what tests grant whole models
+_NOISE = 8.0  # times what a change in the last bits of the inputs makes
+_LAST_BITS = {"f64": 2.0**-50, "f32": 2.0**-21, "f16": 2.0**-8, "bf16": 2.0**-5}  # of an input, which are changed
+
+
+def array_at(address: int, type_: TensorType) -> np.ndarray:
+    """A tensor that lies at an address; valid while the memory is."""
+    if type_.bytes == 0:
+        return np.empty(type_.shape, type_.dtype.numpy)
+    raw: np.ndarray = np.ctypeslib.as_array((ctypes.c_uint8 * type_.bytes).from_address(address))
+    return raw.view(type_.dtype.numpy).reshape(type_.shape)
+
+
+def can_shake(type_: TensorType) -> bool:
+    """Whether these are floats."""
+    return type_.dtype.name in _LAST_BITS
+
+
+def shaken(x: np.ndarray, type_: TensorType) -> np.ndarray:
+    """Floats with their last bits changed, every other one up and down."""
+    signs = np.where(np.arange(x.size) % 2, 1.0, -1.0).reshape(x.shape)
+    with np.errstate(all="ignore"):
+        return np.asarray(x.astype(np.float64) * (1 + _LAST_BITS[type_.dtype.name] * signs)).astype(x.dtype)
+
+
+def disagreement(found: np.ndarray, expected: np.ndarray, noisy: np.ndarray, type_: TensorType) -> str:
+    """How a result differs from what is expected by more than rounding explains; empty where it does not.
+
+    Floats are compared by the Euclidean norm of their difference, everything else element by element.
+
+    Args:
+        found: the result in question.
+        expected: the same from another device.
+        noisy: what that one gives for inputs with their last bits changed: what moves with these says nothing. Where
+            a gradient is 0 but for rounding, an optimizer that divides by its size makes full steps of it.
+        type_: of all three.
+    """
+    tolerance = _TOLERANCE.get(type_.dtype.name)
+    if tolerance is None:
+        wrong, moved = (int(np.count_nonzero(x != expected)) for x in (found, noisy))
+        return f"{wrong} of {type_.size} elements differ" if wrong > _NOISE * moved else ""
+    a, b, c = (x.astype(np.float64).ravel() for x in (found, expected, noisy))
+    odd = _odd(a, b)
+    if odd > _NOISE * _odd(c, b):
+        return f"{odd} of {type_.size} elements are infinite or NaN on one side alone"
+    finite = np.isfinite(a) & np.isfinite(b) & np.isfinite(c)
+    a, b, c = a[finite], b[finite], c[finite]
+    smallest = 2.0**-126 * max(b.size, 1)  # devices may take for 0 what is smaller
+    error, norm = float(np.linalg.norm(a - b)), float(np.linalg.norm(b))
+    allowed = tolerance * norm + _NOISE * float(np.linalg.norm(c - b)) + smallest
+    return f"an error of {error:.2g} where the norm is {norm:.2g}" if error > allowed else ""
+
+
+def _odd(a: np.ndarray, b: np.ndarray) -> int:
+    """Elements that are not finite on either side, and not the same."""
+    special = ~(np.isfinite(a) & np.isfinite(b))
+    return int(np.count_nonzero(special & (a != b) & ~(np.isnan(a) & np.isnan(b))))
