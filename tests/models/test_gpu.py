@@ -12,13 +12,14 @@ import tensorflow as tf
 
 pytest.importorskip("mlx.core", reason="MLX has no wheel for this machine", exc_type=ImportError)
 
+from afterburner.frontend.contest import Choices  # noqa: E402
 from afterburner.frontend.variables import clock  # noqa: E402
 from afterburner.gpu.target import GpuExecutable  # noqa: E402
 from tests.frontend import kit  # noqa: E402
 from tests.frontend.kit import close  # noqa: E402
 from tests.models import test_training  # noqa: E402
 from tests.models.test_training import _train  # noqa: E402
-from tests.models.zoo import CASES, floats  # noqa: E402
+from tests.models.zoo import CASES, Case, floats  # noqa: E402
 
 
 @contextmanager
@@ -77,9 +78,9 @@ def kept(monkeypatch):
     seen: list[list[bool]] = []
     run = GpuExecutable.run_keeping
 
-    def watched(self, inputs, outputs, kept, version):
+    def watched(self, inputs, outputs, kept, *rest):
         seen.append([value is not None for value in kept])
-        return run(self, inputs, outputs, kept, version)
+        return run(self, inputs, outputs, kept, *rest)
 
     monkeypatch.setattr(GpuExecutable, "run_keeping", watched)
     monkeypatch.setattr(clock, "unsafe", False)  # a dataset of another test may have taken a variable
@@ -129,6 +130,50 @@ def test_a_failure_on_the_device_writes_nothing():
     with on_gpu(strict=False, fault="run") as taken:
         close(script(), expected)
     assert "planted failure of a run" in taken.functions()["step"].failures[0]
+
+
+def _competing(**changes):
+    """Functions are taken inside the block, by the cpu or the gpu."""
+    choices = Choices(lambda: ("cpu", "gpu"))
+    return kit.captured(choices=choices, gpu_emulate=True, device="any", compile_after=1, **changes)
+
+
+def _noisy(dropout):
+    """A bias before a normalization, whose gradient is rounding alone: Adam makes full steps of it."""
+    layers = [keras.layers.Conv2D(8, 3), keras.layers.BatchNormalization(), keras.layers.ReLU(),
+              keras.layers.Dropout(dropout), keras.layers.Flatten(), keras.layers.Dense(5)]
+    return keras.Sequential([keras.Input((8, 8, 3)), *layers])
+
+
+COMPETING = {**{name: (name, "float32") for name in ("mlp", "residual")}, "halves": ("mlp", "mixed_bfloat16"),
+             "noise": ("noise", "float32")}
+
+
+@pytest.mark.parametrize("name", COMPETING)
+def test_the_cpu_confirms_the_gpu_in_a_trial(name):
+    model, policy = COMPETING[name]
+    case = CASES[model] if model in CASES else Case(_noisy, (8, 8, 3), 5)
+    with floats(policy), _competing() as taken:
+        _train(case, "adam", 0.25)
+    choices = [choice for function in taken.recorder.report().functions for choice in function.choices]
+    assert choices and not any(choice.dropped for choice in choices)
+    assert all(choice.steps <= 10 and set(choice.seconds) == {"cpu", "gpu"} for choice in choices)
+
+
+def test_wrong_results_of_the_gpu_are_not_used(monkeypatch, tmp_path):
+    case, begun = CASES["mlp"], GpuExecutable._begun
+    expected = _train(case, "adam", 0.25)
+
+    def wrong(self, arrays):
+        return [r * 1.5 if r.ndim == 2 else r for r in begun(self, arrays)]
+
+    monkeypatch.setattr(GpuExecutable, "_begun", wrong)
+    with _competing(strict=False, dump=tmp_path) as taken:
+        ours = _train(case, "adam", 0.25)
+    close(ours[3], expected[3], 2e-3)
+    choices = [choice for function in taken.recorder.report().functions for choice in function.choices]
+    assert {choice.chosen for choice in choices} == {"cpu"}
+    assert any("from the same inputs: an error of" in choice.dropped.get("gpu", "") for choice in choices)
 
 
 def test_saved_weights_predict_the_same_in_tensorflow(tmp_path):
