@@ -145,7 +145,7 @@ def _noisy(dropout):
     return keras.Sequential([keras.Input((8, 8, 3)), *layers])
 
 
-COMPETING = {**{name: (name, "float32") for name in ("mlp", "residual")}, "halves": ("mlp", "mixed_bfloat16"),
+COMPETING = {**{name: (name, "float32") for name in ("mlp", "residual")}, "halves": ("lenet", "mixed_bfloat16"),
              "noise": ("noise", "float32")}
 
 

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from afterburner.ir.types import BF16, BOOL, F32, I32, TensorType
-from afterburner.runtime.agreement import array_at, can_shake, disagreement, shaken
+from afterburner.runtime.agreement import array_at, disagreement, grain_of, is_float, shaken
 
 
-def differs(found, expected, noisy=None, dtype=F32) -> str:
+def differs(found, expected, noisy=None, dtype=F32, others=()) -> str:
     a, b, c = (np.asarray(x, dtype.numpy) for x in (found, expected, expected if noisy is None else noisy))
-    return disagreement(a, b, c, TensorType(dtype, b.shape))
+    type_ = TensorType(dtype, b.shape)
+    return disagreement(a, b, c, type_, grain_of([type_, *others]))
 
 
 def test_rounding_is_allowed_and_nothing_else() -> None:
@@ -19,6 +20,7 @@ def test_rounding_is_allowed_and_nothing_else() -> None:
     assert not differs(x * (1 + 1e-5), x)
     assert "error of" in differs(x * 1.01, x)
     assert not differs(x * 1.01, x, dtype=BF16)
+    assert not differs(x * 1.01, x, others=[TensorType(BF16, ())])  # float32 that is computed from halves
     one = x.copy()
     one[3] += 1.0
     assert "error of" in differs(one, x)
@@ -51,12 +53,12 @@ def test_tiny_numbers_may_be_zero() -> None:
 
 def test_shaking_changes_last_bits() -> None:
     x = np.array([1.0, -3.0, 0.0, np.inf], np.float32)
-    y = shaken(x, TensorType(F32, (4,)))
+    y = shaken(x, grain_of([TensorType(F32, ())]))
     assert y.dtype == x.dtype and y[2] == 0 and np.isinf(y[3])
     assert np.all(y[:2] != x[:2]) and np.allclose(x[:2], y[:2], rtol=1e-6)
-    half = shaken(x.astype(BF16.numpy), TensorType(BF16, (4,)))
-    assert half.dtype == BF16.numpy and half[0] != 1 and can_shake(TensorType(BF16, ()))
-    assert not can_shake(TensorType(I32, ()))
+    half = shaken(x.astype(BF16.numpy), grain_of([TensorType(F32, ()), TensorType(BF16, ())]))
+    assert half.dtype == BF16.numpy and half[0] != 1 and is_float(TensorType(BF16, ()))
+    assert not is_float(TensorType(I32, ())) and grain_of([TensorType(I32, ())]) == grain_of([TensorType(F32, ())])
 
 
 def test_an_array_lies_where_the_memory_is() -> None:

@@ -108,8 +108,7 @@ class Contest:
         """What the first step of a device is compared with; None for all others, and where the cpu cannot tell."""
         if name not in self.unconfirmed or CPU not in self.variants or CPU in self.trial.dropped:
             return None
-        data = sum(not item.state for item in self.imported.graph.inputs)
-        return SecondOpinion(self.variants[CPU].executable, data, pool)
+        return SecondOpinion(self.variants[CPU].executable, self.imported.graph, pool)
 
     def decision(self) -> Decision:
         """The outcome.

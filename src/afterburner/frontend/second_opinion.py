@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..runtime.agreement import array_at, can_shake, disagreement, shaken
+from ..ir import Graph
+from ..runtime.agreement import array_at, disagreement, grain_of, is_float, shaken
 from ..runtime.buffers import BufferPool
 from ..runtime.executable import Executable
 
@@ -20,13 +21,15 @@ class SecondOpinion:
 
     Args:
         executable: of the same graph, on a device that is trusted.
-        data: how many inputs come first that are no variables.
+        graph: as imported; inputs that are variables come last.
         pool: where memory for the results comes from.
     """
 
-    def __init__(self, executable: Executable, data: int, pool: BufferPool) -> None:
+    def __init__(self, executable: Executable, graph: Graph, pool: BufferPool) -> None:
         self._executable = executable
-        self._data = data
+        self._data = sum(not item.state for item in graph.inputs)
+        results = (result.type for node in graph.nodes for result in node.results)
+        self._grain = grain_of((*graph.input_types, *results))
         self._pool = pool
 
     def confirm(self, inputs: Sequence[int], outputs: Sequence[int]) -> None:
@@ -52,15 +55,15 @@ class SecondOpinion:
         """Floats with their last bits changed, by position: of the data, or of the variables where no data are
         floats."""
         types = self._executable.input_types
-        floats = [i for i, t in enumerate(types) if can_shake(t)]
+        floats = [i for i, t in enumerate(types) if is_float(t)]
         chosen = [i for i in floats if i < self._data] or floats
-        return {i: shaken(array_at(inputs[i], types[i]), types[i]) for i in chosen}
+        return {i: shaken(array_at(inputs[i], types[i]), self._grain) for i in chosen}
 
     def _compare(self, found: Sequence[int], expected: Sequence[int], noisy: Sequence[int]) -> None:
         types = self._executable.output_types
         for number, (type_, *places) in enumerate(zip(types, found, expected, noisy, strict=True)):
             one, other, moved = (array_at(place, type_) for place in places)
-            what = disagreement(one, other, moved, type_)
+            what = disagreement(one, other, moved, type_, self._grain)
             if what:
                 raise Disagreement(f"output {number} ({type_}) is not what the {self._executable.device} computes "
                                    f"from the same inputs: {what}")

@@ -3,14 +3,42 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 
 from ..ir.types import TensorType
 
-_TOLERANCE = {"f64": 1e-3, "f32": 1e-3, "f16": 3e-2, "bf16": 3e-2}  # of a tensor's norm: what tests grant whole models
 _NOISE = 8.0  # times what a change in the last bits of the inputs makes
-_LAST_BITS = {"f64": 2.0**-50, "f32": 2.0**-21, "f16": 2.0**-8, "bf16": 2.0**-5}  # of an input, which are changed
+
+
+@dataclass(frozen=True)
+class Grain:
+    """How finely a graph computes.
+
+    Attributes:
+        tolerance: of a tensor's norm: what tests grant whole models.
+        last_bits: of an input, relatively, that say nothing.
+    """
+
+    tolerance: float
+    last_bits: float
+
+
+_GRAINS = {"bf16": Grain(3e-2, 2.0**-7), "f16": Grain(3e-2, 2.0**-10), "f32": Grain(1e-3, 2.0**-21),
+           "f64": Grain(1e-3, 2.0**-50)}  # the coarsest first
+
+
+def grain_of(types: Iterable[TensorType]) -> Grain:
+    """The grain of a graph with values of these types."""
+    names = {type_.dtype.name for type_ in types}
+    return next((grain for name, grain in _GRAINS.items() if name in names), _GRAINS["f32"])
+
+
+def is_float(type_: TensorType) -> bool:
+    """Whether these are floats."""
+    return type_.dtype.name in _GRAINS
 
 
 def array_at(address: int, type_: TensorType) -> np.ndarray:
@@ -21,19 +49,14 @@ def array_at(address: int, type_: TensorType) -> np.ndarray:
     return raw.view(type_.dtype.numpy).reshape(type_.shape)
 
 
-def can_shake(type_: TensorType) -> bool:
-    """Whether these are floats."""
-    return type_.dtype.name in _LAST_BITS
-
-
-def shaken(x: np.ndarray, type_: TensorType) -> np.ndarray:
+def shaken(x: np.ndarray, grain: Grain) -> np.ndarray:
     """Floats with their last bits changed, every other one up and down."""
     signs = np.where(np.arange(x.size) % 2, 1.0, -1.0).reshape(x.shape)
     with np.errstate(all="ignore"):
-        return np.asarray(x.astype(np.float64) * (1 + _LAST_BITS[type_.dtype.name] * signs)).astype(x.dtype)
+        return np.asarray(x.astype(np.float64) * (1 + grain.last_bits * signs)).astype(x.dtype)
 
 
-def disagreement(found: np.ndarray, expected: np.ndarray, noisy: np.ndarray, type_: TensorType) -> str:
+def disagreement(found: np.ndarray, expected: np.ndarray, noisy: np.ndarray, type_: TensorType, grain: Grain) -> str:
     """How a result differs from what is expected by more than rounding explains; empty where it does not.
 
     Floats are compared by the Euclidean norm of their difference, everything else element by element.
@@ -44,9 +67,9 @@ def disagreement(found: np.ndarray, expected: np.ndarray, noisy: np.ndarray, typ
         noisy: what that one gives for inputs with their last bits changed: what moves with these says nothing. Where
             a gradient is 0 but for rounding, an optimizer that divides by its size makes full steps of it.
         type_: of all three.
+        grain: of the graph.
     """
-    tolerance = _TOLERANCE.get(type_.dtype.name)
-    if tolerance is None:
+    if not is_float(type_):
         wrong, moved = (int(np.count_nonzero(x != expected)) for x in (found, noisy))
         return f"{wrong} of {type_.size} elements differ" if wrong > _NOISE * moved else ""
     a, b, c = (x.astype(np.float64).ravel() for x in (found, expected, noisy))
@@ -57,7 +80,7 @@ def disagreement(found: np.ndarray, expected: np.ndarray, noisy: np.ndarray, typ
     a, b, c = a[finite], b[finite], c[finite]
     smallest = 2.0**-126 * max(b.size, 1)  # devices may take for 0 what is smaller
     error, norm = float(np.linalg.norm(a - b)), float(np.linalg.norm(b))
-    allowed = tolerance * norm + _NOISE * float(np.linalg.norm(c - b)) + smallest
+    allowed = grain.tolerance * norm + _NOISE * float(np.linalg.norm(c - b)) + smallest
     return f"an error of {error:.2g} where the norm is {norm:.2g}" if error > allowed else ""
 
 
