@@ -44,13 +44,13 @@ def step() -> Callable[[], object]:
 def inside(call: Callable[[], object]) -> Callable[[], None]:
     """MLX's part of a call: its function on the arrays of that call, evaluated."""
     seen: list[tuple[GpuExecutable, Sequence[mx.array]]] = []
-    begun = GpuExecutable._begun  # noqa: SLF001
+    computed = GpuExecutable._computed  # noqa: SLF001
 
     def note(self: GpuExecutable, arrays: list[mx.array]) -> Sequence[mx.array]:
         seen.append((self, list(arrays)))
-        return begun(self, arrays)
+        return computed(self, arrays)
 
-    with patch.object(GpuExecutable, "_begun", note):
+    with patch.object(GpuExecutable, "_computed", note):
         call()
     ((executable, arrays),) = seen
     function: Any = executable._function  # noqa: SLF001

@@ -161,13 +161,13 @@ def test_the_cpu_confirms_the_gpu_in_a_trial(name):
 
 
 def test_wrong_results_of_the_gpu_are_not_used(monkeypatch, tmp_path):
-    case, begun = CASES["mlp"], GpuExecutable._begun
+    case, computed = CASES["mlp"], GpuExecutable._computed
     expected = _train(case, "adam", 0.25)
 
     def wrong(self, arrays):
-        return [r * 1.5 if r.ndim == 2 else r for r in begun(self, arrays)]
+        return [r * 1.5 if r.ndim == 2 else r for r in computed(self, arrays)]
 
-    monkeypatch.setattr(GpuExecutable, "_begun", wrong)
+    monkeypatch.setattr(GpuExecutable, "_computed", wrong)
     with _competing(strict=False, dump=tmp_path) as taken:
         ours = _train(case, "adam", 0.25)
     close(ours[3], expected[3], 2e-3)

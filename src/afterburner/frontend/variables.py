@@ -95,13 +95,6 @@ class Known:
         self.value = _UNKNOWN
 
 
-def learn_all(records: Sequence[Known], tensors: Sequence[Any], addresses: Sequence[int], moment: int,
-              kept: Sequence[Any]) -> None:
-    """``Known.learn`` for many."""
-    for record, tensor, where, left, number in zip(records, tensors, addresses, kept, _numbers, strict=False):
-        record.value = (tensor, where, moment, number, left)
-
-
 _known: weakref.WeakValueDictionary[str, Known] = weakref.WeakValueDictionary()
 _lock = threading.Lock()
 

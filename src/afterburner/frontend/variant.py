@@ -19,7 +19,7 @@ from .import_graph import Imported
 from .second_opinion import SecondOpinion
 from .tensors import address, hand_over
 from .undisturbed import undisturbed
-from .variables import Known, clock, known, learn_all, refresh
+from .variables import Known, clock, known, refresh
 
 _CHECK = TensorType(BOOL, ())
 
@@ -106,10 +106,12 @@ class Variant:
         rack = self._rack
         row = rack.take()
         try:
-            tensors, kept = self._compute(inputs, row, held)
+            outputs = row.addresses + self.check_addresses
+            kept = self._compute(inputs, outputs, held)
             self.check()
             if opinion is not None:
-                opinion.confirm(inputs, row.addresses + self.check_addresses)
+                opinion.confirm(inputs, outputs)
+            tensors = hand_over(self.pool, row)
         finally:
             rack.put(row)
         del held
@@ -117,25 +119,22 @@ class Variant:
         if self._write is not None:
             values = tensors[results:]
             self._write([handles[p] for p in self.updated] + values)
-            learn_all([records[p] for p in self.updated], values, row.addresses[results:], moment, kept)
+            for position, tensor, where, left in zip(self.updated, values, row.addresses[results:], kept, strict=True):
+                records[position].learn(tensor, where, moment, left)
         return tensors[:results]
 
-    def _compute(self, inputs: list[int], row: Row, held: Sequence[tuple[Any, ...]]) -> tuple[list[Any], Sequence[Any]]:
-        """Run the executable: tensors of its results and new values; for each of these what it keeps of it on its
-        device.
+    def _compute(self, inputs: list[int], outputs: list[int], held: Sequence[tuple[Any, ...]]) -> Sequence[Any]:
+        """Run the executable; for each new value what it keeps of it on its device.
 
         What it kept of a value stands for that value as long as the record has not changed: TensorFlow never
         writes into the buffer that we bound.
         """
         version = None if self.updated else tuple([value[3] for value in held])
-        outputs = row.addresses + self.check_addresses
         if self._run_keeping is None:
             self.executable.run(inputs, outputs, version)
-            return hand_over(self.pool, row), [None] * len(self.updated)
-        tensors: list[Any] = []
-        kept = self._run_keeping(inputs, outputs, [value[4] for value in held], version,
-                                 lambda: tensors.extend(hand_over(self.pool, row)))
-        return tensors, kept[self.result_count: len(self.shelves)]
+            return [None] * len(self.updated)
+        kept = self._run_keeping(inputs, outputs, [value[4] for value in held], version)
+        return kept[self.result_count: len(self.shelves)]
 
     def _run_in_parts(self, inputs: list[int], records: list[Known], handles: list[Any], moment: int) -> list[Any]:
         run = _PartRun(self, records, handles, moment)

@@ -66,7 +66,7 @@ class GpuExecutable:
         self.kernels: tuple[KernelInfo, ...] = tuple(_info(node) for node in program.nodes)
         self._profile = _Profile(len(self.kernels)) if settings.profile else None
         self._readers = [Reader(t).read for t in self.input_types]
-        self._writers = [Writer(t) for t in self.output_types]
+        self._places = [Writer(t).place for t in self.output_types]
         self._function: Callable[..., Sequence[mx.array]] = mx.compile(program) if fuse else program
         with self._lock, mx.stream(self._where):  # what MLX cannot do is found now
             program.check([mx.zeros(t.shape, mx_dtype(t.dtype)) for t in self.input_types])
@@ -76,7 +76,7 @@ class GpuExecutable:
         self.run_keeping(inputs, outputs, (None,) * self._states, version)
 
     def run_keeping(self, inputs: Sequence[int], outputs: Sequence[int], kept: Sequence[mx.array | None],
-                    version: object = None, meanwhile: Callable[[], None] | None = None) -> Sequence[mx.array]:
+                    version: object = None) -> Sequence[mx.array]:
         """``run``, with variables where they are (see ``runtime.executable.KeepingExecutable``)."""
         if self._fault:
             raise PlantedFault("planted failure of a run")
@@ -90,23 +90,18 @@ class GpuExecutable:
                     for read, address, value in zip(self._readers[fresh:], inputs[fresh:], kept, strict=True)]
             arrays += self._variables
             self._version = version
-            results = self._begun(arrays)
-            # Until MLX is ready there is time for what does not need its results.
-            if meanwhile is not None:
-                meanwhile()
-            places = [writer.place(address) for writer, address in zip(self._writers, outputs, strict=True)]
-            mx.eval(results)
+            results = self._computed(arrays)
             if version is None:
                 self._variables = []
-            for place, result in zip(places, results, strict=True):
-                place(result)
+            for place_at, result, address in zip(self._places, results, outputs, strict=True):
+                place_at(address)(result)
         return results
 
-    def _begun(self, arrays: list[mx.array]) -> Sequence[mx.array]:
+    def _computed(self, arrays: list[mx.array]) -> Sequence[mx.array]:
         if self._profile is not None:
             return self._program.timed(arrays, self._profile.add)
         results = self._function(*arrays)
-        mx.async_eval(results)
+        mx.eval(results)
         return results
 
     def run_in_parts(self, inputs: Sequence[int], begin: Callable[[Sequence[int]], Sequence[int]],

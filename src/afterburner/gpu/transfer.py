@@ -55,18 +55,18 @@ class Reader:
 
 
 class Writer:
-    """Copies one result to the caller."""
+    """Copies one result to the caller.
+
+    Attributes:
+        place: gives, for an address, a function that writes a computed result there.
+    """
 
     def __init__(self, type_: TensorType) -> None:
         self._type = type_
         # NumPy cannot see MLX's bfloat16: its bits are copied.
         self._bits = type_.dtype.name == "bf16"
         self._has_bytes = type_.dtype.name in _FORMATS and type_.bytes > 0
-        self._places = _Views(self._place)
-
-    def place(self, address: int) -> Callable[[mx.array], None]:
-        """A function that writes a computed result to the address."""
-        return self._places.at(address)
+        self.place = _Views(self._place).at
 
     def _place(self, address: int) -> Callable[[mx.array], None]:
         array = _array_at(address, self._type, np.dtype(np.uint16) if self._bits else self._type.dtype.numpy)

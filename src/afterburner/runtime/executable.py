@@ -108,7 +108,7 @@ class KeepingExecutable(Protocol):
     """An executable on a device with memory of its own, where a result may stay for the next call to read."""
 
     def run_keeping(self, inputs: Sequence[int], outputs: Sequence[int], kept: Sequence[Any],
-                    version: object = None, meanwhile: Callable[[], None] | None = None) -> Sequence[Any]:
+                    version: object = None) -> Sequence[Any]:
         """``Executable.run``; the inputs that are variables come last.
 
         Args:
@@ -117,7 +117,6 @@ class KeepingExecutable(Protocol):
             kept: for each variable what an earlier call of an executable for this device returned for the output
                 that is its value now, if nobody can have written the value since; else None, and it is read.
             version: as in ``run``.
-            meanwhile: called once while the device computes, unless the run fails before.
 
         Returns:
             For each output what may be given for it as ``kept``.
