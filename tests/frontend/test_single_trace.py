@@ -16,6 +16,7 @@ from tensorflow.python.eager.polymorphic_function import polymorphic_function
 from tests.frontend.kit import captured, close
 
 X = np.random.default_rng(1).random((8, 4), np.float32)
+WEIGHT = keras.Variable(1.0)
 Y = np.array([0, 1, 2, 0, 1, 2, 0, 1])
 
 
@@ -106,19 +107,28 @@ def test_random_weights_made_in_a_call_are_those_of_tensorflow() -> None:
 
 
 def _kinds(around: Callable[[], Any], initializer: Any = "zeros") -> type:
-    """The class of a variable that a function makes in its first trace."""
-    made: list[Any] = []
+    """The class of a variable that an optimizer makes when it is built in a function's first trace."""
+
+    class Maker(keras.optimizers.SGD):
+        made: Any = None
+
+        @tf.autograph.experimental.do_not_convert
+        def build(self, variables: list[Any]) -> None:
+            with around():
+                first = initializer(variables[0]) if callable(initializer) else initializer
+                self.made = keras.Variable(first, shape=(4,))
+
+    optimizer = Maker()
 
     @tf.function
     def function(x: Any) -> Any:
-        if not made:
-            with around():
-                made.append(keras.Variable(initializer(x) if callable(initializer) else initializer, shape=(4,)))
-        return x + made[0]
+        if optimizer.made is None:
+            optimizer.build([x])
+        return x + optimizer.made
 
     with captured(strict=False):
         function(X)
-    return type(made[0].value)
+    return type(optimizer.made.value)
 
 
 @pytest.mark.parametrize(("around", "initializer", "lifted"), [
@@ -132,22 +142,36 @@ def test_what_is_made_outside(around: Callable[[], Any], initializer: Any, lifte
     assert (_kinds(around, initializer) is polymorphic_function.UnliftedInitializerVariable) != lifted
 
 
-def test_a_variable_made_in_a_later_trace_is_refused_as_by_tensorflow() -> None:
-    def program() -> str:
-        made: list[Any] = []
+def _variable(x: Any) -> Any:
+    variable = keras.Variable(1.0)
+    variable.assign_add(1.0)
+    return x + variable
 
-        @tf.function
-        def function(x: Any) -> Any:
-            made.append(keras.Variable("zeros", shape=x.shape[1:]))
-            return x + made[-1]
 
-        function(X)
-        with pytest.raises(ValueError, match="[Cc]reat") as error:
-            function(X[:, :2])
-        return type(error.value).__name__
+def _metric(x: Any) -> Any:
+    metric = keras.metrics.Mean()
+    metric.update_state(x)
+    return metric.result()
 
-    with captured(strict=False):
-        assert program() == "ValueError"
+
+def _optimizer(x: Any) -> Any:
+    optimizer = keras.optimizers.Adam()
+    optimizer.build([WEIGHT])
+    return x + WEIGHT
+
+
+@pytest.mark.parametrize("make", [_variable, _metric, _optimizer])
+def test_what_a_function_makes_anew_in_every_trace_is_refused_as_by_tensorflow(make: Callable[[Any], Any]) -> None:
+    def program() -> list[str]:
+        function, errors = tf.function(make), []
+        for rows in (8, 8, 4):
+            with pytest.raises(ValueError, match="[Cc]reat") as error:
+                function(tf.constant(X[:rows, 0]))
+            errors.append(str(error.value).splitlines()[-1])
+        return errors
+
+    ours, stock = _both(program)
+    assert ours == stock
 
 
 def test_nothing_stays_when_functions_are_no_longer_taken() -> None:

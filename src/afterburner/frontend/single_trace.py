@@ -3,13 +3,15 @@
 TensorFlow lifts variables that a trace makes out of it, each with graphs and a conditional of its own, and traces the
 function again to be rid of the conditionals. Keras's optimizers and metrics make their variables in the first
 training step, of constants. Such a variable is made at once, outside the graph, as Keras does itself where variables
-exist before a function is called; then the first trace is the one that stays.
+exist before a function is called; then the first trace is the one that stays. Whoever else makes a variable may make
+another in the next trace, which is how TensorFlow finds the fault in a program: that goes TensorFlow's way.
 """
 
 from __future__ import annotations
 
 import sys
 import threading
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,8 @@ _STATELESS = "keras.src.backend.common.stateless_scope"
 _STRATEGIES = "tensorflow.python.distribute.distribute_lib"  # where there is none, its creators do nothing
 _CONSTANT_INITIALIZERS = "keras.src.initializers.constant_initializers"
 _CONSTANT = ("Zeros", "Ones", "Constant")
+_OWNERS = (("keras.src.optimizers.base_optimizer", "BaseOptimizer"),
+           ("keras.src.trainers.compile_utils", "CompileMetrics"), ("keras.src.trainers.compile_utils", "CompileLoss"))
 _NUMBERS = (bool, int, float, np.ndarray, np.generic)
 _NAMES = ("zeros", "ones")
 _OUTERMOST_PRIORITY = 1000  # before any other creator, which then sees the argument
@@ -51,7 +55,8 @@ def _hooked_initialize(self: Any, *args: Any, **kwds: Any) -> Any:
 
 def _hooked_constructor(self: Any, *args: Any, **kwds: Any) -> None:
     make = _originals[_variable_class()]
-    if not (_tracing.functions and _is_constant(args, kwds) and _in_first_trace() and _may_be_lifted()):
+    if not (_tracing.functions and _is_constant(args, kwds) and _is_made_once() and _in_first_trace()
+            and _may_be_lifted()):
         make(self, *args, **kwds)
         return
     with tf.init_scope(), ops.get_default_graph()._variable_creator_scope(_unlifted, _OUTERMOST_PRIORITY):  # noqa: SLF001
@@ -72,6 +77,18 @@ def _is_constant(args: tuple[Any, ...], kwds: dict[str, Any]) -> bool:
     if kind.__module__ == _CONSTANT_INITIALIZERS and kind.__name__ in _CONSTANT:
         return isinstance(getattr(first, "value", 0), _NUMBERS)
     return isinstance(first, _NUMBERS)
+
+
+def _is_made_once() -> bool:
+    """Whether an optimizer or what a model was compiled with is being built: each is built once. One that is itself
+    made in the trace has had a variable made the usual way before, when it was no more than begun."""
+    owners = tuple(getattr(sys.modules[module], name) for module, name in _OWNERS if module in sys.modules)
+    frame: FrameType | None = sys._getframe(2)  # noqa: SLF001
+    while frame is not None and frame.f_code is not _hooked_initialize.__code__:
+        if frame.f_code.co_name == "build" and isinstance(frame.f_locals.get("self"), owners):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _in_first_trace() -> bool:
