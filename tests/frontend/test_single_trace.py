@@ -1,9 +1,8 @@
-"""Functions that make optimizers' and metrics' variables are traced once, and all else is as on TensorFlow."""
+"""Keras's own training steps are traced once, and all else is as on TensorFlow."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import keras
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras.src.backend.tensorflow import core
+from keras.src.trainers.trainer import Trainer
 from tensorflow.python.eager.polymorphic_function import polymorphic_function
 
 from tests.frontend.kit import captured, close
@@ -23,7 +23,7 @@ Y = np.array([0, 1, 2, 0, 1, 2, 0, 1])
 def _network() -> keras.Model:
     keras.backend.clear_session()  # names are counted from the beginning
     keras.utils.set_random_seed(1)
-    return keras.Sequential([keras.Input((4,)), keras.layers.Dense(5, "relu"), keras.layers.BatchNormalization(),
+    return keras.Sequential([keras.Input((4,)), keras.layers.Dense(5, "relu"),
                              keras.layers.Dropout(0.5), keras.layers.Dense(3, "softmax")])
 
 
@@ -50,31 +50,38 @@ OPTIMIZERS: dict[str, Callable[[], Any]] = {
 }
 
 
+@pytest.fixture
+def losses_traced(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """An element for each time that the loss of a model was traced."""
+    traced: list[Any] = []
+    compute_loss = Trainer.compute_loss
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        traced.append(1)
+        return compute_loss(*args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "compute_loss", counted)
+    return traced
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_training_traces_once_and_makes_the_same_variables(name: str) -> None:
+def test_training_traces_once_and_makes_the_same_variables(name: str, losses_traced: list[Any]) -> None:
     def train() -> Any:
-        traces = []
-
-        class Counted(keras.Sequential):
-            def call(self, *args: Any, **kwargs: Any) -> Any:
-                traces.append(1)
-                return super().call(*args, **kwargs)
-
-        network = Counted(_network().layers)
-        network.build((None, 4))
-        traces.clear()
+        network = _network()
+        losses_traced.clear()
         network.compile(OPTIMIZERS[name](), "sparse_categorical_crossentropy", metrics=["accuracy"])
         losses = [network.train_on_batch(X, Y) for _ in range(4)]
         made = [*network.optimizer.variables, *network.metrics_variables]
-        return len(traces), _about(made), losses, [v.numpy() for v in (*network.weights, *made)]
+        return len(losses_traced), _about(made), losses, [v.numpy() for v in (*network.weights, *made)]
 
     ours, stock = _both(train)
-    assert (ours[0], stock[0]) == (1, 2)
+    # Until its variables are there the scaling optimizer scales by a number: that trace must not stay.
+    assert (ours[0], stock[0]) == (2 if name == "scaled" else 1, 2)
     assert ours[1] == stock[1]
     close(ours[2:], stock[2:], 1e-4)
 
 
-def test_a_step_written_by_hand_is_traced_once() -> None:
+def test_a_step_written_by_hand_is_traced_as_often_as_by_tensorflow() -> None:
     def train() -> Any:
         network, optimizer, traces = _network(), keras.optimizers.Adam(0.01), []
 
@@ -82,7 +89,8 @@ def test_a_step_written_by_hand_is_traced_once() -> None:
         def step(x: Any, y: Any) -> Any:
             traces.append(1)
             with tf.GradientTape() as tape:
-                loss = tf.reduce_mean(keras.losses.sparse_categorical_crossentropy(y, network(x, training=False)))
+                losses = keras.losses.sparse_categorical_crossentropy(y, network(x, training=False))
+                loss = tf.reduce_mean(losses) * len(traces)
             optimizer.apply(tape.gradient(loss, network.trainable_variables), network.trainable_variables)
             return loss
 
@@ -90,7 +98,7 @@ def test_a_step_written_by_hand_is_traced_once() -> None:
 
     ours, stock = _both(train)
     close(ours[0], stock[0])
-    assert (ours[1], stock[1]) == (1, 2)
+    assert ours[1] == stock[1] == 2
 
 
 def test_random_weights_made_in_a_call_are_those_of_tensorflow() -> None:
@@ -106,40 +114,78 @@ def test_random_weights_made_in_a_call_are_those_of_tensorflow() -> None:
         np.testing.assert_array_equal(a, b)
 
 
-def _kinds(around: Callable[[], Any], initializer: Any = "zeros") -> type:
-    """The class of a variable that an optimizer makes when it is built in a function's first trace."""
+class _Layer(keras.layers.Layer):
+    """A program's own."""
 
-    class Maker(keras.optimizers.SGD):
-        made: Any = None
+    def call(self, x: Any) -> Any:
+        return x
 
-        @tf.autograph.experimental.do_not_convert
-        def build(self, variables: list[Any]) -> None:
-            with around():
-                first = initializer(variables[0]) if callable(initializer) else initializer
-                self.made = keras.Variable(first, shape=(4,))
 
-    optimizer = Maker()
+class _Schedule(keras.optimizers.schedules.LearningRateSchedule):
+    def __call__(self, step: Any) -> Any:
+        return 0.1
 
-    @tf.function
-    def function(x: Any) -> Any:
-        if optimizer.made is None:
-            optimizer.build([x])
-        return x + optimizer.made
 
+class OwnStep(keras.Sequential):
+    def train_step(self, data: Any) -> Any:
+        return super().train_step(data)
+
+
+def _compiled(kind: type[keras.Sequential] = keras.Sequential, layers: tuple[Any, ...] = (), optimizer: Any = "adam",
+              loss: Any = "mse", metrics: Any = None) -> keras.Model:
+    network = kind([keras.Input((4,)), *layers, keras.layers.Dense(1)])
+    network.compile(optimizer, loss, metrics=metrics)
+    return network
+
+
+def _in_strategy() -> keras.Model:
+    with tf.distribute.OneDeviceStrategy("cpu").scope():
+        return _compiled()
+
+
+def _is_lifted(network: keras.Model) -> bool:
+    """Whether the optimizer's variables were made as TensorFlow makes those of a trace."""
+    network.train_on_batch(X, Y[:, None].astype(np.float32))
+    return type(network.optimizer.variables[-1].value) is polymorphic_function.UnliftedInitializerVariable
+
+
+@pytest.mark.parametrize("make", [
+    _compiled,
+    lambda: _compiled(optimizer=keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(0.1, 10), momentum=0.9)),
+    lambda: _compiled(loss=keras.losses.Huber(), metrics=["mae", keras.metrics.MeanSquaredError()]),
+], ids=["plain", "schedule", "loss and metrics"])
+def test_variables_of_kerass_own_steps_are_made_at_once(make: Callable[[], keras.Model]) -> None:
     with captured(strict=False):
-        function(X)
-    return type(optimizer.made.value)
+        assert not _is_lifted(make())
 
 
-@pytest.mark.parametrize(("around", "initializer", "lifted"), [
-    (nullcontext, "zeros", True),
-    (nullcontext, "glorot_uniform", False),
-    (nullcontext, lambda x: x[0] * 0, False),
-    (lambda: tf.variable_creator_scope(lambda following, **arguments: following(**arguments)), "zeros", False),
-    (lambda: tf.distribute.OneDeviceStrategy("cpu").scope(), "zeros", False),
-])
-def test_what_is_made_outside(around: Callable[[], Any], initializer: Any, lifted: bool) -> None:
-    assert (_kinds(around, initializer) is polymorphic_function.UnliftedInitializerVariable) != lifted
+@pytest.mark.parametrize("make", [
+    lambda: _compiled(kind=OwnStep),
+    lambda: _compiled(layers=(_Layer(),)),
+    lambda: _compiled(layers=(keras.layers.Lambda(lambda x: x + 1),)),
+    lambda: _compiled(layers=(keras.layers.Dense(2, lambda x: x + 1),)),
+    lambda: _compiled(loss=lambda y, z: (y - z) ** 2),
+    lambda: _compiled(metrics=[lambda y, z: y - z]),
+    lambda: _compiled(optimizer=keras.optimizers.SGD(_Schedule(), momentum=0.9)),
+    lambda: _compiled(optimizer=keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam())),
+    _in_strategy,
+], ids=["step", "layer", "lambda", "activation", "loss", "metric", "schedule", "scaled", "strategy"])
+def test_with_code_of_the_program_they_are_made_as_by_tensorflow(make: Callable[[], keras.Model]) -> None:
+    with captured(strict=False):
+        assert _is_lifted(make()) or make is _in_strategy
+
+
+def test_whoever_makes_variables_in_another_way_still_does() -> None:
+    seen: list[str] = []
+
+    def creator(following: Callable[..., Any], **arguments: Any) -> Any:
+        seen.append(arguments["name"])
+        return following(**arguments)
+
+    network = _compiled()
+    with captured(strict=False), tf.variable_creator_scope(creator):
+        network.train_on_batch(X, Y[:, None].astype(np.float32))
+    assert any("momentum" in name for name in seen)
 
 
 def _variable(x: Any) -> Any:

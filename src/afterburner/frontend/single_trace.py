@@ -1,10 +1,12 @@
-"""A function whose first trace makes variables of Keras's, an optimizer's or a metric's, is traced once, not twice.
+"""Keras's training step, whose first trace makes variables, is traced once, not twice.
 
 TensorFlow lifts variables that a trace makes out of it, each with graphs and a conditional of its own, and traces the
 function again to be rid of the conditionals. Keras's optimizers and metrics make their variables in the first
 training step, of constants. Such a variable is made at once, outside the graph, as Keras does itself where variables
-exist before a function is called; then the first trace is the one that stays. Whoever else makes a variable may make
-another in the next trace, which is how TensorFlow finds the fault in a program: that goes TensorFlow's way.
+exist before a function is called; then the first trace is the one that stays.
+
+That holds for Keras's own steps of models, losses, metrics and optimizers that are all Keras's own: other Python code
+may do something else the second time, and is traced twice as ever.
 """
 
 from __future__ import annotations
@@ -19,15 +21,15 @@ import tensorflow as tf
 from tensorflow.python.eager.polymorphic_function import polymorphic_function
 from tensorflow.python.framework import ops
 
+_LIBRARIES = ("keras.", "tensorflow.", "afterburner.")  # whose code may stand between a step and its variables
 _BACKEND = "keras.src.backend.tensorflow.core"
 _STATELESS = "keras.src.backend.common.stateless_scope"
 _STRATEGIES = "tensorflow.python.distribute.distribute_lib"  # where there is none, its creators do nothing
 _CONSTANT_INITIALIZERS = "keras.src.initializers.constant_initializers"
 _CONSTANT = ("Zeros", "Ones", "Constant")
-_OWNERS = (("keras.src.optimizers.base_optimizer", "BaseOptimizer"),
-           ("keras.src.trainers.compile_utils", "CompileMetrics"), ("keras.src.trainers.compile_utils", "CompileLoss"))
 _NUMBERS = (bool, int, float, np.ndarray, np.generic)
 _NAMES = ("zeros", "ones")
+_OTHER_ON_THE_FIRST_TRACE = "LossScaleOptimizer"  # scales by a number until its variables are there
 _OUTERMOST_PRIORITY = 1000  # before any other creator, which then sees the argument
 
 _initialize = polymorphic_function.Function._initialize  # noqa: SLF001
@@ -35,10 +37,11 @@ _originals: dict[type, Any] = {}  # constructors, by class
 
 
 class _Tracing(threading.local):
-    """The functions that are being traced for the first time, the outermost first."""
+    """The functions that are being traced for the first time, the outermost first, and what is known of models."""
 
     def __init__(self) -> None:
         self.functions: list[Any] = []
+        self.models: dict[int, bool] = {}
 
 
 _tracing = _Tracing()
@@ -51,11 +54,12 @@ def _hooked_initialize(self: Any, *args: Any, **kwds: Any) -> Any:
         return _initialize(self, *args, **kwds)
     finally:
         _tracing.functions.pop()
+        _tracing.models.clear()
 
 
 def _hooked_constructor(self: Any, *args: Any, **kwds: Any) -> None:
     make = _originals[_variable_class()]
-    if not (_tracing.functions and _is_constant(args, kwds) and _is_made_once() and _in_first_trace()
+    if not (_tracing.functions and _is_constant(args, kwds) and _is_kerass_step() and _in_first_trace()
             and _may_be_lifted()):
         make(self, *args, **kwds)
         return
@@ -79,16 +83,47 @@ def _is_constant(args: tuple[Any, ...], kwds: dict[str, Any]) -> bool:
     return isinstance(first, _NUMBERS)
 
 
-def _is_made_once() -> bool:
-    """Whether an optimizer or what a model was compiled with is being built: each is built once. One that is itself
-    made in the trace has had a variable made the usual way before, when it was no more than begun."""
-    owners = tuple(getattr(sys.modules[module], name) for module, name in _OWNERS if module in sys.modules)
+def _is_kerass_step() -> bool:
+    """Whether the variable is made in a training step of Keras's, and all Python code of the step is Keras's."""
     frame: FrameType | None = sys._getframe(2)  # noqa: SLF001
     while frame is not None and frame.f_code is not _hooked_initialize.__code__:
-        if frame.f_code.co_name == "build" and isinstance(frame.f_locals.get("self"), owners):
-            return True
+        if not frame.f_globals.get("__name__", "").startswith(_LIBRARIES):
+            return False
+        if frame.f_code.co_name == "train_step":
+            model = frame.f_locals.get("self")
+            if id(model) not in _tracing.models:
+                _tracing.models[id(model)] = _is_kerass_model(model)
+            return _tracing.models[id(model)]
         frame = frame.f_back
     return False
+
+
+def _is_kerass_model(model: Any) -> bool:
+    """Whether a compiled model is made of Keras's own parts, and its step does the same in every trace."""
+    optimizer = getattr(model, "optimizer", None)
+    if type(optimizer).__name__ == _OTHER_ON_THE_FIRST_TRACE:
+        return False
+    given = [getattr(model, name, None) for name in ("_compile_loss", "_compile_metrics")]
+    given += [value for part in given for name, value in getattr(part, "__dict__", {}).items()
+              if name.startswith("_user_")]
+    return all(map(_is_kerass, [optimizer, *model._flatten_layers(), *given]))  # noqa: SLF001
+
+
+def _is_kerass(part: Any) -> bool:
+    """Whether a layer, loss, metric or optimizer with the functions it holds, or all in a structure of such, are
+    Keras's own; names and numbers are nobody's."""
+    if isinstance(part, (list, tuple)):
+        return all(map(_is_kerass, part))
+    if isinstance(part, dict):
+        return all(map(_is_kerass, part.values()))
+    held = getattr(part, "__dict__", {}).values() if type(part).__module__.startswith("keras.") else ()
+    return _is_known(part) and all(map(_is_known, held))
+
+
+def _is_known(value: Any) -> bool:
+    """Whether something that can be called is Keras's or TensorFlow's."""
+    home = value if hasattr(value, "__qualname__") else type(value)
+    return not callable(value) or str(home.__module__).startswith((*_LIBRARIES, "builtins"))
 
 
 def _in_first_trace() -> bool:
