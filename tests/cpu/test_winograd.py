@@ -6,17 +6,11 @@ from cpu_harness import INSTRUCTION_SETS, run_kernel
 from guarded import run_guarded
 from test_conv import CASES as DIRECT_CASES
 from test_conv import build
-from test_epilogue import bias_relu, fused, masked, residual_tanh
+from test_epilogue import bias_relu, masked, residual_tanh
+from winograd_kit import NAMES, TYPICAL, check_epilogue, check_f32, lowered
 
 from afterburner.cpu import isa as isas
 from afterburner.cpu.kernels import conv_direct, conv_filter_grad, lower, winograd, winograd_filter_grad
-from afterburner.ir import interpret
-
-# An output shares its products with its tile: what bounds its error is the largest sum of |x||w| of the tile, here
-# of the tensor. 1 to 15 roundings of it were seen, where direct sums stay below 4 of the output's own.
-ROUNDINGS = 32
-UNIT = 2.0**-24
-TYPICAL = 3e-6  # of the root mean square; 0.2 to 1.3e-6 were seen
 
 # image, filter, strides, padding, dilation, groups
 ONE = ((1, 1), (1, 1))
@@ -31,7 +25,6 @@ CASES = {
     "many channels": ((1, 4, 5, 130), (3, 3, 130, 197), (1, 1), ONE, (1, 1), 1),
     "many tiles": ((3, 41, 38, 19), (3, 3, 19, 33), (1, 1), ONE, (1, 1), 1),
 }
-NAMES = ["conv2d", "conv2d_input_grad", "conv2d_filter_grad"]
 
 
 @pytest.fixture
@@ -41,37 +34,18 @@ def always(monkeypatch):
     monkeypatch.setattr(conv_filter_grad, "filter_grad_pays", lambda op, dy, num, isa: winograd_filter_grad.fits(op))
 
 
-def lowered(node, isa_name):
-    isa = isas.host(isa_name, "fast")
-    kernel = lower(node, isa)
-    assert "(Winograd)" in kernel.label
-    return kernel, isa
-
-
 @pytest.mark.parametrize("isa_name", INSTRUCTION_SETS)
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", NAMES)
 def test_f32(name, case, isa_name, always):
-    node, arrays = build(name, CASES[case], "f32")
-    kernel, isa = lowered(node, isa_name)
-    got, = run_guarded(kernel, arrays, isa)
-    again, = run_kernel(kernel, arrays, isa, reverse=True)
-    assert got.tobytes() == again.tobytes()
-    wide = [a.astype(np.float64) for a in arrays]
-    exact, = node.op.evaluate(*wide)
-    magnitude, = node.op.evaluate(*(np.abs(a) for a in wide))
-    assert np.abs(got - exact).max() <= ROUNDINGS * UNIT * magnitude.max()
-    assert np.sqrt(np.mean((got - exact)**2)) <= TYPICAL * np.sqrt(np.mean(exact**2))
+    check_f32(*build(name, CASES[case], "f32"), isa_name)
 
 
 @pytest.mark.parametrize("isa_name", INSTRUCTION_SETS)
 @pytest.mark.parametrize("epilogue", [bias_relu, residual_tanh, masked], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("root", ["conv2d", "conv2d_input_grad"])
 def test_epilogues(root, epilogue, isa_name, always):
-    node, arrays = fused(root, "f32", epilogue)
-    kernel, isa = lowered(node, isa_name)
-    for actual, expected in zip(run_guarded(kernel, arrays, isa), interpret(node.op.body, arrays), strict=True):
-        np.testing.assert_allclose(actual.astype(np.float64), expected.astype(np.float64), 2e-4, 2e-4)
+    check_epilogue(root, epilogue, isa_name)
 
 
 def test_empty(always):

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from cpu_harness import INSTRUCTION_SETS, run_kernel
-from guarded import run_guarded
 from test_conv import build
-from test_epilogue import bias_relu, fused, masked, residual_tanh
-from test_winograd import NAMES, ROUNDINGS, TYPICAL, UNIT
+from test_epilogue import bias_relu, masked, residual_tanh
+from winograd_kit import NAMES, TYPICAL, check_epilogue, check_f32, lowered
 
 from afterburner.cpu import isa as isas
 from afterburner.cpu.kernels import (
@@ -17,7 +16,6 @@ from afterburner.cpu.kernels import (
     winograd_streamed,
     winograd_whole_filter_grad,
 )
-from afterburner.ir import interpret
 
 ONE, TWO = (((n, n), (n, n)) for n in (1, 2))
 NONE = ((0, 0), (0, 0))
@@ -61,27 +59,11 @@ def always(monkeypatch):
                         lambda op, dy, num, isa: winograd_whole_filter_grad.scheme_of(op))
 
 
-def lowered(node, isa_name):
-    isa = isas.host(isa_name, "fast")
-    kernel = lower(node, isa)
-    assert "(Winograd)" in kernel.label
-    return kernel, isa
-
-
 @pytest.mark.parametrize("isa_name", INSTRUCTION_SETS)
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", NAMES)
 def test_f32(name, case, isa_name, always):
-    node, arrays = build(name, CASES[case], "f32")
-    kernel, isa = lowered(node, isa_name)
-    got, = run_guarded(kernel, arrays, isa)
-    again, = run_kernel(kernel, arrays, isa, reverse=True)
-    assert got.tobytes() == again.tobytes()
-    wide = [a.astype(np.float64) for a in arrays]
-    exact, = node.op.evaluate(*wide)
-    magnitude, = node.op.evaluate(*(np.abs(a) for a in wide))
-    assert np.abs(got - exact).max() <= ROUNDINGS * UNIT * magnitude.max()
-    assert np.sqrt(np.mean((got - exact)**2)) <= TYPICAL * np.sqrt(np.mean(exact**2))
+    check_f32(*build(name, CASES[case], "f32"), isa_name)
 
 
 @pytest.mark.parametrize("case", OTHERS)
@@ -95,10 +77,7 @@ def test_others_stay_direct(name, case, always):
 @pytest.mark.parametrize("epilogue", [bias_relu, residual_tanh, masked], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("root", ["conv2d", "conv2d_input_grad"])
 def test_epilogues(root, epilogue, isa_name, always):
-    node, arrays = fused(root, "f32", epilogue)
-    kernel, isa = lowered(node, isa_name)
-    for actual, expected in zip(run_guarded(kernel, arrays, isa), interpret(node.op.body, arrays), strict=True):
-        np.testing.assert_allclose(actual.astype(np.float64), expected.astype(np.float64), 2e-4, 2e-4)
+    check_epilogue(root, epilogue, isa_name)
 
 
 @pytest.mark.parametrize("name", NAMES)
