@@ -396,6 +396,12 @@ def step_cycles(rows: int, vectors: int, isa: Isa) -> float:
     return cycles * 1.05 if vectors > 2 else cycles
 
 
+def product_cycles(rows: Cut, panels: Cut, isa: Isa) -> float:
+    """Estimated cycles of one step of a matrix product whose result is cut in these register tiles."""
+    return sum(step_cycles(height, width, isa) * (last - first) * (end - start)
+               for height, first, last in rows.spans() for width, start, end in panels.spans())
+
+
 @cache
 def choose_tile(rows: int, vectors: int, steps: int, isa: Isa, widest: int = WIDEST) -> tuple[Cut, Cut]:
     """Cuts of a result of ``rows`` by ``vectors`` registers that cost the fewest estimated cycles; at most ``widest``

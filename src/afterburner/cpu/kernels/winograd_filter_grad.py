@@ -45,8 +45,8 @@ _PANELS = 4  # of a chunk at least: each chunk transforms the whole input of its
 
 # Cycles of one register of channels of one tile, and of the filter, measured with AVX2.
 _INPUT_CYCLES, _GRADIENT_CYCLES, _FILTER_CYCLES = 220, 190, 500
-_WORTH = 0.9  # of the direct computation's estimated cycles
-_DIRECT = 0.85  # of its products' estimated rate that the direct computation reaches
+WORTH = 0.9  # of the direct computation's estimated cycles
+DIRECT = 0.85  # of its products' estimated rate that the direct computation reaches
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def filter_grad_pays(op: Conv2dFilterGrad, dy: tuple[int, ...], num: Numeric, is
     traffic = 1 + LINE / _BLOCK * t.blocks * _BLOCK / t.grid.tiles  # sums are read and written once a block
     ours = PRODUCTS * product * t.grid.tiles * traffic + _FILTER_CYCLES * depth * wide
     ours += t.grid.tiles * (_INPUT_CYCLES * deep * t.parts[1] + _GRADIENT_CYCLES * wide)
-    return ours < _WORTH / _DIRECT * prod(dy[:3]) * TAPS * TAPS * product
+    return ours < WORTH / DIRECT * prod(dy[:3]) * TAPS * TAPS * product
 
 
 def lower_winograd_filter_grad(contraction: Contraction, num: Numeric, isa: Isa, label: str) -> Kernel:

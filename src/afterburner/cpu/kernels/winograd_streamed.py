@@ -34,9 +34,9 @@ from .gemm import (
     choose_tile,
     chunks_of,
     cut,
+    product_cycles,
     range_of_part,
     smaller,
-    step_cycles,
     walk_panels,
     zeros,
 )
@@ -117,19 +117,14 @@ def streamed_winograd_pays(parts: Sequence[Correlation], num: Numeric, isa: Isa)
         if _patches_bytes(c, scheme, t, num) > _PATCHES_BYTES:
             return False
         steps, deep, wide = _phases(c) * c.depth, -(-c.depth // num.lanes), -(-c.width // num.lanes)
-        product = _product_cycles(t.turns, t.panels, isa) * steps
+        product = product_cycles(t.turns, t.panels, isa) * steps
         patches = _PATCH_CYCLES * t.grid.tiles * (_phases(c) * deep + wide)
         ours += scheme.products * (product + patches + _FILTER_CYCLES * t.parts[0] * steps * wide)
         taps = prod(sum(a.reads(p, t) for p in range(a.outputs) for t in range(a.taps.count)) / a.outputs
                     for a in (c.rows, c.columns))
-        row = _product_cycles(*choose_tile(c.columns.outputs, wide, c.steps, isa), isa)
+        row = product_cycles(*choose_tile(c.columns.outputs, wide, c.steps, isa), isa)
         direct += c.images * c.rows.outputs * taps * row * c.depth
     return ours < _WORTH * direct
-
-
-def _product_cycles(rows: Cut, panels: Cut, isa: Isa) -> float:
-    """Estimated cycles of one step of a matrix product in register tiles."""
-    return sum(step_cycles(h, w, isa) * (b - a) * (d - c) for h, a, b in rows.spans() for w, c, d in panels.spans())
 
 
 def _patches_bytes(c: Correlation, scheme: Scheme, t: Tiling, num: Numeric) -> int:

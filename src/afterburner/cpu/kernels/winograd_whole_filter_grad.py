@@ -27,11 +27,13 @@ from .gemm import (
     accumulate,
     choose_tile,
     chunks_of,
+    product_cycles,
     range_of_part,
     smaller,
     step_cycles,
     zeros,
 )
+from .winograd_filter_grad import DIRECT, WORTH
 from .winograd_lines import Scheme, transform
 from .winograd_patches import LINE, Grid, Patches, apart, load, registers, store
 from .winograd_streamed import SCHEMES
@@ -41,8 +43,6 @@ _FACTORS_BYTES = 64 << 20  # of all patches and gradients
 
 # Cycles of one register of channels: of a factor of a tile, of a sum to be transformed, measured with AVX2.
 _PATCH_CYCLES, _SUM_CYCLES = 5.5, 6.0
-_WORTH = 0.9  # of the direct computation's estimated cycles
-_DIRECT = 0.85  # of its products' estimated rate that the direct computation reaches
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,7 @@ def whole_filter_grad_pays(op: Conv2dFilterGrad, dy: tuple[int, ...], num: Numer
     patches = _PATCH_CYCLES * t.grid.tiles * (phases * deep + wide)
     ours = scheme.products * (product * t.grid.tiles + patches + _SUM_CYCLES * phases * depth * wide)
     rows, panels = choose_tile(depth, wide, prod(dy[:3]), isa)
-    direct = sum(step_cycles(h, w, isa) * (b - a) * (d - c) for h, a, b in rows.spans() for w, c, d in panels.spans())
-    return ours < _WORTH / _DIRECT * prod(dy[:3]) * prod(op.filter_shape[:2]) * direct
+    return ours < WORTH / DIRECT * prod(dy[:3]) * prod(op.filter_shape[:2]) * product_cycles(rows, panels, isa)
 
 
 def _factors(scheme: Scheme, t: Tiling, phases: int, num: Numeric) -> tuple[int, int]:
