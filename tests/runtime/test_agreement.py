@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from afterburner.ir.types import BF16, BOOL, F32, I32, TensorType
-from afterburner.runtime.agreement import array_at, disagreement, grain_of, is_float, shaken
+from afterburner.runtime.agreement import disagreement, grain_of, is_float, shaken
+from afterburner.runtime.views import array_at
 
 
 def differs(found, expected, noisy=None, dtype=F32, others=()) -> str:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..ir import Graph
-from ..runtime.agreement import array_at, disagreement, grain_of, is_float, shaken
+from ..runtime.agreement import disagreement, grain_of, is_float, shaken
 from ..runtime.buffers import BufferPool
 from ..runtime.executable import Executable
+from ..runtime.views import array_at
 
 
 class Disagreement(Exception):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable
 from functools import partial
 from typing import Generic, TypeVar
@@ -10,6 +9,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from ..ir import TensorType
+from ..runtime.views import array_at, bytes_at
 from .backend import mx
 
 _VIEWS = 64  # addresses remembered for one tensor; callers use a few buffers in turn
@@ -35,19 +35,11 @@ class _Views(Generic[View]):
         return view
 
 
-def _bytes_at(address: int, size: int) -> np.ndarray:
-    return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address)) if size else np.empty(0, np.uint8)
-
-
-def _array_at(address: int, type_: TensorType, dtype: np.dtype) -> np.ndarray:
-    return _bytes_at(address, type_.bytes).view(dtype).reshape(type_.shape)
-
-
 class Reader:
     """Copies one input to MLX."""
 
     def __init__(self, type_: TensorType) -> None:
-        self._arrays = _Views(lambda address: _array_at(address, type_, type_.dtype.numpy))
+        self._arrays = _Views(lambda address: array_at(address, type_))
 
     def read(self, address: int) -> mx.array:
         """What lies at the address now."""
@@ -69,10 +61,10 @@ class Writer:
         self.place = _Views(self._place).at
 
     def _place(self, address: int) -> Callable[[mx.array], None]:
-        array = _array_at(address, self._type, np.dtype(np.uint16) if self._bits else self._type.dtype.numpy)
+        array = array_at(address, self._type, np.dtype(np.uint16) if self._bits else None)
         if not self._has_bytes:
             return partial(self._assign, array)
-        raw = memoryview(_bytes_at(address, self._type.bytes).data)
+        raw = memoryview(bytes_at(address, self._type.bytes).data)
 
         def write(result: mx.array) -> None:
             source = memoryview(result)  # type: ignore[arg-type]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -39,14 +38,6 @@ def grain_of(types: Iterable[TensorType]) -> Grain:
 def is_float(type_: TensorType) -> bool:
     """Whether these are floats."""
     return type_.dtype.name in _GRAINS
-
-
-def array_at(address: int, type_: TensorType) -> np.ndarray:
-    """A tensor that lies at an address; valid while the memory is."""
-    if type_.bytes == 0:
-        return np.empty(type_.shape, type_.dtype.numpy)
-    raw: np.ndarray = np.ctypeslib.as_array((ctypes.c_uint8 * type_.bytes).from_address(address))
-    return raw.view(type_.dtype.numpy).reshape(type_.shape)
 
 
 def shaken(x: np.ndarray, grain: Grain) -> np.ndarray:
