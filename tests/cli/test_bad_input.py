@@ -16,7 +16,7 @@ CASES = {  # command line: what the one line must say
     "run --threads 0 program.py": "--threads",
     "run --device warp program.py": "unknown device 'warp'; there are any, cpu, gpu",
     "run --device gpu program.py": "device 'gpu': no GPU was ",
-    "explain --device gpu program.py": "AFTERBURNER_GPU_EMULATE=1",
+    "explain --device gpu program.py": "device 'gpu': no GPU was ",
     "bench --device gpu mlp": "device 'gpu': no GPU was ",
     "explain": "which program?",
     "explain nowhere.py": "can't open script 'nowhere.py'",

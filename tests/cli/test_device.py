@@ -12,6 +12,8 @@ import afterburner as api
 from afterburner import hardware
 from afterburner.cli import doctor
 from afterburner.compat import mlcompute
+from afterburner.gpu import devices
+from afterburner.gpu.devices import NoGpu
 from afterburner.options import overridden
 
 PROGRAM = """
@@ -80,6 +82,12 @@ def test_a_device_that_is_not_here_is_an_error_that_says_what_was_looked_for(mon
         api.enable()
     with overridden(disable=True):
         api.set_device("gpu")  # TensorFlow is left untouched, whatever is here
+
+
+def test_where_mlx_sees_no_gpu_the_error_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "gpus", lambda: ())
+    with pytest.raises(NoGpu, match="AFTERBURNER_DEVICE=cpu runs without one; AFTERBURNER_GPU_EMULATE=1 tests"):
+        devices.choose()
 
 
 def test_a_variable_that_asks_for_what_is_not_here(program: Path) -> None:
