@@ -162,7 +162,7 @@ class TakenFunction:
 
         Args:
             arguments: flat.
-            unsealed: where the only output is an optional made of the others, what it is made of stands for it.
+            unsealed: where the only output is an optional, made last, what it is made of stands for it.
         """
         values = [*arguments, *self._padding]
         for slot, constant in self._constants:
