@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +20,7 @@ from afterburner.options import PRECISION, overridden
 from afterburner.workloads import cyclegan, style_transfer
 from tests.frontend import kit
 from tests.frontend.kit import Taken, captured
+from tests.models.networks import apart, switched_losses
 from tests.models.zoo import floats, variable_type
 
 Values = dict[str, np.ndarray]
@@ -148,28 +146,15 @@ def bounds(stock: Values, reference: Values, floor: float) -> dict[str, float]:
 
 def check_taken(taken: Taken) -> None:
     """Every function compiled, with nothing left to TensorFlow."""
-    for report in taken.recorder.report().functions:
+    reports = taken.recorder.report().functions
+    assert reports
+    for report in reports:
         assert report.status == "compiled"
         assert report.left == []
 
 
 def _say(name: str, text: str) -> None:
     print(f"{time.strftime('%X')}  {name}: {text}", flush=True)
-
-
-def _switched(name: str) -> np.ndarray:
-    """Stock's losses with oneDNN switched the other way, by a process of its own."""
-    from tensorflow.python.util import _pywrap_util_port
-
-    environment = {**os.environ, "TF_ENABLE_ONEDNN_OPTS": "0" if _pywrap_util_port.IsMklEnabled() else "1"}
-    done = subprocess.run([sys.executable, "-m", "tests.models.generative", name, "--losses"], env=environment,
-                          capture_output=True, text=True, check=True)
-    return np.array(json.loads(done.stdout.splitlines()[-1]))
-
-
-def _apart(losses: np.ndarray, others: np.ndarray) -> float:
-    """The largest distance of two runs, relative to the second."""
-    return float(np.max(np.abs(losses - others) / np.abs(others)))
 
 
 def _check_gradients(name: str, reference: Values, stock: Values, ours: Values) -> bool:
@@ -198,12 +183,12 @@ def check(name: str, precision: str) -> bool:
     right = _check_gradients(name, reference, stock, ours)
     del reference, stock, ours
     losses = training("float32", WHOLE)["losses"]
-    spread = _apart(_switched(name), losses)
+    spread = apart(switched_losses("tests.models.generative", [name]), losses)
     _say(name, f"stock's losses are apart by {spread:.2g} over {WHOLE.steps} steps with oneDNN switched")
     with overridden(precision=precision), captured() as taken:
         first, second = training("float32", WHOLE), training("float32", WHOLE)
     check_taken(taken)
-    distance = _apart(first["losses"], losses)
+    distance = apart(first["losses"], losses)
     _say(name, f"ours are apart from stock's by {distance:.2g}")
     same = all(np.array_equal(first[value], second[value]) for value in first)
     _say(name, "the same bits twice" if same else "other bits in the second run")

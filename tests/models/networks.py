@@ -213,18 +213,22 @@ def check_saved(trained: Trained, build: Build, size: int, folder: Path) -> None
 
 
 def spread_of_stock(name: str, shape: tuple[int, int], steps: int, policy: str, losses: np.ndarray) -> float:
-    """How far stock's losses are from its own with oneDNN switched the other way, at most, relative to them.
+    """How far stock's losses are from its own with oneDNN switched the other way, at most, relative to them."""
+    arguments = [name, "--size", str(shape[0]), "--batch", str(shape[1]), "--steps", str(steps), "--policy", policy]
+    return apart(switched_losses("tests.models.networks", arguments), losses)
+
+
+def switched_losses(module: str, arguments: list[str]) -> np.ndarray:
+    """What a module prints of stock's losses with oneDNN switched the other way.
 
     A process of its own, as TensorFlow reads the switch once.
     """
     from tensorflow.python.util import _pywrap_util_port
 
-    switched = "0" if _pywrap_util_port.IsMklEnabled() else "1"
-    command = [sys.executable, "-m", "tests.models.networks", name, "--size", str(shape[0]), "--batch", str(shape[1]),
-               "--steps", str(steps), "--policy", policy, "--losses"]
-    environment = {**os.environ, "TF_ENABLE_ONEDNN_OPTS": switched}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    return apart(np.array(json.loads(done.stdout.splitlines()[-1])), losses)
+    environment = {**os.environ, "TF_ENABLE_ONEDNN_OPTS": "0" if _pywrap_util_port.IsMklEnabled() else "1"}
+    done = subprocess.run([sys.executable, "-m", module, *arguments, "--losses"], env=environment,
+                          capture_output=True, text=True, check=True)
+    return np.array(json.loads(done.stdout.splitlines()[-1]))
 
 
 def apart(losses: np.ndarray, others: np.ndarray) -> float:
