@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
+
+from llvmlite import ir as ll
 
 from ...ir import Node
 from ...ir.ops.conv import Conv2d, Conv2dInputGrad
@@ -21,6 +24,7 @@ from .epilogue import Contraction, contraction_of
 from .gemm import MOST_CHUNKS, WIDEST, Cut, Numeric, choose_tile, chunks_of, numeric
 from .matmul import Product, lower_product, zero_kernel
 from .packing import widen_phase
+from .pairs import Layout, PairedOperands, Pairs, Pointer, halved, pairs, pays, temporary
 from .shared_zeros import SharedZeros, shared_zeros
 from .winograd import lower_winograd, winograd_pays
 from .winograd_streamed import lower_streamed_winograd, streamed_winograd_pays
@@ -94,6 +98,7 @@ class Layer:
         image, filter: which operand is which.
         chunks: of the main phase, the same for all correlators.
         zeros: those that pixels share, where they are left out.
+        paired: image and filter as pairs, where they are taken so.
     """
 
     contraction: Contraction
@@ -101,33 +106,43 @@ class Layer:
     image: int
     filter: int
     chunks: int
-    zeros: SharedZeros | None
+    zeros: SharedZeros | None = None
+    paired: PairedOperands | None = None
 
     def kernel(self, isa: Isa, label: str) -> Kernel:
-        """Pack the filter, widen the image where it is 16 bits wide, correlate."""
+        """Pack the filter, widen the image where it is 16 bits wide and not taken as pairs, correlate."""
         c, num = self.contraction, self.correlators[0].num
         packed = max(x.packed_at + x.packed_elements for x in self.correlators) * num.bytes
         image = c.root.operands[self.image].type
-        half, finish = is_half(c.dtype), c.finish(isa)
+        finish, stored = c.finish(isa), stored_type(c.dtype)
         pack_chunks = max(1, min(MOST_CHUNKS, packed // (64 << 10),
                                  max(x.plan.panels.parts * x.c.groups for x in self.correlators)))
+        source: Pointer = partial(c.operand, index=self.image)
+        filter_: Pointer = partial(c.operand, index=self.filter)
+        kept = kept_filter(c, self.filter, 1)
+        pairing: list[Phase] = []
+        widening: list[Phase] = []
+        temps = [packed]
+        if self.paired is not None:
+            pairing, kept, (source, filter_) = self.paired.phases, None, self.paired.pointers
+            temps += self.paired.temps
+        elif is_half(c.dtype):
+            widening = [widen_phase(num, stored, source, image.size, 1)]
+            source = temporary(1)
+            temps.append(image.size * 4)
 
         def pack(e: Emitter) -> None:
             for x in self.correlators:
-                x.pack(e, c.operand(e, self.filter), pack_chunks)
+                x.pack(e, filter_(e), pack_chunks)
             if self.zeros is not None:
-                self.zeros.note(e, c.operand(e, self.filter), c.root.operands[self.filter].type.size, pack_chunks)
+                self.zeros.note(e, filter_(e), c.root.operands[self.filter].type.size, pack_chunks)
 
         def compute(e: Emitter) -> None:
-            source = e.temp(1) if half else c.operand(e, self.image)
             for x in self.correlators:
-                x.compute(e, source, finish)
+                x.compute(e, source(e), finish)
 
-        stored = stored_type(c.dtype)
-        widen = [widen_phase(num, stored, lambda e: c.operand(e, self.image), image.size, 1)] if half else []
-        temps = (packed, image.size * 4) if half else (packed,)
-        kernel = Kernel(c.node, (Phase(pack_chunks, pack), *widen, Phase(self.chunks, compute)), c.key(isa), temps, 0,
-                        label, kept_filter(c, self.filter, 1))
+        phases = (*pairing, Phase(pack_chunks, pack), *widening, Phase(self.chunks, compute))
+        kernel = Kernel(c.node, phases, c.key(isa), tuple(temps), 0, label, kept)
         return kernel if self.zeros is None else _with_lists(kernel, c, self.zeros, (self.image, self.filter))
 
 
@@ -197,6 +212,11 @@ def _lower(contraction: Contraction, isa: Isa, correlations: Callable[[], list[C
     if isa.precision == "fast" and contraction.dtype == F32 and streamed_winograd_pays(parts, num, isa):
         return lower_streamed_winograd(contraction, parts, num, isa, order, filter_columns, f"{label} (Winograd)")
     parts = [c.trimmed for c in parts]
+    num_of_pairs = pairs(contraction.dtype, isa)
+    if num_of_pairs is not None:
+        paired = _paired(contraction, parts, num_of_pairs, isa, order, filter_columns, f"{label} (bfloat16 pairs)")
+        if paired is not None:
+            return paired
     merged = in_one_row(parts)
     streamed = None if is_half(contraction.dtype) else streamed_plans(merged, num, isa)
     if streamed is not None:
@@ -209,16 +229,52 @@ def _lower(contraction: Contraction, isa: Isa, correlations: Callable[[], list[C
             size = contraction.root.operands[order[1]].type.size
             correlator = SparseCorrelator(parts[0], sparse, num, filter_columns, size)
             return _sparse(contraction, correlator, isa, order, label)
+    plans = _plans(parts, num, isa)
+    zeros = shared_zeros(parts[0], plans[0], num) if often_zero else None
+    correlators = _correlators(contraction, parts, plans, num, stored, filter_columns, zeros)
+    return Layer(contraction, correlators, *order, _chunks(plans), zeros).kernel(isa, label)
+
+
+def _plans(parts: list[Correlation], num: Numeric, isa: Isa) -> list[Plan]:
+    """How each of the correlations that together write a result is cut, into equally many chunks."""
     plans = [plan_of(c, num, isa) for c in parts]
     if len(parts) == 1:
-        plans = [balanced(parts[0], plans[0])]
-    zeros = shared_zeros(parts[0], plans[0], num) if often_zero else None
-    correlators, at, chunks = [], 0, max(prod(p.parts) for p in plans)
+        return [balanced(parts[0], plans[0])]
+    return [plan_of(c, num, isa, (_chunks(plans), 1)) for c in parts]
+
+
+def _chunks(plans: list[Plan]) -> int:
+    return max(prod(p.parts) for p in plans)
+
+
+def _correlators(contraction: Contraction, parts: list[Correlation], plans: list[Plan], num: Numeric,
+                 stored: ll.Type, filter_columns: int, zeros: SharedZeros | None = None) -> tuple[Correlator, ...]:
+    """Their packed filters one after another."""
+    correlators: list[Correlator] = []
+    at = 0
     for c, plan in zip(parts, plans, strict=True):
-        plan = plan if len(plans) == 1 else plan_of(c, num, isa, (chunks, 1))
         correlators.append(Correlator(c, plan, num, stored, at, filter_columns, contraction.streams, zeros))
         at += -(-correlators[-1].packed_elements // 16) * 16
-    return Layer(contraction, tuple(correlators), *order, chunks, zeros).kernel(isa, label)
+    return tuple(correlators)
+
+
+def _paired(contraction: Contraction, parts: list[Correlation], num: Pairs, isa: Isa, order: tuple[int, int],
+            filter_columns: int, label: str) -> Kernel | None:
+    """The layer on pairs of channels; None where pairing them takes longer than it saves."""
+    c, stored = parts[0], stored_type(contraction.dtype)
+    image, taps = contraction.shapes[order[0]], prod(contraction.shapes[order[1]][:2])
+    filter_ = Layout(taps * c.width * c.groups, c.depth, 1) if c.transposed else Layout(taps, c.depth,
+                                                                                       c.width * c.groups)
+    layouts = (Layout(prod(image[:3]) * c.groups, c.depth, 1), filter_)
+    products = sum(p.pixels * p.width * p.groups * p.steps for p in parts)
+    if not pays(products, c.depth, layouts, stored, num):
+        return None
+    given = [(layout, partial(contraction.operand, index=i)) for layout, i in zip(layouts, order, strict=True)]
+    halves = [replace(p, depth=halved(p.depth)) for p in parts]
+    plans = _plans(halves, num, isa)
+    correlators = _correlators(contraction, halves, plans, num, num.element, filter_columns)
+    paired = PairedOperands(num, stored, given, 1)
+    return Layer(contraction, correlators, *order, _chunks(plans), None, paired).kernel(isa, label)
 
 
 def _often_zero(contraction: Contraction, parts: list[Correlation]) -> bool:

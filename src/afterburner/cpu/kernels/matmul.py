@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 
 from llvmlite import ir as ll
@@ -37,6 +38,7 @@ from .gemm import (
     zeros,
 )
 from .packing import copy_columns, copy_rows, copy_run, pack_columns_transposed
+from .pairs import Layout, PairedOperands, Pairs, halved, pairs, pays
 
 _BLOCK_BYTES = 256 << 10  # of packed B: leaves room for A and C in a 512 KB second-level cache
 _STREAMS = 8  # panels of B packed at once: ways of a first-level cache, should they fall into the same sets
@@ -64,6 +66,13 @@ class Product:
     def b_strides(self) -> tuple[int, int]:
         """Elements between steps of k and between columns."""
         return (1, self.k) if self.transpose_b else (self.n, 1)
+
+    @property
+    def layouts(self) -> tuple[Layout, Layout]:
+        """A and B with the axis along which is summed in the middle."""
+        a = Layout(self.batch, self.k, self.m) if self.transpose_a else Layout(self.batch * self.m, self.k, 1)
+        b = Layout(self.batch * self.n, self.k, 1) if self.transpose_b else Layout(self.batch, self.k, self.n)
+        return a, b
 
     def as_row(self) -> Product:
         """The same product with one column written as one with a single row: C' = B' A'."""
@@ -107,8 +116,9 @@ class Blocking:
         return prod(self.parts)
 
 
-def block(p: Product, num: Numeric, isa: Isa, half: bool, fused: bool) -> Blocking:
-    """Choose tiles, chunks and packing for a product from its sizes alone."""
+def block(p: Product, num: Numeric, isa: Isa, half: bool, finished: bool) -> Blocking:
+    """Choose tiles, chunks and packing for a product from its sizes alone: ``half``, its operands are widened while
+    they are packed; ``finished``, its sums are not the result itself, which so cannot hold a part of them."""
     vectors = -(-p.n // num.lanes)
     rows, columns = choose_tile(p.m, vectors, min(p.k, 512), isa)
     parts = _parts(p, num, rows, columns)
@@ -121,7 +131,7 @@ def block(p: Product, num: Numeric, isa: Isa, half: bool, fused: bool) -> Blocki
     pack_a = half or strided or _aliased(p, num, rows, columns)
     a_tiles = max(1, min(rows.parts, _A_BYTES // (depth * rows.widest * num.bytes)))
     return Blocking(rows, columns, parts, depth, pack_a, pack_b, a_tiles,
-                    parts[3] > 1 or ((half or fused) and depth < part_k))
+                    parts[3] > 1 or (finished and depth < part_k))
 
 
 def _aliased(p: Product, num: Numeric, rows: Cut, columns: Cut) -> bool:
@@ -392,23 +402,54 @@ def lower_matmul(node: Node, isa: Isa) -> Kernel:
 
 def lower_product(c: Contraction, p: Product, isa: Isa, order: tuple[int, int], label: str) -> Kernel:
     """The kernel of a product whose A and B are operands ``order`` of the contraction."""
-    num, stored, half = numeric(c.dtype, isa), stored_type(c.dtype), is_half(c.dtype)
     if p.n == 1 and p.m > 1:
         p, order = p.as_row(), (order[1], order[0])
+    paired = pairs(c.dtype, isa)
+    if paired is not None and pays(p.batch * p.m * p.n * p.k, p.k, p.layouts, stored_type(c.dtype), paired):
+        return _paired_product(c, p, paired, isa, order, f"{label} (bfloat16 pairs)")
+    num, stored, half = numeric(c.dtype, isa), stored_type(c.dtype), is_half(c.dtype)
 
     def operands(e: Emitter) -> tuple[ll.Value, ll.Value]:
         return c.operand(e, order[0]), c.operand(e, order[1])
 
-    finish, key = c.finish(isa), c.key(isa)
-    if p.m <= 2 and p.transpose_b and (p.m == 1 or not p.transpose_a) and not half:
-        return Kernel(c.node, (dot_phase(p, num, operands, finish),), key, label=label)
-    gemm = Gemm(p, block(p, num, isa, half, c.body is not None), num, stored, operands, finish, c.streams)
-    phases = [Phase(gemm.by.chunks, gemm.emit)]
+    if _is_dot(p) and not half:
+        return Kernel(c.node, (dot_phase(p, num, operands, c.finish(isa)),), c.key(isa), label=label)
+    return _gemm_kernel(c, p, block(p, num, isa, half, half or c.body is not None), num, stored, operands, isa, label)
+
+
+def _is_dot(p: Product) -> bool:
+    return p.m <= 2 and p.transpose_b and (p.m == 1 or not p.transpose_a)
+
+
+def _gemm_kernel(c: Contraction, p: Product, by: Blocking, num: Numeric, stored: ll.Type, operands: Addresses,
+                 isa: Isa, label: str) -> Kernel:
+    finish = c.finish(isa)
+    gemm = Gemm(p, by, num, stored, operands, finish, c.streams)
+    phases = [Phase(by.chunks, gemm.emit)]
     temps: tuple[int, ...] = ()
-    if gemm.by.partial:
-        phases.append(combine_phase(num, p.batch * p.m, p.n, gemm.by.parts[3], finish))
+    if by.partial:
+        phases.append(combine_phase(num, p.batch * p.m, p.n, by.parts[3], finish))
         temps = (gemm.temp_bytes,)
-    return Kernel(c.node, tuple(phases), key, temps, gemm.scratch, label)
+    return Kernel(c.node, tuple(phases), c.key(isa), temps, gemm.scratch, label)
+
+
+def _paired_product(c: Contraction, p: Product, num: Pairs, isa: Isa, order: tuple[int, int], label: str) -> Kernel:
+    """The product of operands in bfloat16 pairs, half as deep."""
+    half = replace(p, k=halved(p.k))
+    by = block(half, num, isa, False, is_half(c.dtype) or c.body is not None)
+    given = [(layout, partial(c.operand, index=index)) for layout, index in zip(p.layouts, order, strict=True)]
+    dot = _is_dot(half)
+    paired = PairedOperands(num, stored_type(c.dtype), given, int(by.partial and not dot))
+
+    def operands(e: Emitter) -> tuple[ll.Value, ll.Value]:
+        a, b = paired.pointers
+        return a(e), b(e)
+
+    if dot:
+        kernel = Kernel(c.node, (dot_phase(half, num, operands, c.finish(isa)),), c.key(isa), label=label)
+    else:
+        kernel = _gemm_kernel(c, half, by, num, num.element, operands, isa, label)
+    return replace(kernel, phases=(*paired.phases, *kernel.phases), temps=(*kernel.temps, *paired.temps))
 
 
 LOWERINGS = {"matmul": lower_matmul}

@@ -1,0 +1,166 @@
+"""Products of bfloat16 pairs against float64 on the rounded operands; the instruction stands in the assembly."""
+
+from dataclasses import replace
+
+import ml_dtypes
+import numpy as np
+import pytest
+import test_conv
+import test_matmul
+from cpu_harness import run_kernel
+from guarded import run_guarded
+from test_epilogue import fused
+
+from afterburner.cpu import isa as isas
+from afterburner.cpu import llvm
+from afterburner.cpu.isa import Isa
+from afterburner.cpu.kernel import Kernel
+from afterburner.cpu.kernels import conv_direct, lower, pairs
+from afterburner.cpu.kernels.epilogue import contraction_of
+from afterburner.cpu.module import KernelModule
+from afterburner.ir import Node
+from afterburner.ir.ops.elementwise import Maximum, Mul
+
+UNIT = {"f32": 2.0**-24, "bf16": 2.0**-8}
+DIRECTIONS = test_conv.NAMES[:2]
+CASES = ["valid", "same", "asymmetric", "strided stem", "strided 1x1", "plain 1x1", "dilated", "dilated and strided",
+         "groups", "strided groups", "halved", "middle tap", "padding beyond window", "many channels"]
+PRODUCTS = [(3, 5, 7), (32, 784, 128), (8, 64, 10), (1, 300, 33), (2, 129, 17), (50, 70, 1), (97, 301, 75),
+            (40, 512, 100), (64, 4096, 40)]
+
+pytestmark = pytest.mark.skipif("avx512" not in test_conv.INSTRUCTION_SETS, reason="an instruction of AVX-512")
+
+
+def paired(dtype: str) -> Isa:
+    """AVX-512 with the instruction, which is written out where this machine has none."""
+    return replace(isas.host("avx512", "fast" if dtype == "f32" else "default"), bf16_dot=True)
+
+
+def with_instruction() -> Isa:
+    """A processor that has it, whatever this machine has."""
+    features = "+avx512f,+avx512bw,+avx512dq,+avx512vl,+avx512bf16,+fma,+avx2,+f16c"
+    return replace(isas.host("avx512"), bf16_dot=True, cpu="znver5", features=features)
+
+
+@pytest.fixture(autouse=True)
+def whatever_pairing_takes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "what_pairing_takes" not in request.fixturenames:
+        monkeypatch.setattr(pairs.Layout, "cycles", lambda self, stored, num: -1.0)
+
+
+@pytest.fixture
+def what_pairing_takes() -> None:
+    """The estimate as it is."""
+
+
+def _without_winograd(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("winograd_pays", "streamed_winograd_pays"):
+        monkeypatch.setattr(conv_direct, name, lambda *given: False)
+
+
+def rounded(array: np.ndarray) -> np.ndarray:
+    return array.astype(ml_dtypes.bfloat16).astype(np.float64)
+
+
+def run(node: Node, arrays: list[np.ndarray], isa: Isa) -> np.ndarray:
+    """The result; nothing beyond the buffers is touched, and chunks may run in any order."""
+    kernel = _lowered(node, isa)
+    got, = run_guarded(kernel, arrays, isa)
+    again, = run_kernel(kernel, arrays, isa, reverse=True)
+    assert got.tobytes() == again.tobytes()
+    return got
+
+
+def _lowered(node: Node, isa: Isa) -> Kernel:
+    kernel = lower(node, isa)
+    assert "(bfloat16 pairs)" in kernel.label
+    return kernel
+
+
+def check(got: np.ndarray, exact: np.ndarray, magnitude: np.ndarray, dtype: str) -> None:
+    bound = 4 * UNIT["f32"] * magnitude + UNIT[dtype] * np.abs(exact) * 1.01
+    assert np.all(np.abs(got.astype(np.float64) - exact) <= bound)
+
+
+@pytest.mark.parametrize("dtype", UNIT)
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("name", DIRECTIONS)
+def test_convolutions(name: str, case: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _without_winograd(monkeypatch)
+    node, arrays = test_conv.build(name, test_conv.CASES[case], dtype)
+    got = run(node, arrays, paired(dtype))
+    wide = [rounded(a) for a in arrays]
+    check(got, node.op.evaluate(*wide)[0], node.op.evaluate(*(np.abs(a) for a in wide))[0], dtype)
+
+
+@pytest.mark.parametrize("dtype", UNIT)
+@pytest.mark.parametrize("layout", test_matmul.LAYOUTS)
+@pytest.mark.parametrize("size", PRODUCTS)
+@pytest.mark.parametrize("batch", [(), (3,)])
+def test_products(size: tuple[int, int, int], layout: tuple[bool, bool], dtype: str, batch: tuple[int, ...]) -> None:
+    arrays = test_matmul.operands_of(*size, dtype, *layout, batch)
+    node = test_matmul.node_of(arrays[0].shape, arrays[1].shape, dtype, *layout)
+    got = run(node, arrays, paired(dtype))
+    wide = [rounded(a) for a in arrays]
+    check(got, node.op.evaluate(*wide)[0], node.op.evaluate(*(np.abs(a) for a in wide))[0], dtype)
+
+
+@pytest.mark.parametrize("dtype", UNIT)
+@pytest.mark.parametrize("root", ["matmul", "row", "column", "long", "large", "conv2d_input_grad"])
+def test_an_epilogue(root: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _without_winograd(monkeypatch)
+    node, arrays = fused(root, dtype, lambda b, y: [b.emit(Maximum(), y, b.emit(Mul(), y, y))])
+    got = run(node, arrays, paired(dtype))
+    wide = [rounded(a) for a in arrays]
+    sums, magnitude = (contraction_of(node).root.op.evaluate(*given)[0] for given in (wide, [np.abs(a) for a in wide]))
+    doubt = 4 * UNIT["f32"] * magnitude + UNIT[dtype] * np.abs(sums)
+    slack = 2 * UNIT[dtype] * sums**2 + doubt * (1 + 3 * np.abs(sums))
+    assert np.all(np.abs(got.astype(np.float64) - np.maximum(sums, sums**2)) <= slack)
+
+
+def test_what_is_not_finite_stays_so() -> None:
+    arrays = test_matmul.operands_of(8, 64, 40, "f32", False, False)
+    arrays[0][2, 5], arrays[0][3, 6] = np.inf, np.nan
+    node = test_matmul.node_of(arrays[0].shape, arrays[1].shape, "f32", False, False)
+    got = run(node, arrays, paired("f32"))
+    assert np.isinf(got[2]).all() and np.isnan(got[3]).all()
+    assert np.isfinite(np.delete(got, (2, 3), 0)).all()
+
+
+@pytest.mark.parametrize("dtype", UNIT)
+def test_the_instruction_stands_in_the_assembly(dtype: str) -> None:
+    isa = replace(with_instruction(), precision="fast" if dtype == "f32" else "default")
+    node, _ = test_conv.build("conv2d", test_conv.CASES["plain 1x1"], dtype)
+    module = KernelModule(isa)
+    module.add(_lowered(node, isa))
+    machine = llvm.new_machine(isa)
+    text = machine.emit_assembly(llvm.parse(str(module.llvm), machine))
+    assert text.count("vdpbf16ps") >= 8
+    assert "vfmadd" not in text
+
+
+def _label(name: str, case: tuple, isa: Isa) -> str:
+    return lower(test_conv.build(name, case, "f32")[0], isa).label
+
+
+@pytest.mark.usefixtures("what_pairing_takes")
+@pytest.mark.parametrize("channels, taken", [(256, True), (8, False)])
+def test_fast_precision_takes_it_where_it_saves_more_than_rounding_takes(channels: int, taken: bool) -> None:
+    case = ((1, 14, 14, 64), (1, 1, 64, channels), (1, 1), ((0, 0), (0, 0)), (1, 1), 1)
+    assert ("(bfloat16 pairs)" in _label("conv2d", case, paired("f32"))) == taken
+
+
+@pytest.mark.usefixtures("what_pairing_takes")
+def test_winograd_s_algorithm_comes_first() -> None:
+    case = ((2, 28, 28, 128), (3, 3, 128, 128), (1, 1), ((1, 1), (1, 1)), (1, 1), 1)
+    assert "(Winograd)" in _label("conv2d", case, paired("f32"))
+
+
+@pytest.mark.parametrize("dtype, precision", [("f32", "default"), ("f64", "fast"), ("f16", "fast")])
+def test_other_types_and_precisions_do_not_take_it(dtype: str, precision: str) -> None:
+    assert pairs.pairs(test_matmul.DTYPES[dtype], replace(paired("f32"), precision=precision)) is None
+
+
+@pytest.mark.parametrize("dtype", UNIT)
+def test_nor_do_processors_without_it(dtype: str) -> None:
+    assert pairs.pairs(test_matmul.DTYPES[dtype], replace(paired(dtype), bf16_dot=False)) is None
