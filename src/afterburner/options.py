@@ -84,7 +84,8 @@ class Options:
                               "for tests")
     isa: str = _knob("", str, "instruction set override: avx512, avx2, neon or generic")
     precision: str = _knob("default", _one_of(PRECISION), "fast: float32 convolutions by Winograd's algorithm, "
-                           "which changes numbers; default: never")
+                           "products of bfloat16 where the processor has an instruction for them, which changes "
+                           "numbers; default: never")
     deterministic: bool = _knob(False, _flag, "1: never measure which device is fastest; what any could choose runs "
                                 "on the cpu (so does TensorFlow's own op determinism)")
     compile_after: int = _knob(1, _count, "calls of a function that run on TensorFlow before it is compiled; "

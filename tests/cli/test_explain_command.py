@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from commands import afterburner
 
 from afterburner.cli import doctor
+from afterburner.cpu import isa
 from afterburner.options import overridden
 
 PROGRAM = """
@@ -73,14 +75,18 @@ def test_doctor_finds_all_in_order(tmp_path: Path) -> None:
     assert "everything is in order" in done.stdout
 
 
-def test_doctor_tells_what_fast_precision_lacks(capsys: pytest.CaptureFixture[str],
-                                                monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dot, said", [(True, "may round float32 to bfloat16 (this processor has the instruction)"),
+                                       (False, "lacks the instruction")])
+def test_doctor_tells_what_fast_precision_does_here(dot: bool, said: str, capsys: pytest.CaptureFixture[str],
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "CHECKS", (doctor.check_precision,))
+    here = replace(isa.host(), bf16_dot=dot)
+    monkeypatch.setattr(isa, "host", lambda: here)
     with overridden(precision="fast"):
         assert doctor.examine() == 0
-    assert "bfloat16 products are not built yet" in capsys.readouterr().out
+    assert said in capsys.readouterr().out
     assert doctor.examine() == 0
-    assert "default: Winograd's algorithm and bfloat16 products are never used" in capsys.readouterr().out
+    assert "default: Winograd's algorithm is never used, nor is float32 rounded to bfloat16" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser can write anywhere")

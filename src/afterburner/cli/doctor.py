@@ -120,11 +120,11 @@ def check_precision() -> Iterator[Finding]:
     from afterburner.cpu import isa
 
     if options().precision == "default":
-        yield Finding("Precision", GOOD, "default: Winograd's algorithm and bfloat16 products are never used")
+        yield Finding("Precision", GOOD, "default: Winograd's algorithm is never used, nor is float32 rounded to bfloat16")
         return
-    dot = "has" if isa.host().bf16_dot else "lacks"
-    yield Finding("Precision", NOTE, "fast: convolutions may take Winograd's algorithm; bfloat16 products are not "
-                  f"built yet (this processor {dot} their instruction)")
+    rounded = "products may round float32 to bfloat16 (this processor has the instruction)" if isa.host().bf16_dot \
+        else "no product rounds float32 to bfloat16 (this processor lacks the instruction)"
+    yield Finding("Precision", NOTE, f"fast: convolutions may take Winograd's algorithm; {rounded}")
 
 
 def check_threads() -> Iterator[Finding]:

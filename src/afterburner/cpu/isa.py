@@ -17,11 +17,12 @@ class Isa:
         vector_bytes: width of one vector register.
         registers: number of vector registers.
         fma: has fused multiply-add.
-        bf16_dot: has the bfloat16 pair dot product.
+        bf16_dot: has the bfloat16 pair dot product; written out where ``features`` are without it (for tests).
         triple: LLVM target triple.
         cpu: LLVM CPU name, "" for none in particular.
         features: LLVM feature string.
-        precision: "default", or "fast": float32 convolutions may take Winograd's algorithm.
+        precision: "default", or "fast": float32 convolutions may take Winograd's algorithm, and contractions round to
+            bfloat16 where ``bf16_dot``.
     """
 
     name: str
