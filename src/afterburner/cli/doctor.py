@@ -120,7 +120,8 @@ def check_precision() -> Iterator[Finding]:
     from afterburner.cpu import isa
 
     if options().precision == "default":
-        yield Finding("Precision", GOOD, "default: Winograd's algorithm is never used, nor is float32 rounded to bfloat16")
+        yield Finding("Precision", GOOD,
+                      "default: Winograd's algorithm is never used, nor is float32 rounded to bfloat16")
         return
     rounded = "products may round float32 to bfloat16 (this processor has the instruction)" if isa.host().bf16_dot \
         else "no product rounds float32 to bfloat16 (this processor lacks the instruction)"
