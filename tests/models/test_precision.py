@@ -52,7 +52,7 @@ def test_losses_stay_with_stock_and_repeat():
     kinds = [label.split(" 3x3")[0] for label in labels(taken) if "(Winograd)" in label]
     assert set(kinds) == {"conv2d", "conv2d input grad", "conv2d filter grad"}
     rounded = any("(bfloat16 pairs)" in label for label in labels(taken))
-    close(losses, expected, 2e-2 if rounded else 1e-4)  # as in default precision unless operands are rounded
+    close(losses, expected, 5e-3 if rounded else 1e-4)  # as in default precision unless operands are rounded
     assert losses == again
     for first, second in zip(weights, same, strict=True):
         np.testing.assert_array_equal(first, second)
