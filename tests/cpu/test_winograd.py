@@ -8,6 +8,7 @@ from test_conv import CASES as DIRECT_CASES
 from test_conv import build
 from test_epilogue import bias_relu, masked, residual_tanh
 from winograd_kit import NAMES, TYPICAL, check_epilogue, check_f32, lowered
+from zeros_kit import Case
 
 from afterburner.cpu import isa as isas
 from afterburner.cpu.kernels import conv_direct, conv_filter_grad, lower, winograd, winograd_filter_grad
@@ -32,6 +33,8 @@ def always(monkeypatch):
     """Winograd wherever it is possible, whatever it costs."""
     monkeypatch.setattr(conv_direct, "winograd_pays", lambda c, num, isa: winograd.fits(c))
     monkeypatch.setattr(conv_filter_grad, "filter_grad_pays", lambda op, dy, num, isa: winograd_filter_grad.fits(op))
+    for module, name in ((conv_direct, "streamed_winograd_pays"), (conv_filter_grad, "whole_filter_grad_pays")):
+        monkeypatch.setattr(module, name, lambda *a: False)
 
 
 @pytest.mark.parametrize("isa_name", INSTRUCTION_SETS)
@@ -73,6 +76,24 @@ def test_only_where_it_pays(name):
     assert "(Winograd)" not in label((4, 28, 28, 64), (64, 64), "fast", "bf16")
     assert "(Winograd)" not in label((4, 28, 28, 3), (3, 4), "fast")
     assert "(Winograd)" not in label((1, 7, 7, 512), (512, 512), "fast")
+
+
+@pytest.mark.parametrize(("images", "size", "channels", "chosen", "gradient"), [
+    (16, 7, 512, "winograd streamed", "winograd whole"),
+    (16, 14, 256, "winograd contraction", "winograd whole"),
+    (16, 28, 128, "winograd contraction", "winograd contraction"),
+])
+def test_filters_are_transformed_where_they_are_used_by_few_tiles(images, size, channels, chosen, gradient):
+    case = ((images, size, size, channels), (3, 3, channels, channels), (1, 1), ONE, (1, 1), 1)
+    keys = [lower(build(name, case, "f32")[0], isas.host("avx2", "fast")).key for name in NAMES]
+    assert [key.startswith(start) for key, start in zip(keys, (chosen, chosen, gradient), strict=True)] == [True] * 3
+
+
+def test_factors_of_a_kept_filter_are_kept():
+    case = Case((16, 7, 7, 512), (3, 3, 512, 512), padding=ONE, kept=True)
+    kernel = lower(case.node(gradient=False, sparse=False), isas.host("avx2", "fast"))
+    assert kernel.key.startswith("winograd contraction")
+    assert kernel.kept is not None
 
 
 def test_what_is_not_finite_stays_within_its_tiles(always):

@@ -26,7 +26,7 @@ from .matmul import Product, lower_product, zero_kernel
 from .packing import widen_phase
 from .pairs import Layout, PairedOperands, Pairs, Pointer, halved, pairs, pays, temporary
 from .shared_zeros import SharedZeros, shared_zeros
-from .winograd import lower_winograd, winograd_pays
+from .winograd import few_tiles, lower_winograd, winograd_pays
 from .winograd_streamed import lower_streamed_winograd, streamed_winograd_pays
 
 _IMAGE_BYTES = 128 << 10  # input rows of a block: a quarter of a 512 KB second-level cache
@@ -206,11 +206,14 @@ def _lower(contraction: Contraction, isa: Isa, correlations: Callable[[], list[C
     product = pointwise_product(parts)
     if product is not None:
         return lower_product(contraction, product, isa, order, label)
-    if isa.precision == "fast" and contraction.dtype == F32 and len(parts) == 1 and winograd_pays(parts[0], num, isa):
-        kernel = lower_winograd(contraction, parts[0], num, isa, order, filter_columns, f"{label} (Winograd)")
-        return replace(kernel, kept=kept_filter(contraction, order[1], 1))
-    if isa.precision == "fast" and contraction.dtype == F32 and streamed_winograd_pays(parts, num, isa):
-        return lower_streamed_winograd(contraction, parts, num, isa, order, filter_columns, f"{label} (Winograd)")
+    if isa.precision == "fast" and contraction.dtype == F32:
+        whole = len(parts) == 1 and winograd_pays(parts[0], num, isa)
+        by_use = not whole or (few_tiles(parts[0]) and not is_kept(contraction))
+        if by_use and streamed_winograd_pays(parts, num, isa):
+            return lower_streamed_winograd(contraction, parts, num, isa, order, filter_columns, f"{label} (Winograd)")
+        if whole:
+            kernel = lower_winograd(contraction, parts[0], num, isa, order, filter_columns, f"{label} (Winograd)")
+            return replace(kernel, kept=kept_filter(contraction, order[1], 1))
     parts = [c.trimmed for c in parts]
     num_of_pairs = pairs(contraction.dtype, isa)
     if num_of_pairs is not None:

@@ -46,7 +46,7 @@ from .matmul import combine_phase, zero_kernel
 from .packing import copy_rows, copy_run, pack_columns
 from .prologue import Prologue, prologue_of
 from .winograd_filter_grad import filter_grad_pays, lower_winograd_filter_grad
-from .winograd_whole_filter_grad import lower_whole_filter_grad, whole_filter_grad_pays
+from .winograd_whole_filter_grad import few_tiles, lower_whole_filter_grad, whole_filter_grad_pays
 
 _BLOCK = 8  # pixels whose channels are copied together
 
@@ -400,10 +400,12 @@ def lower_conv2d_filter_grad(node: Node, isa: Isa) -> Kernel:
     if prologue is None:
         if op.groups > 1 and op.filter_shape[2] == 1 and op.filter_shape[3] == op.groups:
             return lower_depthwise_filter_grad(c, isa, label.replace("conv2d", "depthwise", 1))
-        if isa.precision == "fast" and c.dtype == F32 and filter_grad_pays(op, dy, num, isa):
-            return lower_winograd_filter_grad(c, num, isa, f"{label} (Winograd)")
-        if isa.precision == "fast" and c.dtype == F32 and whole_filter_grad_pays(op, dy, num, isa):
-            return lower_whole_filter_grad(c, num, isa, f"{label} (Winograd)")
+        if isa.precision == "fast" and c.dtype == F32:
+            in_blocks = filter_grad_pays(op, dy, num, isa)
+            if (not in_blocks or few_tiles(op, dy, num, isa)) and whole_filter_grad_pays(op, dy, num, isa):
+                return lower_whole_filter_grad(c, num, isa, f"{label} (Winograd)")
+            if in_blocks:
+                return lower_winograd_filter_grad(c, num, isa, f"{label} (Winograd)")
     f = plan_of(op, x, dy, num, isa, by_channel=prologue is not None)
     partial = f.parts[0] > 1 or is_half(c.dtype)
     gradient = FilterGradient(f, num, stored_type(c.dtype), partial, c, prologue)

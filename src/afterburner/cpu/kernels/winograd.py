@@ -45,6 +45,7 @@ _BLOCK = 24  # tiles of a block, about: what is read of the filters' factors ser
 _SUMS_BYTES = 512 << 10  # sums of a block before they become outputs
 _CACHED_BYTES = 256 << 10  # of filters' factors that stay in the second-level cache
 _STRETCH = 16  # steps between prefetches
+_FEW_TILES = 144  # six blocks: up to here factors made where they are used are faster, measured with AVX2
 _PANELS = 4  # of a chunk at least: each chunk transforms the whole input of its tiles
 
 # Cycles of one register of channels of one tile, measured with AVX2; of the filter where it comes from memory.
@@ -97,6 +98,12 @@ def winograd_pays(c: Correlation, num: Numeric, isa: Isa) -> bool:
     taps = prod(sum(a.reads(p, t) for p in range(a.outputs) for t in range(TAPS)) / a.outputs
                 for a in (c.rows, c.columns))
     return ours < _WORTH * c.images * c.rows.outputs * taps * _product_cycles(c.columns.outputs, wide, c.depth, isa)
+
+
+def few_tiles(c: Correlation) -> bool:
+    """Whether a correlation has so few tiles that its filter is better transformed where it is used, if it must be
+    transformed in each call: each block of tiles reads all factors of the filter, four times what the filter takes."""
+    return c.images * prod(tiles_of(c)) <= _FEW_TILES
 
 
 def _product_cycles(rows: int, vectors: int, steps: int, isa: Isa) -> float:

@@ -39,6 +39,7 @@ from .winograd_patches import LINE, Grid, Patches, apart, load, registers, store
 from .winograd_streamed import SCHEMES
 
 _ROWS = LINE  # input channels of a block: their factors for a tile fill a cache line
+_TILE_BYTES = 32 << 10  # of one product's factors for a block and a panel: a first-level cache
 _FACTORS_BYTES = 64 << 20  # of all patches and gradients
 
 # Cycles of one register of channels: of a factor of a tile, of a sum to be transformed, measured with AVX2.
@@ -102,6 +103,16 @@ def whole_filter_grad_pays(op: Conv2dFilterGrad, dy: tuple[int, ...], num: Numer
     ours = scheme.products * (product * t.grid.tiles + patches + _SUM_CYCLES * phases * depth * wide)
     rows, panels = choose_tile(depth, wide, prod(dy[:3]), isa)
     return ours < WORTH / DIRECT * prod(dy[:3]) * prod(op.filter_shape[:2]) * product_cycles(rows, panels, isa)
+
+
+def few_tiles(op: Conv2dFilterGrad, dy: tuple[int, ...], num: Numeric, isa: Isa) -> bool:
+    """Whether the tiles are so few that their factors stay in a first-level cache: all summed at once, they then beat
+    blocks of tiles whose sums are in memory."""
+    scheme = scheme_of(op)
+    if scheme is None:
+        return False
+    t = tiling_of(op, scheme, dy, num, isa)
+    return t.grid.tiles * (_ROWS + t.vectors * num.lanes) * num.bytes <= _TILE_BYTES
 
 
 def _factors(scheme: Scheme, t: Tiling, phases: int, num: Numeric) -> tuple[int, int]:
