@@ -30,6 +30,7 @@ from afterburner.ir import Builder, Node, Op, TensorType
 from afterburner.ir.ops.conv import Conv2d, Conv2dFilterGrad, Conv2dInputGrad, output_size
 from afterburner.ir.ops.matmul import Matmul
 from afterburner.ir.types import F32
+from afterburner.options import options
 
 Case = tuple[str, Node, list[np.ndarray], Callable[..., tf.Tensor]]
 
@@ -147,7 +148,7 @@ def seconds_of(run: Callable[[], object], repeats: int, clock: Callable[[], floa
 def compare(case: Case, threads: int, turns: int) -> str:
     """One line of results."""
     name, node, arrays, stock = case
-    isa = isas.host()
+    isa = isas.chosen(options())
     bench = Bench(lower(node, isa), arrays, isa, threads)
     tensors = [tf.constant(a) for a in arrays]
     function = tf.function(stock).get_concrete_function(*tensors)
@@ -246,7 +247,7 @@ def scale_unequally(array: np.ndarray, exponents: tuple[int, int, int], is_filte
 def ticks_per_second() -> float:
     """Ticks a second of the counter that ``Bench.cycles`` reads."""
     node, arrays = node_of(Matmul(False, False), [(512, 512), (512, 512)])
-    isa = isas.host()
+    isa = isas.chosen(options())
     bench = Bench(lower(node, isa), arrays, isa, 1)
     start = time.perf_counter()
     ticks = bench.cycles(20).sum()
@@ -261,17 +262,17 @@ def main() -> None:
     parser.add_argument("--precision", choices=("default", "fast"), default="default")
     parser.add_argument("--ranges", action="store_true")
     parser.add_argument("names", nargs="*")
-    options = parser.parse_args()
-    fast = options.precision == "fast"
-    tf.config.threading.set_intra_op_parallelism_threads(1 if fast else options.threads)
+    words = parser.parse_args()
+    fast = words.precision == "fast"
+    tf.config.threading.set_intra_op_parallelism_threads(1 if fast else words.threads)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    if options.ranges:
+    if words.ranges:
         print_ranges()
         return
     for case in (*products(), *convolutions()):
-        if options.names and not any(n in case[0] for n in options.names):
+        if words.names and not any(n in case[0] for n in words.names):
             continue
-        line = compare_precisions(case, options.turns) if fast else compare(case, options.threads, options.turns)
+        line = compare_precisions(case, words.turns) if fast else compare(case, words.threads, words.turns)
         if line:
             print(line, flush=True)
 

@@ -111,9 +111,9 @@ def _choices() -> Choices:
 
 
 def _isa() -> Isa:
-    from .cpu.isa import host
+    from .cpu.isa import chosen
 
-    return host(options().isa or None, options().precision)
+    return chosen(options())
 
 
 def _identity(graph: Graph) -> str:

@@ -88,6 +88,8 @@ class Options:
                            "numbers; default: never")
     deterministic: bool = _knob(False, _flag, "1: never measure which device is fastest; what any could choose runs "
                                 "on the cpu (so does TensorFlow's own op determinism)")
+    accelerate: bool = _knob(True, _flag, "0: on Macs, large matrix products never call Apple's Accelerate, as with "
+                             "AFTERBURNER_DETERMINISTIC=1")
     compile_after: int = _knob(1, _count, "calls of a function that run on TensorFlow before it is compiled; "
                                "training steps do not wait")
     variants: int = _knob(4, _count, "signatures of one function that may be compiled")
@@ -105,9 +107,9 @@ class Options:
     fault: str = _knob("", str, "plant a failure, for tests: rule, codegen or run")
 
     @cached_property
-    def setting(self) -> tuple[str, str, bool]:
+    def setting(self) -> tuple[str, str, bool, bool]:
         """What decides how, and where, a graph is compiled."""
-        return self.precision, self.device, self.deterministic
+        return self.precision, self.device, self.deterministic, self.accelerate
 
     @property
     def cache_path(self) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 
 import cpu_harness
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 
 from afterburner.cpu.kernels import lower
+from afterburner.ir import DTYPES, Builder, TensorType
+from afterburner.ir.ops.matmul import Matmul
 from afterburner.selftest.cases import cases, families
 from afterburner.selftest.check import difference
 
@@ -66,3 +69,23 @@ def test_some_of_each_family(family: str, triple: str, monkeypatch: pytest.Monke
         with np.errstate(all="ignore"):
             expected = node.op.evaluate(*case.arguments)
         assert difference(case.graph.output_types, found, expected) == "", case.name
+
+
+@EMULATED
+@pytest.mark.parametrize("triple", [cross.LINUX, cross.MAC_ELF])
+@pytest.mark.parametrize("dtype", ["f32", "f64"])
+def test_a_library_is_called_as_it_wants_to_be(dtype: str, triple: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of fourteen arguments some lie on the stack."""
+    monkeypatch.setattr(cpu_harness, "run_calls", cross.run_calls)
+    isa = replace(cross.arm_isa(triple), library=True)
+    rng = np.random.default_rng(0)
+    a, b = (rng.standard_normal(shape).astype(DTYPES[dtype].numpy) for shape in ((300, 256), (230, 300)))
+    builder = Builder()
+    node = builder.emit(Matmul(True, True), *(
+        builder.input(TensorType(DTYPES[dtype], x.shape), name) for x, name in ((a, "a"), (b, "b")))).node
+    assert node is not None
+    kernel = lower(node, isa)
+    assert kernel.label == "library matmul"
+    got, = cpu_harness.run_kernel(kernel, [a, b], isa)
+    want = a.T.astype(np.float64) @ b.T.astype(np.float64)
+    assert np.linalg.norm(got - want) <= 2e-6 * np.linalg.norm(want)

@@ -113,7 +113,8 @@ def cached(identity: str, isa: Isa, compile_: Callable[[], bytes],
 
 def object_key(identity: str, isa: Isa) -> str:
     """The cache key of a program: what is compiled, for what machine, and by which code generator."""
-    parts = (identity, isa.name, isa.precision, isa.triple, isa.cpu, isa.features, code_version(), llvmlite.__version__)
+    parts = (identity, isa.name, isa.precision, str(isa.library), isa.triple, isa.cpu, isa.features, code_version(),
+             llvmlite.__version__)
     digest = hashlib.sha256()
     for part in parts:
         raw = part.encode()

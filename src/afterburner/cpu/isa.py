@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from ..options import Options
+from . import blas
 from .host import this_host
 
 
@@ -23,6 +25,7 @@ class Isa:
         features: LLVM feature string.
         precision: "default", or "fast": float32 convolutions may take Winograd's algorithm, and contractions round to
             bfloat16 where ``bf16_dot``.
+        library: large matrix products call a library (see ``blas``).
     """
 
     name: str
@@ -34,6 +37,7 @@ class Isa:
     cpu: str
     features: str
     precision: str = "default"
+    library: bool = False
 
     def lanes(self, element_bytes: int) -> int:
         """Elements of this size in one register."""
@@ -81,6 +85,11 @@ def host(name: str | None = None, precision: str = "default") -> Isa:
         triple=this_host().triple, cpu=this_host().cpu if name is None else "",
         features=features, precision=precision, **form,  # type: ignore[arg-type]
     )
+
+
+def chosen(options: Options) -> Isa:
+    """The instruction set, arithmetic and library of some settings."""
+    return replace(host(options.isa or None, options.precision), library=blas.wanted(options))
 
 
 def _features(name: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import llvmlite.binding as llvm
 from llvmlite.binding import ffi
 
+from . import blas
 from .isa import Isa
 
 
@@ -80,6 +81,8 @@ class LinkedCode:
         initialise()
         self._compiler = llvm.create_lljit_compiler(machine(isa), use_jit_link=True)
         self._builder = llvm.JITLibraryBuilder().add_current_process()
+        for symbol, address in blas.addresses().items():
+            self._builder.import_symbol(symbol, address)
         for part in parts:
             self._builder.add_object_img(part)
         self._tracker: Any = None

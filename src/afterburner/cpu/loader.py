@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cache, lru_cache
 from typing import Any
 
+from . import blas
 from .elf import CONSTANT, DATA, TEXT, LoadError, ObjectFile, Symbol, read_object
 from .relocations import MACHINES, SLOT, STUB, Rule
 
@@ -284,7 +285,9 @@ def _libc() -> Any:
 
 
 def address_in_process(name: str) -> int | None:
-    """The address of a function of this process, the C library or the compiler's; None if there is none."""
+    """The address of a function of this process, the C, matrix or compiler's library; None if there is none."""
+    if name in blas.addresses():
+        return blas.addresses()[name]
     for library in _LIBRARIES:
         handle = _library(library)
         if handle is None:

@@ -22,7 +22,8 @@ from ..runtime.executable import KernelInfo, Part
 from ..runtime.team import available_cpus
 from .compiled import Code, CompiledKernel, computed, kernels_of
 from .engine import Engine, cached, engine, object_cache
-from .isa import Isa, host
+from .isa import Isa
+from .isa import chosen as chosen_isa
 from .kept import kept_of, schedule
 from .parts import parts
 from .place import Placement, place
@@ -51,7 +52,7 @@ def compile_graph(graph: Graph, options: Options | None = None, threads: int = 0
         ArenaError: no memory for the intermediate values.
     """
     chosen = options or current_options()
-    isa = host(chosen.isa or None, chosen.precision)
+    isa = chosen_isa(chosen)
     dump = None if chosen.dump is None else chosen.dump / f"{graph.name}.{time.time_ns():x}.ll"
 
     def generate() -> bytes:

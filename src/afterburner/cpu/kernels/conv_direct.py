@@ -9,7 +9,7 @@ from math import prod
 
 from llvmlite import ir as ll
 
-from ...ir import Node
+from ...ir import DType, Node
 from ...ir.ops.conv import Conv2d, Conv2dInputGrad
 from ...ir.types import F32
 from ..emitter import Emitter, stored_type
@@ -186,13 +186,14 @@ def lower_conv2d(node: Node, isa: Isa) -> Kernel:
     return _lower(contraction, isa, lambda: [forward_correlation(op, x, w, y)], (0, 1), w[1], label)
 
 
-def pointwise_product(parts: list[Correlation]) -> Product | None:
-    """The matrix product that a convolution of single pixels is, where there are so few pixels that packing the
-    filter for them takes longer than they take."""
+def pointwise_product(parts: list[Correlation], dtype: DType, isa: Isa) -> Product | None:
+    """The matrix product that a convolution of single pixels is, where a library takes it, or where there are so few
+    pixels that packing the filter for them takes longer than they take."""
     c = parts[0]
-    if len(parts) > 1 or not c.pointwise or c.pixels > _FEW_PIXELS:
+    if len(parts) > 1 or not c.pointwise:
         return None
-    return Product(1, c.pixels, c.width, c.depth, False, c.transposed)
+    product = Product(1, c.pixels, c.width, c.depth, False, c.transposed)
+    return product if c.pixels <= _FEW_PIXELS or product.call.pays(dtype, isa) else None
 
 
 def _lower(contraction: Contraction, isa: Isa, correlations: Callable[[], list[Correlation]],
@@ -203,7 +204,7 @@ def _lower(contraction: Contraction, isa: Isa, correlations: Callable[[], list[C
     parts = correlations()
     if is_depthwise(parts[0]):
         return lower_depthwise(contraction, isa, parts, order, filter_columns, label.replace("conv2d", "depthwise", 1))
-    product = pointwise_product(parts)
+    product = pointwise_product(parts, contraction.dtype, isa)
     if product is not None:
         return lower_product(contraction, product, isa, order, label)
     if isa.precision == "fast" and contraction.dtype == F32:
