@@ -142,7 +142,8 @@ class Layer:
                 x.compute(e, source(e), finish)
 
         phases = (*pairing, Phase(pack_chunks, pack), *widening, Phase(self.chunks, compute))
-        kernel = Kernel(c.node, phases, c.key(isa), tuple(temps), 0, label, kept)
+        kernel = Kernel(c.node, phases, c.key(isa), tuple(temps),
+                        max(x.tile_totals for x in self.correlators), label, kept)
         return kernel if self.zeros is None else _with_lists(kernel, c, self.zeros, (self.image, self.filter))
 
 

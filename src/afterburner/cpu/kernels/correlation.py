@@ -34,6 +34,7 @@ from .gemm import (
     zeros,
 )
 from .packing import pack_columns, pack_columns_transposed
+from .sum_blocks import Piece, ends_of, pieces_of, segments_of
 
 if TYPE_CHECKING:
     from .shared_zeros import SharedZeros
@@ -202,7 +203,15 @@ class Correlator:
         self.filter_columns, self.streams, self.shared_zeros = filter_columns, streams, zeros
         self.slot = c.steps * plan.panels.widest * num.lanes
         self.blocks_per_image = -(-c.rows.outputs // plan.block) if plan.block else 0
+        self.ends = ends_of(c) if num.is_float and num.bytes == 4 else ()
+        self.totals_at = 0  # elements from the start of scratch, of a tile's totals
         self.asked = self._asked_lines()
+
+    @property
+    def tile_totals(self) -> int:
+        """Bytes of a tile's totals where long sums are made in blocks."""
+        plan, num = self.plan, self.num
+        return plan.tiles.widest * plan.panels.widest * num.lanes * num.bytes if self.ends else 0
 
     def _asked_lines(self) -> int:
         """Cache lines of the next block's input that each tile asks for, so that together they ask for all."""
@@ -317,10 +326,90 @@ class Correlator:
                 ahead = e.at(self.ahead, e.b.mul(tile, i64(self.asked * LINE // self.num.bytes)), self.num.element)
                 for ask in range(self.asked):
                     e.prefetch(e.at(ahead, ask * LINE // self.num.bytes, self.num.element))
-                sums = zeros(self.num, pixels, width)
                 listed = self._listed(e, number, y, tile)
-                sums = self._tile(e, sums, line, packed, x, masks, first, end, i64(0), listed)
+                sums = self._whole(e, pixels, width, line, packed, x, masks, first, end, listed)
                 finish(e, sums, into, c.out_strides[2], column, last)
+
+    def _whole(self, e: Emitter, pixels: int, width: int, line: ll.Value, packed: ll.Value, x: ll.Value,
+               masks: tuple[tuple[int, ...], ...], first: ll.Value | int, end: ll.Value | int,
+               listed: ll.Value | None, ahead: Ahead | None = None) -> Tile:
+        """The sums of a tile over rows of taps [first, end), all that there are."""
+        sums = zeros(self.num, pixels, width)
+        if not self.ends:
+            return self._tile(e, sums, line, packed, x, masks, first, end, i64(0), listed, ahead)
+        totals = e.at(e.scratch, self.totals_at, self.num.element)
+        self._store(e, totals, sums)
+        self._add_blocks(e, totals, pixels, width, line, packed, x, masks, first, end, i64(0), listed, ahead)
+        return self._load(e, totals, pixels, width)
+
+    def _load(self, e: Emitter, base: ll.Value, pixels: int, width: int) -> Tile:
+        """A tile from memory of whole registers."""
+        size = self.num.lanes * self.num.bytes
+        return [[e.load(self._register(e, base, p * width + v), self.num.vector, size) for v in range(width)]
+                for p in range(pixels)]
+
+    def _store(self, e: Emitter, base: ll.Value, sums: Tile) -> None:
+        for index, value in enumerate(v for row in sums for v in row):
+            e.store(value, self._register(e, base, index), self.num.lanes * self.num.bytes)
+
+    def _register(self, e: Emitter, base: ll.Value, index: int) -> ll.Value:
+        return e.at(base, index * self.num.lanes, self.num.element)
+
+    def _add_blocks(self, e: Emitter, totals: ll.Value, pixels: int, width: int, line: ll.Value, packed: ll.Value,
+                    x: ll.Value, masks: tuple[tuple[int, ...], ...], first: ll.Value | int, end: ll.Value | int,
+                    held: ll.Value, listed: ll.Value | None, ahead: Ahead | None = None) -> None:
+        """As ``_tile``, in blocks, to sums in memory."""
+        c, taps = self.c, self.c.columns.taps
+        left = e.b.mul(e.b.add(e.b.mul(x, i64(taps.stride)), i64(taps.offset)), i64(c.pixel))
+        origin = e.at(line, left, self.num.element)
+        row_step = c.rows.taps.offset_step * c.columns.inputs * c.pixel
+        lanes = width * self.num.lanes
+        fresh = zeros(self.num, pixels, width)
+        pieces = pieces_of(c, masks, self.ends)
+        with e.loop(first, end, name="i") as i:
+            a = e.at(origin, e.b.mul(i, i64(row_step)), self.num.element)
+            b = e.at(packed, e.b.mul(e.b.sub(i, held), i64(taps.count * c.depth * lanes)), self.num.element)
+            below = None
+            if self.shared_zeros is not None and listed is not None:
+                below = self.shared_zeros.below(e, listed, e.b.mul(i, i64(c.rows.taps.offset_step)))
+            tile = fresh
+            for piece in pieces:
+                if piece.count == 1:
+                    tile = self._piece(e, tile, a, b, piece, i64(0), below, ahead)
+                else:
+                    with e.loop(0, piece.count, name="block") as turn:
+                        self._flush(e, totals, self._piece(e, fresh, a, b, piece, turn, below, ahead), piece.done)
+                    continue
+                if piece.done:
+                    self._flush(e, totals, tile, piece.done)
+                    tile = fresh
+
+    def _piece(self, e: Emitter, tile: Tile, a: ll.Value, b: ll.Value, piece: Piece, turn: ll.Value,
+               lists: ll.Value | None, ahead: Ahead | None) -> Tile:
+        """Add the products of a piece of a row of taps, for the ``turn``th time."""
+        c, width = self.c, len(tile[0])
+        tap = piece.start // c.depth
+        at = e.b.add(i64(tap * c.columns.taps.offset_step * c.pixel + piece.start % c.depth),
+                     e.b.mul(turn, i64(piece.size)))
+        step = e.b.add(i64(piece.start), e.b.mul(turn, i64(piece.size)))
+        rows = Rows(e.at(a, at, self.num.element), self._pixels(tile), 1)
+        columns = self._columns(e.at(b, e.b.mul(step, i64(width * self.num.lanes)), self.num.element), width)
+        later = None if ahead is None else ahead.later(e, step)
+        if lists is None:
+            return accumulate(e, self.num, tile, rows, columns, piece.size, piece.active,
+                              1 if later is None else later.every, later)
+        assert self.shared_zeros is not None
+        number = e.b.add(i64(piece.number), turn)
+        steps, count = self.shared_zeros.listed(e, lists, number, step)
+        return accumulate_listed(e, self.num, tile, rows, columns, steps, count, piece.active, later)
+
+    def _flush(self, e: Emitter, totals: ll.Value, tile: Tile, done: tuple[int, ...]) -> None:
+        """Add a block's sums to the totals."""
+        size, width = self.num.lanes * self.num.bytes, len(tile[0])
+        for p in done:
+            for v, value in enumerate(tile[p]):
+                address = self._register(e, totals, p * width + v)
+                e.store(self.num.add(e, e.load(address, self.num.vector, size), value), address, size)
 
     def _ask(self, e: Emitter, into: ll.Value, pixels: int, width: int) -> None:
         """Ask for what this tile is finished with; where its sums are soon made, for what a later one is."""
@@ -379,7 +468,7 @@ class Correlator:
             rows = Rows(e.at(a, low * taps.offset_step * c.pixel, self.num.element), pixels, 1)
             columns = self._columns(e.at(b, low * run, self.num.element), width)
             if ahead is not None:
-                ahead = ahead.later(e, low * c.depth)
+                ahead = ahead.later(e, i64(low * c.depth))
             return accumulate(e, self.num, tile, rows, columns, (high - low) * c.depth, active,
                               1 if ahead is None else ahead.every, ahead)
         flat = [v for row in tile for v in row]
@@ -394,25 +483,13 @@ class Correlator:
                         active: tuple[int, ...], run: int, lists: ll.Value, ahead: Ahead | None) -> Tile:
         """As ``_segment``, of the steps in list ``number``."""
         assert self.shared_zeros is not None
-        steps, count = self.shared_zeros.listed(e, lists, number, low)
+        steps, count = self.shared_zeros.listed(e, lists, i64(number), i64(low * self.c.depth))
         rows = Rows(e.at(a, low * self.c.depth, self.num.element), self._pixels(tile), 1)
         columns = self._columns(e.at(b, low * run, self.num.element), len(tile[0]))
-        later = None if ahead is None else ahead.later(e, low * self.c.depth)
+        later = None if ahead is None else ahead.later(e, i64(low * self.c.depth))
         return accumulate_listed(e, self.num, tile, rows, columns, steps, count, active, later)
 
     def _columns(self, base: ll.Value, width: int) -> Columns:
         lanes = self.num.lanes
         return Columns(base, [v * lanes for v in range(width)], width * lanes, lanes, lanes * self.num.bytes)
 
-
-def segments_of(masks: tuple[tuple[int, ...], ...]) -> list[tuple[int, int, tuple[int, ...]]]:
-    """Neighbouring tap columns that are valid for the same pixels: (first, end, pixels)."""
-    segments: list[tuple[int, int, tuple[int, ...]]] = []
-    for j, active in enumerate(masks):
-        if not active:
-            continue
-        if segments and segments[-1][1:] == (j, active):
-            segments[-1] = (segments[-1][0], j + 1, active)
-        else:
-            segments.append((j, j + 1, active))
-    return segments

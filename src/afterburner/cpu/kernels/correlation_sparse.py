@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import reduce
+from math import gcd
 
 from llvmlite import ir as ll
 
@@ -20,6 +21,7 @@ from .epilogue import Finish
 from .finite import NOTE, note_finite, noted_finite
 from .gemm import MOST_CHUNKS, Numeric, larger, range_of_part, smaller
 from .nonzeros import ENTRY, Lists
+from .sum_blocks import block_of_channels, ends_of
 
 _FEWEST = 7  # registers of sums: a multiply-add takes four cycles, two start in each
 _OTHERS = 4  # registers for other things than sums
@@ -65,7 +67,7 @@ def sparse_plan(c: Correlation, dense: Plan, num: Numeric, isa: Isa) -> SparsePl
     if columns.count * c.depth <= most:
         taken, depth = columns.count, c.depth
     else:
-        taken, depth = 1, max((d for d in range(1, min(c.depth, most) + 1) if c.depth % d == 0), default=1)
+        taken, depth = 1, _turn(c, most)
     if depth < min(c.depth, lanes):
         return None
     for block in range(dense.block, 0, -1):
@@ -77,6 +79,12 @@ def sparse_plan(c: Correlation, dense: Plan, num: Numeric, isa: Isa) -> SparsePl
     blocks = c.images * -(-c.rows.outputs // block)
     found = replace(found, dense=replace(found.dense, parts=(min(blocks, MOST_CHUNKS), 1)))
     return found if block * c.columns.outputs >= _FEWEST_PIXELS else None
+
+
+def _turn(c: Correlation, most: int) -> int:
+    """Channels of one turn, at most so many: those of a tap and of a block of them are some whole turns."""
+    size = gcd(c.depth, block_of_channels(c.depth)) if ends_of(c) else c.depth
+    return max((d for d in range(1, min(size, most) + 1) if size % d == 0), default=1)
 
 
 class _Layout:
@@ -92,7 +100,9 @@ class _Layout:
         self.starts_at = 2 * self.values_at
         self.sums_at = -(-(self.starts_at + lists * self.starts * 4) // 64) * 64
         self.sums = plan.together * plan.dense.panels.widest * num.lanes
-        self.bytes = self.sums_at + plan.dense.block * c.columns.outputs * self.sums * num.bytes
+        size = plan.dense.block * c.columns.outputs * self.sums * num.bytes
+        self.totals_at = self.sums_at + (size if ends_of(c) else 0)
+        self.bytes = self.totals_at + size
 
 
 class SparseCorrelator(Correlator):
@@ -103,6 +113,7 @@ class SparseCorrelator(Correlator):
         super().__init__(c, plan.dense, num, F32, 0, filter_columns)
         self.sparse, self.layout = plan, _Layout(c, plan, num)
         self.scratch = self.layout.bytes
+        self.totals_at = self.layout.sums_at // num.bytes
         self.unit = plan.dense.panels.widest * num.lanes * num.bytes  # bytes of a panel's filter for one element
         self.packs = max(1, min(MOST_CHUNKS, plan.dense.panels.parts))
 
@@ -204,23 +215,19 @@ class SparseCorrelator(Correlator):
 
     # The sums of a block, for the panels of a group
 
-    def _sums(self, e: Emitter, first: ll.Value, row: ll.Value, column: ll.Value) -> ll.Value:
+    def _sums(self, e: Emitter, first: ll.Value, row: ll.Value, column: ll.Value, at: int) -> ll.Value:
         pixel = e.b.add(e.b.mul(e.b.sub(row, first), i64(self.c.columns.outputs)), column)
-        return e.at(e.at(e.scratch, self.layout.sums_at, I8), e.b.mul(pixel, i64(self.layout.sums)), F32)
+        return e.at(e.at(e.scratch, at, I8), e.b.mul(pixel, i64(self.layout.sums)), F32)
 
-    def _load(self, e: Emitter, base: ll.Value) -> list[ll.Value]:
-        num = self.num
-        return [e.load(e.at(base, at, F32), num.vector, num.lanes * 4) for at in range(0, self.layout.sums, num.lanes)]
-
-    def _store(self, e: Emitter, values: list[ll.Value], base: ll.Value) -> None:
-        for v, value in enumerate(values):
-            e.store(value, e.at(base, v * self.num.lanes, F32), self.num.lanes * 4)
+    def _pixel_sums(self, e: Emitter, base: ll.Value) -> list[ll.Value]:
+        return self._load(e, base, 1, self.layout.sums // self.num.lanes)[0]
 
     def _clear(self, e: Emitter, first: ll.Value, end: ll.Value) -> None:
         size = e.b.mul(e.b.sub(end, first), i64(self.c.columns.outputs * self.layout.sums))
-        base = e.at(e.scratch, self.layout.sums_at, I8)
-        with e.loop(0, size, self.num.lanes, "clear") as k:
-            e.store(self.num.zero, e.at(base, k, F32), self.num.lanes * 4)
+        for at in sorted({self.layout.sums_at, self.layout.totals_at}):
+            base = e.at(e.scratch, at, I8)
+            with e.loop(0, size, self.num.lanes, "clear") as k:
+                e.store(self.num.zero, e.at(base, k, F32), self.num.lanes * 4)
 
     def _multiply(self, e: Emitter, group: ll.Value, first: ll.Value, end: ll.Value) -> None:
         """Add all products, in the order of the dense correlation: tap rows, tap columns, channels."""
@@ -230,15 +237,37 @@ class SparseCorrelator(Correlator):
                 e.loop(0, self.layout.parts, name="part") as part, e.loop(first, end, name="row") as y:
             low, high = (i64(t) if isinstance(t, int) else t for t in tap_range(e, c.rows, y))
             tap = e.b.mul(e.b.add(e.b.mul(i, i64(c.columns.taps.count)), j), i64(c.depth * self.unit))
-            matrix = e.at(panel, tap, I8)
+            matrix, ends = e.at(panel, tap, I8), self._ends(e, j, part)
             inside = e.loop(larger(e, low, i), smaller(e, high, e.b.add(i, i64(1))), name="inside")
             with inside as tap_row, e.loop(0, c.columns.outputs, name="x") as x:
                 slot = e.b.add(e.b.sub(self._top(e, y), self._top(e, first)), tap_row)
                 index = e.b.add(e.b.mul(slot, i64(self.layout.parts)), part)
-                self._pixel(e, self._sums(e, first, y, x), matrix, self._lists_at(e, index), x, j)
+                sums = self._sums(e, first, y, x, self.layout.sums_at)
+                now = self._pixel(e, self._pixel_sums(e, sums), matrix, self._lists_at(e, index), x, j)
+                self._keep(e, sums, self._sums(e, first, y, x, self.layout.totals_at), now, ends)
 
-    def _pixel(self, e: Emitter, sums: ll.Value, matrix: ll.Value, lists: tuple[ll.Value, ll.Value, ll.Value],
-               x: ll.Value, j: ll.Value) -> None:
+    def _keep(self, e: Emitter, sums: ll.Value, totals: ll.Value, now: list[ll.Value], ends: ll.Value) -> None:
+        """Store a pixel's sums; where a block ends, add them to its totals and begin anew."""
+        if not self.ends:
+            self._store(e, sums, [now])
+            return
+        with e.b.if_else(ends) as (then, otherwise):
+            with then:
+                self._flush(e, totals, [now], (0,))
+                self._store(e, sums, [[self.num.zero] * len(now)])
+            with otherwise:
+                self._store(e, sums, [now])
+
+    def _ends(self, e: Emitter, j: ll.Value, part: ll.Value) -> ll.Value:
+        """Whether a block of the sums ends with this turn."""
+        c, plan = self.c, self.sparse
+        stop = e.b.add(e.b.mul(e.b.add(j, i64(plan.columns - 1)), i64(c.depth)),
+                       e.b.mul(e.b.add(part, i64(1)), i64(plan.depth)))
+        return reduce(e.b.or_, [e.b.icmp_signed("==", stop, i64(end)) for end in self.ends], const(I1, 0))
+
+    def _pixel(self, e: Emitter, sums: list[ll.Value], matrix: ll.Value, lists: tuple[ll.Value, ll.Value, ll.Value],
+               x: ll.Value, j: ll.Value) -> list[ll.Value]:
+        """Sums of a pixel with the products of a turn."""
         c, plan, num = self.c, self.sparse, self.num
         offsets, values, starts = lists
         taps, size = c.columns.taps, i64(c.columns.inputs)
@@ -246,14 +275,14 @@ class SparseCorrelator(Correlator):
         column, stop = (smaller(e, larger(e, at, i64(0)), size) for at in (left, e.b.add(left, i64(plan.columns))))
         start, end = (e.b.sext(e.load(e.at(starts, at, I32), I32, 4), I64) for at in (column, stop))
         origin = e.at(matrix, e.b.mul(left, i64(-c.depth * self.unit)), I8)
-        with e.loop_carried(start, end, 1, self._load(e, sums), "entry") as (k, now, after):
+        with e.loop_carried(start, end, 1, sums, "entry") as (k, now, after):
             at = e.at(origin, e.b.sext(e.load(e.at(offsets, k, I32), I32, 4), I64), I8)
             value = e.splat(e.load(e.at(values, k, F32), F32, 4), num.lanes)
             for v, total in enumerate(now):
                 panel, register = divmod(v, self.plan.panels.widest)
                 vector = e.load(e.at(at, panel * self.slot + register * num.lanes, F32), num.vector, num.lanes * 4)
                 after[v] = num.multiply_add(e, value, vector, total)
-        self._store(e, after, sums)
+        return after
 
     def _finish(self, e: Emitter, number: ll.Value, group: ll.Value, first: ll.Value, end: ll.Value,
                 finish: Finish) -> None:
@@ -262,7 +291,7 @@ class SparseCorrelator(Correlator):
         image = e.b.add(e.b.add(e.b.mul(number, i64(c.out_strides[0])), channel), i64(c.out_offset))
         with e.loop(first, end, name="row") as y, e.loop(0, c.columns.outputs, name="x") as x:
             at = e.b.add(e.b.mul(y, i64(c.out_strides[1])), e.b.mul(x, i64(c.out_strides[2])))
-            tile = [self._load(e, self._sums(e, first, y, x))]
+            tile = [self._pixel_sums(e, self._sums(e, first, y, x, self.layout.totals_at))]
             finish(e, tile, e.b.add(image, at), c.out_strides[2], channel, self.num.lanes)
 
 

@@ -17,7 +17,7 @@ from ..emitter import Emitter, i64
 from ..isa import Isa
 from .correlation import Correlation, Correlator, Plan, kinds_of, tap_range
 from .epilogue import Finish, Streams
-from .gemm import MOST_CHUNKS, Ahead, Numeric, Tile, choose_tile, larger, range_of_part, smaller, zeros
+from .gemm import MOST_CHUNKS, Ahead, Numeric, choose_tile, larger, range_of_part, smaller
 from .shared_zeros import SharedZeros
 
 _SUMS_BYTES = 96 << 10  # sums of one panel, which share the second-level cache with a row of taps
@@ -103,6 +103,7 @@ class StreamedCorrelator(Correlator):
                  streams: Streams, kept: bool = False, zeros: SharedZeros | None = None) -> None:
         super().__init__(c, plan, num, stored, packed_at, filter_columns, streams, zeros)
         self.kept = kept
+        self.totals_at = self._sums_at
 
     @property
     def scratch(self) -> int:
@@ -149,8 +150,8 @@ class StreamedCorrelator(Correlator):
             inside = e.b.add(inside, e.b.mul(at.column, i64(c.out_strides[2])))
             target = e.b.add(e.b.add(inside, channel), i64(c.out_offset))
             self._ask(e, target, at.pixels, width)
-            sums = self._tile(e, zeros(self.num, at.pixels, width), at.line, packed.base, at.column, at.masks, 0, 1,
-                              i64(0), at.listed, self._ahead(e, packed, at, width))
+            sums = self._whole(e, at.pixels, width, at.line, packed.base, at.column, at.masks, 0, 1, at.listed,
+                               self._ahead(e, packed, at, width))
             finish(e, sums, target, c.out_strides[2], channel, last)
 
     def _following(self, e: Emitter, filter_: ll.Value, i: ll.Value, channel: ll.Value, width: int) -> ll.Value:
@@ -195,9 +196,6 @@ class StreamedCorrelator(Correlator):
         at = e.b.add(e.b.mul(pixel, i64(width * self.num.lanes)), i64(self._sums_at))
         return e.at(e.scratch, at, self.num.element)
 
-    def _register(self, e: Emitter, base: ll.Value, index: int) -> ll.Value:
-        return e.at(base, index * self.num.lanes, self.num.element)
-
     def _clear(self, e: Emitter, width: int) -> None:
         size = self.num.lanes * self.num.bytes
         with e.loop(0, self.c.pixels, name="clear") as pixel:
@@ -213,9 +211,13 @@ class StreamedCorrelator(Correlator):
             first, end = larger(e, i, _value(low)), smaller(e, e.b.add(i, i64(1)), _value(high))
             pixel = e.b.mul(e.b.add(e.b.mul(at.image, i64(c.rows.outputs)), at.row), i64(c.columns.outputs))
             held = self._held(e, e.b.add(pixel, at.column), width)
+            ahead = self._ahead(e, packed, at, width)
+            if self.ends:
+                self._add_blocks(e, held, at.pixels, width, at.line, packed.base, at.column, at.masks, first, end, i,
+                                 at.listed, ahead)
+                continue
             sums = self._load(e, held, at.pixels, width)
-            sums = self._tile(e, sums, at.line, packed.base, at.column, at.masks, first, end, i,
-                              at.listed, self._ahead(e, packed, at, width))
+            sums = self._tile(e, sums, at.line, packed.base, at.column, at.masks, first, end, i, at.listed, ahead)
             self._store(e, held, sums)
 
     def _write(self, e: Emitter, width: int, channel: ll.Value, last: int, finish: Finish) -> None:
@@ -229,15 +231,6 @@ class StreamedCorrelator(Correlator):
                 sums = self._load(e, self._held(e, e.b.add(pixel, x), width), pixels, width)
                 into = e.b.add(target, e.b.mul(x, i64(c.out_strides[2])))
                 finish(e, sums, into, c.out_strides[2], channel, last)
-
-    def _load(self, e: Emitter, held: ll.Value, pixels: int, width: int) -> Tile:
-        size = self.num.lanes * self.num.bytes
-        return [[e.load(self._register(e, held, p * width + v), self.num.vector, size) for v in range(width)]
-                for p in range(pixels)]
-
-    def _store(self, e: Emitter, held: ll.Value, sums: Tile) -> None:
-        for index, value in enumerate(v for row in sums for v in row):
-            e.store(value, self._register(e, held, index), self.num.lanes * self.num.bytes)
 
 
 def _value(number: ll.Value | int) -> ll.Value:

@@ -275,9 +275,9 @@ class Ahead:
     bytes: int
     every: int
 
-    def later(self, e: Emitter, steps: int) -> Ahead:
+    def later(self, e: Emitter, steps: ll.Value) -> Ahead:
         """What remains after some steps of the sums."""
-        return replace(self, base=e.at(self.base, e.b.mul(self.step, i64(steps // self.every)), I8))
+        return replace(self, base=e.at(self.base, e.b.mul(self.step, e.b.udiv(steps, i64(self.every))), I8))
 
 
 def zeros(num: Numeric, rows: int, vectors: int) -> Tile:

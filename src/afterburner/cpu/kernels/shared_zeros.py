@@ -14,11 +14,12 @@ from llvmlite import ir as ll
 
 from ..emitter import F32, I8, I16, I32, I64, Emitter, const, i64
 from ..kernel import Phase
-from .correlation import Correlation, Plan, kinds_of, segments_of
+from .correlation import Correlation, Plan, kinds_of
 from .finite import NOTE, note_finite, noted_finite
 from .gemm import LINE, Numeric, chunks_of, larger, range_of_part, smaller, walk_groups
 from .loops.values import table
 from .nonzeros import orders
+from .sum_blocks import ends_of, pieces_of
 
 _FEWEST_VECTORS = 8  # registers of products an element: to list it takes as long as about one
 _MOST_BYTES = 1 << 20  # of lists, which then stay in the caches
@@ -37,8 +38,9 @@ class SharedZeros:
     def __init__(self, c: Correlation, plan: Plan, num: Numeric) -> None:
         self.c, self.tiles, self.num = c, plan.tiles, num
         self.run = c.columns.taps.count * c.depth
+        self.ends = ends_of(c)
         kinds = kinds_of(plan.tiles, c.columns)
-        runs = max(len(segments_of(masks)) for _, masks, _, _ in kinds)
+        runs = max(sum(piece.count for piece in pieces_of(c, masks, self.ends)) for _, masks, _, _ in kinds)
         self.listed_at = -(-runs // 4) * 16
         self.slot = -(-(self.listed_at + 2 * (self.run + runs * _VECTOR)) // LINE) * LINE
 
@@ -61,9 +63,10 @@ class SharedZeros:
         """The lists of the same tile some rows below."""
         return e.at(slot, e.b.mul(rows, i64(self.tiles.parts * self.slot)), I8)
 
-    def listed(self, e: Emitter, slot: ll.Value, number: int, low: int) -> tuple[ll.Value, ll.Value]:
-        """The list of run ``number``, which begins at tap ``low``, and how many steps are in it."""
-        steps = e.at(slot, self.listed_at + 2 * (low * self.c.depth + number * _VECTOR), I8)
+    def listed(self, e: Emitter, slot: ll.Value, number: ll.Value, first: ll.Value) -> tuple[ll.Value, ll.Value]:
+        """The list of piece ``number``, which begins at step ``first``, and how many steps are in it."""
+        at = e.b.add(first, e.b.mul(number, i64(_VECTOR)))
+        steps = e.at(e.at(slot, self.listed_at, I8), at, I16)
         count = e.load(e.at(slot, number, I32), I32, 4)
         return steps, e.b.sext(count, I64)
 
@@ -100,12 +103,14 @@ class SharedZeros:
                 x = e.b.add(e.b.mul(self.tiles.start(e, tile), i64(taps.stride)), i64(taps.offset))
                 source = e.at(row, e.b.mul(x, i64(c.pixel)), F32)
                 slot = e.at(slots, e.b.mul(tile, i64(self.slot)), I8)
-                for number, (first, end, active) in enumerate(segments_of(masks)):
-                    at = [p * taps.stride * c.pixel for p in active]
-                    begin = e.at(source, first * c.depth, F32)
-                    steps, _ = self.listed(e, slot, number, first)
-                    count = self._list(e, begin, at, (end - first) * c.depth, every, order, steps)
-                    e.store(e.b.trunc(count, I32), e.at(slot, number, I32), 4)
+                for piece in pieces_of(c, masks, self.ends):
+                    at = [p * taps.stride * c.pixel for p in piece.active]
+                    with e.loop(0, piece.count, name="piece") as turn:
+                        first = e.b.add(i64(piece.start), e.b.mul(turn, i64(piece.size)))
+                        number = e.b.add(i64(piece.number), turn)
+                        steps, _ = self.listed(e, slot, number, first)
+                        count = self._list(e, e.at(source, first, F32), at, piece.size, every, order, steps)
+                        e.store(e.b.trunc(count, I32), e.at(slot, number, I32), 4)
 
     def _list(self, e: Emitter, source: ll.Value, pixels: list[int], count: int, every: ll.Value, order: ll.Value,
               steps: ll.Value) -> ll.Value:

@@ -1,0 +1,100 @@
+"""Long sums in blocks: how many products of a correlation are added up before their sum joins those before it.
+
+One float32 chain of n products loses about as much as the square root of n roundings; blocks of b lose that of
+b + n / b. A block lies within one row of filter taps: some taps of it, or some channels of one tap. The cut depends
+on the correlation alone, so that all ways to compute it round alike. Each block has a fresh register tile, which is
+added to totals in memory at its end: registers are too few for both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .gemm import cut
+
+if TYPE_CHECKING:
+    from .correlation import Correlation
+
+_ONE_CHAIN = 512  # products that one chain may have
+_MOST = 384  # of a block
+_FEWEST = 128  # in a row of taps: shorter blocks would cost more than 2 % of the time
+_CHANNELS = 16  # blocks of channels are multiples of it
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Steps of a row of taps that are taken together, ``count`` times one after another.
+
+    Attributes:
+        start, size: first step, and steps each time.
+        count: times.
+        active: pixels of the tile that the taps are valid for.
+        number: pieces before it, each time counted.
+        done: pixels of the tile whose block may end with it; empty where none does.
+    """
+
+    start: int
+    size: int
+    count: int
+    active: tuple[int, ...]
+    number: int
+    done: tuple[int, ...]
+
+
+def ends_of(c: Correlation) -> tuple[int, ...]:
+    """Steps of a row of taps at which blocks end; none where each sum is one chain. For float32."""
+    taps, depth = c.columns.taps.count, c.depth
+    run = taps * depth
+    if c.steps <= _ONE_CHAIN or run < _FEWEST:
+        return ()
+    if depth <= _MOST:
+        size = cut(taps, _MOST // depth).widest * depth
+        return (*range(size, run, size), run)
+    size = block_of_channels(depth)
+    return tuple(tap * depth + end for tap in range(taps) for end in (*range(size, depth, size), depth))
+
+
+def block_of_channels(depth: int) -> int:
+    """Channels in a block of one tap."""
+    if depth <= _MOST:
+        return depth
+    return -(-cut(depth, _MOST).widest // _CHANNELS) * _CHANNELS
+
+
+def pieces_of(c: Correlation, masks: tuple[tuple[int, ...], ...], ends: tuple[int, ...]) -> list[Piece]:
+    """A row of taps for a tile, cut where blocks end, and where taps are valid for other pixels."""
+    cuts = []
+    for low, high, active in segments_of(masks):
+        inside = {low * c.depth, high * c.depth, *(end for end in ends if low * c.depth < end < high * c.depth)}
+        if ends and not c.merged:
+            inside |= {tap * c.depth for tap in range(low, high)}
+        edges = sorted(inside)
+        cuts += [(first, end, active) for first, end in zip(edges, edges[1:], strict=False)]
+    pieces: list[Piece] = []
+    met: set[int] = set()
+    for number, (first, end, active) in enumerate(cuts):
+        following = cuts[number + 1][0] if number + 1 < len(cuts) else c.columns.taps.count * c.depth
+        met |= set(active)
+        done = tuple(sorted(met)) if any(end <= e <= following for e in ends) else ()
+        met = set() if done else met
+        last = pieces[-1] if pieces else None
+        if (last is not None and last.active == last.done == done == active and last.size == end - first
+                and last.start + last.count * last.size == first and (c.merged or first % c.depth)):
+            pieces[-1] = Piece(last.start, last.size, last.count + 1, active, last.number, done)
+        else:
+            pieces.append(Piece(first, end - first, 1, active, number, done))
+    return pieces
+
+
+def segments_of(masks: tuple[tuple[int, ...], ...]) -> list[tuple[int, int, tuple[int, ...]]]:
+    """Neighbouring tap columns that are valid for the same pixels: (first, end, pixels)."""
+    segments: list[tuple[int, int, tuple[int, ...]]] = []
+    for j, active in enumerate(masks):
+        if not active:
+            continue
+        if segments and segments[-1][1:] == (j, active):
+            segments[-1] = (segments[-1][0], j + 1, active)
+        else:
+            segments.append((j, j + 1, active))
+    return segments
