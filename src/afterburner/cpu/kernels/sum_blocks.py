@@ -8,7 +8,7 @@ added to totals in memory at its end: registers are too few for both.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from .gemm import cut
@@ -71,20 +71,37 @@ def pieces_of(c: Correlation, masks: tuple[tuple[int, ...], ...], ends: tuple[in
             inside |= {tap * c.depth for tap in range(low, high)}
         edges = sorted(inside)
         cuts += [(first, end, active) for first, end in zip(edges, edges[1:], strict=False)]
-    pieces: list[Piece] = []
-    met: set[int] = set()
-    for number, (first, end, active) in enumerate(cuts):
-        following = cuts[number + 1][0] if number + 1 < len(cuts) else c.columns.taps.count * c.depth
-        met |= set(active)
-        done = tuple(sorted(met)) if any(end <= e <= following for e in ends) else ()
-        met = set() if done else met
-        last = pieces[-1] if pieces else None
-        if (last is not None and last.active == last.done == done == active and last.size == end - first
-                and last.start + last.count * last.size == first and (c.merged or first % c.depth)):
-            pieces[-1] = Piece(last.start, last.size, last.count + 1, active, last.number, done)
-        else:
-            pieces.append(Piece(first, end - first, 1, active, number, done))
-    return pieces
+    return _in_turns(c, [Piece(first, end - first, 1, active, number, _done(cuts, number, ends, c))
+                         for number, (first, end, active) in enumerate(cuts)])
+
+
+def _done(cuts: list[tuple[int, int, tuple[int, ...]]], number: int, ends: tuple[int, ...],
+          c: Correlation) -> tuple[int, ...]:
+    """Pixels of the block that ends with a cut."""
+    def ends_with(n: int) -> bool:
+        following = cuts[n + 1][0] if n + 1 < len(cuts) else c.columns.taps.count * c.depth
+        return any(cuts[n][1] <= end <= following for end in ends)
+
+    if not ends_with(number):
+        return ()
+    first = next((n + 1 for n in range(number - 1, -1, -1) if ends_with(n)), 0)
+    return tuple(sorted({pixel for _, _, active in cuts[first: number + 1] for pixel in active}))
+
+
+def _in_turns(c: Correlation, pieces: list[Piece]) -> list[Piece]:
+    """Neighbouring pieces that are each a block, of one size and the same pixels, as one."""
+    found: list[Piece] = []
+    begins = False  # the last piece found begins a block
+    for piece in pieces:
+        last = found[-1] if found else None
+        in_line = c.merged or piece.start % c.depth > 0
+        if (last is not None and begins and in_line and piece.active == piece.done == last.active == last.done
+                and piece.size == last.size and last.start + last.count * last.size == piece.start):
+            found[-1] = replace(last, count=last.count + 1)
+            continue
+        begins = last is None or bool(last.done)
+        found.append(piece)
+    return found
 
 
 def segments_of(masks: tuple[tuple[int, ...], ...]) -> list[tuple[int, int, tuple[int, ...]]]:
