@@ -374,12 +374,11 @@ class Correlator:
                 below = self.shared_zeros.below(e, listed, e.b.mul(i, i64(c.rows.taps.offset_step)))
             tile = fresh
             for piece in pieces:
-                if piece.count == 1:
-                    tile = self._piece(e, tile, a, b, piece, i64(0), below, ahead)
-                else:
+                if piece.count > 1:
                     with e.loop(0, piece.count, name="block") as turn:
                         self._flush(e, totals, self._piece(e, fresh, a, b, piece, turn, below, ahead), piece.done)
                     continue
+                tile = self._piece(e, tile, a, b, piece, i64(0), below, ahead)
                 if piece.done:
                     self._flush(e, totals, tile, piece.done)
                     tile = fresh

@@ -16,8 +16,8 @@ from .gemm import cut
 if TYPE_CHECKING:
     from .correlation import Correlation
 
-_ONE_CHAIN = 512  # products that one chain may have
-_MOST = 384  # of a block
+_ONE_CHAIN = 640  # products that one chain may have
+_MOST = 512  # of a block
 _FEWEST = 128  # in a row of taps: shorter blocks would cost more than 2 % of the time
 _CHANNELS = 16  # blocks of channels are multiples of it
 
