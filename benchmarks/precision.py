@@ -50,24 +50,22 @@ BATCH, STEPS = 32, 44  # of an epoch
 
 def train_all(run: Run, seeds: int, epochs: int) -> list[dict[str, object]]:
     """What ``train`` finds for each seed, in this process."""
-    import keras
-
     import afterburner
 
     if run.compiled:
         afterburner.enable()
-    keras.config.set_dtype_policy(run.policy)
-    return [train(seed, epochs) for seed in range(seeds)]
+    return [train(seed, epochs, run.policy) for seed in range(seeds)]
 
 
-def train(seed: int, epochs: int) -> dict[str, object]:
+def train(seed: int, epochs: int, policy: str) -> dict[str, object]:
     """Losses of all steps, the accuracy, and how many kernels took Winograd's algorithm so far."""
     import keras
     from sklearn.datasets import load_digits
 
     import afterburner
 
-    keras.backend.clear_session()
+    keras.backend.clear_session()  # forgets the policy too
+    keras.config.set_dtype_policy(policy)
     digits = load_digits()
     x, y = (digits.images[..., None] / 16).astype(np.float32), digits.target
     keras.utils.set_random_seed(seed)
