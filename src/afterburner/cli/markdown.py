@@ -15,7 +15,9 @@ Record = dict[str, Any]
 def summary(result: Record) -> str:
     """One line: what was compared, where, how and when."""
     machine, policy = result["machine"], result["policy"]
-    rounds = "one round" if result["rounds"] == 1 else f"median of {result['rounds']} rounds"
+    counts = [len(timing["seconds"]["stock"]) for timing in result["timings"]]
+    several = " to ".join(str(n) for n in sorted({min(counts), max(counts)}))
+    rounds = "one round" if several == "1" else f"median of {several} rounds"
     numbers = "float32" if policy == "float32" else f"Keras's policy `{policy}`"
     return (f"TensorFlow {machine['tensorflow']} beside Afterburner on {machine['processor']}, {result['threads']} "
             f"threads, {machine['memory_gib']:.0f} GiB, {machine['system']}; {numbers}; {rounds} in turns, "
