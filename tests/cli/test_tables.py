@@ -173,6 +173,14 @@ def test_markdown_says_what_json_says() -> None:
     assert lines[4] == "| geometric mean |  |  | **3.00×** |  |  | **6.00×** |  |"
 
 
+@pytest.mark.parametrize(("counts", "told"), [((1, 1), "one round in"), ((3, 3), "median of 3 rounds in"),
+                                               ((3, 1), "median of 1 to 3 rounds in")])
+def test_markdown_tells_how_many_rounds_there_were(counts: tuple[int, ...], told: str) -> None:
+    result = {"machine": MACHINE.to_dict(), "policy": "float32", "threads": 2, "date": "2026-01-01",
+              "timings": [{"seconds": {"stock": [1.0] * count}} for count in counts]}
+    assert told in markdown.summary(result)
+
+
 def test_filling_keeps_what_was_not_measured() -> None:
     page = "a <!-- measured: x -->\nold\n<!-- end --> b <!-- measured: y -->old<!-- end -->\n"
     assert markdown.filled(page, {"x": "new\n"}) == page.replace("\nold\n", "\nnew\n")

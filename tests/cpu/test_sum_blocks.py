@@ -14,7 +14,7 @@ from afterburner.ir.ops.conv import Conv2d
 
 ONE = ((1, 1), (1, 1))
 LONG = {
-    "rows of taps": Case((1, 8, 40, 64), (7, 3, 64, 16), padding=ONE),
+    "rows of taps": Case((1, 8, 40, 64), (7, 3, 64, 64), padding=ONE),
     "taps": Case((1, 8, 40, 256), (3, 3, 256, 16), padding=ONE),
     "channels": Case((1, 20, 40, 2048), (1, 1, 2048, 16)),
     "dilated": Case((1, 9, 40, 256), (3, 3, 256, 16), padding=((2, 2), (2, 2)), dilation=(2, 2)),

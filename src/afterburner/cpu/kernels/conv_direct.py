@@ -16,6 +16,7 @@ from ..emitter import Emitter, stored_type
 from ..halves import is_half
 from ..isa import Isa
 from ..kernel import Kernel, Phase
+from . import library
 from .correlation import Axis, Correlation, Correlator, Plan, Taps
 from .correlation_sparse import SparseCorrelator, sparse_plan
 from .correlation_streamed import StreamedCorrelator, in_one_row, streamed_plans
@@ -194,7 +195,7 @@ def pointwise_product(parts: list[Correlation], dtype: DType, isa: Isa) -> Produ
     if len(parts) > 1 or not c.pointwise:
         return None
     product = Product(1, c.pixels, c.width, c.depth, False, c.transposed)
-    return product if c.pixels <= _FEW_PIXELS or product.call.pays(dtype, isa) else None
+    return product if c.pixels <= _FEW_PIXELS or library.pays(product, dtype, isa) else None
 
 
 def _lower(contraction: Contraction, isa: Isa, correlations: Callable[[], list[Correlation]],

@@ -64,7 +64,7 @@ def sparse_plan(c: Correlation, dense: Plan, num: Numeric, isa: Isa) -> SparsePl
         return None
     tap = together * wide * lanes * num.bytes
     most = _TAPS_BYTES // tap
-    if columns.count * c.depth <= most:
+    if columns.count * c.depth <= most and len(ends_of(c)) <= 1:  # a turn is no more than a block
         taken, depth = columns.count, c.depth
     else:
         taken, depth = 1, _turn(c, most)

@@ -15,6 +15,7 @@ from ..emitter import Emitter, i64, stored_type
 from ..halves import is_half
 from ..isa import Isa
 from ..kernel import Kernel, Phase
+from . import library
 from .dot import dot_phase
 from .epilogue import EARLY_STEPS, Contraction, Finish, Streams, ask_early, cold, contraction_of
 from .gemm import (
@@ -37,7 +38,6 @@ from .gemm import (
     walk_panels,
     zeros,
 )
-from .library import Call
 from .packing import copy_columns, copy_rows, copy_run, pack_columns_transposed
 from .pairs import Layout, PairedOperands, Pairs, halved, pairs, pays
 
@@ -74,11 +74,6 @@ class Product:
         a = Layout(self.batch, self.k, self.m) if self.transpose_a else Layout(self.batch * self.m, self.k, 1)
         b = Layout(self.batch * self.n, self.k, 1) if self.transpose_b else Layout(self.batch, self.k, self.n)
         return a, b
-
-    @property
-    def call(self) -> Call:
-        """The same products as a call of a library."""
-        return Call(self.batch, self.m, self.n, self.k, self.transpose_a, self.transpose_b)
 
     def as_row(self) -> Product:
         """The same product with one column written as one with a single row: C' = B' A'."""
@@ -418,8 +413,8 @@ def lower_product(c: Contraction, p: Product, isa: Isa, order: tuple[int, int], 
     def operands(e: Emitter) -> tuple[ll.Value, ll.Value]:
         return c.operand(e, order[0]), c.operand(e, order[1])
 
-    if p.call.pays(c.dtype, isa):
-        return _by_library(c, p.call, num, operands, c.finish(isa), f"{c.key(isa)} library", label)
+    if library.pays(p, c.dtype, isa):
+        return _by_library(c, p, num, operands, c.finish(isa), f"{c.key(isa)} library", label)
     if _is_dot(p) and not half:
         return Kernel(c.node, (dot_phase(p, num, operands, c.finish(isa)),), c.key(isa), label=label)
     return _gemm_kernel(c, p, block(p, num, isa, half, half or c.body is not None), num, stored, operands, isa, label)
@@ -460,19 +455,19 @@ def _paired_product(c: Contraction, p: Product, num: Pairs, isa: Isa, order: tup
     return replace(kernel, phases=(*paired.phases, *kernel.phases), temps=(*kernel.temps, *paired.temps))
 
 
-def _by_library(c: Contraction, call: Call, num: Numeric, operands: Addresses, finish: Finish, key: str,
+def _by_library(c: Contraction, p: Product, num: Numeric, operands: Addresses, finish: Finish, key: str,
                 label: str) -> Kernel:
     """One chunk calls; what rides on the result is a pass of its own over it."""
     fused = c.body is not None
 
     def emit(e: Emitter) -> None:
-        call.emit(e, c.dtype, *operands(e), e.temp(0) if fused else e.result(0))
+        library.emit_call(e, p, c.dtype, *operands(e), e.temp(0) if fused else e.result(0))
 
-    first, rows, label = Phase(1, emit), call.batch * call.m, f"library {label}"
+    first, rows, label = Phase(1, emit), p.batch * p.m, f"library {label}"
     if not fused:
         return Kernel(c.node, (first,), key, label=label)
-    phases = (first, combine_phase(num, rows, call.n, 1, finish))
-    return Kernel(c.node, phases, key, (rows * call.n * num.bytes,), label=label)
+    phases = (first, combine_phase(num, rows, p.n, 1, finish))
+    return Kernel(c.node, phases, key, (rows * p.n * num.bytes,), label=label)
 
 
 LOWERINGS = {"matmul": lower_matmul}
