@@ -11,7 +11,7 @@ demo: $(VENV)/.demo
 	$(BIN)/python examples/compare.py
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 bench: $(VENV)/.demo
 	$(BIN)/afterburner bench
