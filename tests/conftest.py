@@ -16,4 +16,7 @@ _PRIVATE = {
 
 for _name in [name for name in os.environ if name.startswith("AFTERBURNER_")]:
     del os.environ[_name]
+# Processors differ in whether TensorFlow turns oneDNN on, whose joined ReLU makes 0 of NaN: its own kernels are the
+# reference, unless somebody asks for the others.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 os.environ.update(_PRIVATE)  # before tensorflow is imported; child processes inherit it

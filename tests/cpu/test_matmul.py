@@ -83,6 +83,14 @@ def test_other_types(dtype, layout):
         check(*size, dtype, layout, isas.available()[0])
 
 
+@pytest.mark.parametrize("isa_name", INSTRUCTION_SETS)
+@pytest.mark.parametrize("dtype", ["i8", "u8", "i16", "i32", "u32", "i64", "u64"])
+def test_few_rows_of_integers(dtype, isa_name):
+    """LLVM may join the sums of two registers' lanes."""
+    for size in ((1, 5, 5), (2, 16, 6), (1, 32, 3), (2, 64, 2)):
+        check(*size, dtype, (False, True), isa_name)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS, ids=["nn", "tn", "nt", "tt"])
 def test_batches(layout):
     check(5, 9, 11, "f32", layout, None, batch=(2, 3))

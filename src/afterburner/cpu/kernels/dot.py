@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from llvmlite import ir as ll
 
-from ..emitter import I32, Emitter, const, i64
+from ..emitter import I32, Emitter, i64
 from ..kernel import Phase
 from .epilogue import Finish
 from .gemm import MOST_CHUNKS, Numeric, cut, load_lanes, range_of_part, shuffle
@@ -81,12 +81,16 @@ def _products(e: Emitter, p: Product, num: Numeric, a: ll.Value, b: ll.Value, su
 
 
 def sum_lanes(e: Emitter, num: Numeric, value: ll.Value) -> ll.Value:
-    """The lanes of a register added pairwise, halves first."""
+    """The lanes of a register added pairwise, halves first.
+
+    The halves are vectors of their own: where sums are taken in whole registers, LLVM 22.1 joins two of 512 bits to
+    horizontal additions of integers that mix up their lanes.
+    """
     width = num.lanes
     if width == 1:
         return value
     while width > 1:
         width //= 2
-        high = shuffle(e, value, const(value.type, 0), [i + width if i < width else i for i in range(num.lanes)])
-        value = num.add(e, value, high)
+        low, high = (shuffle(e, value, value, range(first, first + width)) for first in (0, width))
+        value = num.add(e, low, high)
     return e.b.extract_element(value, ll.Constant(I32, 0))
