@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from ..runtime.own_threads import OwnTimer
 from . import worker as program
 
 _IDLE_SECONDS = 5.0  # without work until they are sent home: a program often compiles several functions in a row
@@ -269,7 +270,7 @@ class Crew:
         worker.kill()
 
     def _send_home_later(self) -> None:
-        timer = threading.Timer(_IDLE_SECONDS, self._send_home)
+        timer = OwnTimer(_IDLE_SECONDS, self._send_home)
         timer.daemon = True
         try:
             timer.start()

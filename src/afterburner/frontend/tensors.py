@@ -25,8 +25,12 @@ def address(tensor: Any) -> int:
     if type(array) is np.ndarray:
         return _pointer_at(id(array) + _DATA).value or 0
     # A scalar's view is a copy: ask DLPack, whose DLTensor begins with the pointer.
-    capsule = pywrap_tfe.TFE_ToDlpackCapsule(tensor)
-    return _pointer_at(_capsule_pointer(capsule, b"dltensor")).value or 0
+    return _pointer_at(capsule_address(pywrap_tfe.TFE_ToDlpackCapsule(tensor))).value or 0
+
+
+def capsule_address(capsule: Any) -> int:
+    """Address of the DLManagedTensor in a capsule; valid while the capsule lives."""
+    return _capsule_pointer(capsule, b"dltensor") or 0
 
 
 def hand_over(pool: BufferPool, row: Row) -> list[tf.Tensor]:

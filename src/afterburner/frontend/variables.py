@@ -1,7 +1,8 @@
 """Variables stay TensorFlow's. What we know of their values, and how we notice that we no longer do.
 
 A variable's value is an ordinary eager tensor whose address we remember. After a step the new values
-are bound with one assignment; the next step reads the remembered addresses. Anything that may have
+are bound with one assignment, or small ones written over the old (``in_place.py``); the next step reads
+the remembered addresses. Anything that may have
 written a variable behind our back (an eager assignment, a stock function that takes its handle, a
 dataset) makes all remembered values stale, and stale values are read again.
 """
@@ -32,11 +33,11 @@ from tensorflow.python.ops import (
 from .stock import Runner
 from .tensors import address
 
+# Without ResourceGather: it may move a variable's value to memory of its own.
 _READS = frozenset({
-    "ReadVariableOp", "VariableShape", "VarIsInitializedOp", "VarHandleOp", "ResourceGather", "ResourceGatherNd",
-    "OptionalHasValue", "OptionalGetValue", "OptionalFromValue", "OptionalNone", "IteratorGetNext",
-    "IteratorGetNextSync", "IteratorGetNextAsOptional", "MakeIterator", "AnonymousIteratorV2",
-    "AnonymousIteratorV3", "DeleteIterator", "DestroyResourceOp",
+    "ReadVariableOp", "VariableShape", "VarIsInitializedOp", "VarHandleOp", "OptionalHasValue", "OptionalGetValue",
+    "OptionalFromValue", "OptionalNone", "IteratorGetNext", "IteratorGetNextSync", "IteratorGetNextAsOptional",
+    "MakeIterator", "AnonymousIteratorV2", "AnonymousIteratorV3", "DeleteIterator", "DestroyResourceOp",
 })
 # The generated files whose eager operations may write a variable, and the one writer of another file.
 _WATCHED = (gen_dataset_ops, gen_experimental_dataset_ops, gen_functional_ops, gen_resource_variable_ops,
@@ -66,7 +67,8 @@ class Clock:
 clock = Clock()
 
 
-_UNKNOWN: tuple[Any, int, int, int, Any] = (None, 0, -1, 0, None)
+Value = tuple[Any, int, int, int, Any, int]
+_UNKNOWN: Value = (None, 0, -1, 0, None, 0)
 _numbers = itertools.count(1)
 
 
@@ -76,19 +78,21 @@ class Known:
     Attributes:
         value: (the tensor, held so that its address stays valid; the address of its elements; the
             clock when it was known to be current; a number that no other value known at any time has; the same
-            value where an executable left it on its device, or None), replaced as a whole since threads share it.
+            value where an executable left it on its device, or None; the address of TensorFlow's count of
+            references to it, or 0), replaced as a whole since threads share it.
         ours: address of the last large value that was ours; 0 before.
     """
 
     __slots__ = ("value", "ours", "__weakref__")
 
     def __init__(self) -> None:
-        self.value: tuple[Any, int, int, int, Any] = _UNKNOWN
+        self.value = _UNKNOWN
         self.ours = 0
 
-    def learn(self, tensor: Any, where: int, moment: int, kept: Any = None) -> None:
+    def learn(self, tensor: Any, where: int, moment: int, kept: Any = None, counter: int = 0) -> Value:
         """Remember a value that was current at ``moment``, and what an executable keeps of it on its device."""
-        self.value = (tensor, where, moment, next(_numbers), kept)
+        self.value = value = (tensor, where, moment, next(_numbers), kept, counter)
+        return value
 
     def forget(self) -> None:
         """Drop the value, so that TensorFlow may reuse its memory."""
@@ -125,7 +129,7 @@ def forget_all() -> None:
 
 def refresh(
     records: Sequence[Known], handles: Sequence[Any], shapes: Sequence[tuple[int, ...]], read_all: Runner, moment: int,
-) -> None:
+) -> list[Value]:
     """Read every variable again where one is stale; one call is cheaper than several.
 
     Raises:
@@ -133,10 +137,10 @@ def refresh(
         tf.errors.OpError: a variable is not initialised or was deleted.
     """
     values = read_all(list(handles))
-    for record, value, shape in zip(records, values, shapes, strict=True):
+    for value, shape in zip(values, shapes, strict=True):
         if value._shape_tuple() != shape:  # noqa: SLF001
             raise ShapeChanged(f"a variable of shape {shape} was given a value of shape {value._shape_tuple()}")  # noqa: SLF001
-        record.learn(value, address(value), moment)
+    return [record.learn(value, address(value), moment) for record, value in zip(records, values, strict=True)]
 
 
 class ShapeChanged(Exception):

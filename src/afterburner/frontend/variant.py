@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -16,10 +17,11 @@ from ..runtime.executable import Executable, KeepingExecutable
 from ..runtime.heap import give_back
 from .bulk import reader, writer
 from .import_graph import Imported
+from .in_place import AVERAGE_BYTES, Overwriter
 from .second_opinion import SecondOpinion
 from .tensors import address, hand_over
 from .undisturbed import undisturbed
-from .variables import Known, clock, known, refresh
+from .variables import Known, Value, clock, known, refresh
 
 _CHECK = TensorType(BOOL, ())
 
@@ -72,7 +74,11 @@ class Variant:
         self._write = writer(dtypes) if dtypes and not several else None
         self.writers = {part.finished: writer([dtypes[i - self.result_count] for i in part.finished])
                         for part in executable.parts if several and part.finished}
-        self._rack = Rack(pool, self.shelves)
+        self._rack = Rack(pool, self.shelves[:self.result_count])
+        updates = self.shelves[self.result_count:]
+        self._update_rack = Rack(pool, updates)
+        small = sum(s.type.bytes for s in updates) <= AVERAGE_BYTES * len(updates)
+        self._overwriter = Overwriter(pool, [s.type for s in updates]) if small else None
         self._run_keeping = executable.run_keeping if isinstance(executable, KeepingExecutable) else None
         self._records: list[Known] = []
         self._handles: list[Any] = []
@@ -92,38 +98,53 @@ class Variant:
         """
         records = self.bind(handles)
         moment = clock.now
-        if self._read is not None and (clock.unsafe or any([r.value[2] != moment for r in records])):
-            refresh(records, handles, self._shapes, self._read, moment)
+        held = [r.value for r in records]  # which other threads may forget; keeps the values alive while they are read
+        if self._read is not None and (clock.unsafe or any([value[2] != moment for value in held])):
+            held = refresh(records, handles, self._shapes, self._read, moment)
         inputs = [address(t) for t in arguments]
         if self.writers:
-            return self._run_in_parts(inputs, records, handles, moment)
-        return self._run_at_once(inputs, records, handles, moment, opinion)
-
-    def _run_at_once(self, inputs: list[int], records: list[Known], handles: list[Any], moment: int,
-                     opinion: SecondOpinion | None) -> list[Any]:
-        held = [r.value for r in records]  # keeps the values alive while they are read
+            run = _PartRun(self, records, handles, held, moment)
+            del held
+            undisturbed(lambda: run.run(inputs))
+            return run.results
         inputs += [value[1] for value in held]
-        rack = self._rack
-        row = rack.take()
+        row, updates = self._rack.take(), self._update_rack.take()
         try:
-            outputs = row.addresses + self.check_addresses
+            outputs = row.addresses + updates.addresses + self.check_addresses
             kept = self._compute(inputs, outputs, held)
             self.check()
             if opinion is not None:
                 opinion.confirm(inputs, outputs)
-            tensors = hand_over(self.pool, row)
+            results = hand_over(self.pool, row)
+            self._renew(updates, records, handles, held, kept, moment)
         finally:
-            rack.put(row)
-        del held
-        results = self.result_count
-        if self._write is not None:
-            values = tensors[results:]
-            self._write([handles[p] for p in self.updated] + values)
-            for position, tensor, where, left in zip(self.updated, values, row.addresses[results:], kept, strict=True):
-                records[position].learn(tensor, where, moment, left)
-        return tensors[:results]
+            self._rack.put(row)
+            self._update_rack.put(updates)
+        return results
 
-    def _compute(self, inputs: list[int], outputs: list[int], held: Sequence[tuple[Any, ...]]) -> Sequence[Any]:
+    def _renew(self, updates: Row, records: list[Known], handles: list[Any], held: Sequence[Value],
+               kept: Sequence[Any], moment: int) -> None:
+        """Give the variables their new values. An interrupt may come between any two lines: either way what is
+        remembered is forgotten first, and TensorFlow's variables change in one call."""
+        if self._write is None:
+            return
+        changed = [records[position] for position in self.updated]
+        old = [held[position] for position in self.updated]
+        for record in changed:
+            record.forget()
+        overwriter = self._overwriter
+        if overwriter is not None and overwriter.write(updates, [v[5] for v in old], [v[1] for v in old]):
+            for record, value, left in zip(changed, old, kept, strict=True):
+                record.learn(value[0], value[1], moment, left, value[5])
+            return
+        tensors = hand_over(self.pool, updates)
+        self._write([handles[position] for position in self.updated] + tensors)
+        counters = overwriter.counters(tensors) if overwriter is not None else [0] * len(tensors)
+        news = zip(tensors, updates.addresses, itertools.repeat(moment), kept, counters)
+        for record, new in zip(changed, news, strict=True):
+            record.learn(*new)
+
+    def _compute(self, inputs: list[int], outputs: list[int], held: Sequence[Value]) -> Sequence[Any]:
         """Run the executable; for each new value what it keeps of it on its device.
 
         What it kept of a value stands for that value as long as the record has not changed: TensorFlow never
@@ -135,11 +156,6 @@ class Variant:
             return [None] * len(self.updated)
         kept = self._run_keeping(inputs, outputs, [value[4] for value in held], version)
         return kept[self.result_count: len(self.shelves)]
-
-    def _run_in_parts(self, inputs: list[int], records: list[Known], handles: list[Any], moment: int) -> list[Any]:
-        run = _PartRun(self, records, handles, moment)
-        undisturbed(lambda: run.run(inputs))
-        return run.results
 
     def bind(self, handles: list[Any]) -> list[Known]:
         """The records of the variables behind the handles; looked up anew when the handles change."""
@@ -165,10 +181,11 @@ class _PartRun:
         results: of the run.
     """
 
-    def __init__(self, variant: Variant, records: list[Known], handles: list[Any], moment: int) -> None:
+    def __init__(self, variant: Variant, records: list[Known], handles: list[Any], held: Sequence[Value],
+                 moment: int) -> None:
         self.results: list[Any] = []
         self._variant, self._records, self._handles, self._moment = variant, records, handles, moment
-        self._held: list[Any] = [r.value for r in records]  # old values, which the parts to come read
+        self._held: list[Any] = list(held)  # old values, which the parts to come read
         self._new: list[Any] = []  # the same of new ones
         self._taken: dict[int, Buffer] = {}
         self._writing = False

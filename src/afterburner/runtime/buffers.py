@@ -1,14 +1,16 @@
 """Buffers handed to TensorFlow without a copy, and taken back when TensorFlow lets go of them.
 
-A buffer that is bound to a variable or was handed out is never written again until TensorFlow has
-called its deleter: earlier reads must not change. The deleter is two native instructions that set a
-flag, so that it needs neither the interpreter's lock nor the interpreter.
+A buffer that was handed out is never written again until TensorFlow has called its deleter: earlier
+reads must not change. The deleter is two native instructions that set a flag, so that it needs neither
+the interpreter's lock nor the interpreter. The one exception: a buffer that nothing but a variable refers
+to, as TensorFlow's own count of references says (``BufferPool.overwrite``).
 """
 
 from __future__ import annotations
 
 import atexit
 import ctypes
+import itertools
 import mmap
 import threading
 import weakref
@@ -40,10 +42,12 @@ class HandoverCode:
     Attributes:
         release: ``void(DLManagedTensor*)``, the deleter: stores 1 through ``flag``.
         capsules: ``PyObject*(DLManagedTensor**, count)``: a list of DLPack capsules, flags cleared.
+        overwrite: ``int32(moves*, count, int32 references, threads)``: see ``BufferPool.overwrite``.
     """
 
     release: int
     capsules: int
+    overwrite: int
 
 
 class _DLDevice(ctypes.Structure):
@@ -196,6 +200,29 @@ class Row:
         self.flags = [b.flag for b in buffers]
 
 
+class Moves:
+    """What is to be copied where.
+
+    Args:
+        counters: addresses of the 32-bit counts of references to the destinations.
+        destinations: addresses.
+        sources: addresses.
+        sizes: bytes.
+
+    Attributes:
+        table: all of it, as a C array.
+        count: of the copies.
+    """
+
+    __slots__ = ("table", "count")
+
+    def __init__(self, counters: Sequence[int], destinations: Sequence[int], sources: Sequence[int],
+                 sizes: Sequence[int]) -> None:
+        self.count = len(counters)
+        rows = zip(counters, destinations, sources, sizes, strict=True)
+        self.table = (ctypes.c_int64 * (4 * self.count))(*itertools.chain.from_iterable(rows))
+
+
 class BufferPool:
     """Buffers by size. Thread-safe.
 
@@ -207,6 +234,7 @@ class BufferPool:
     def __init__(self, load: Callable[[], HandoverCode]) -> None:
         self._load = load
         self._capsules: Callable[..., Any] | None = None
+        self._overwrite: Callable[..., int] | None = None
         self._shelves: dict[TensorType, Shelf] = {}
         self._stores: dict[int, Store] = {}
         self._lock = threading.Lock()
@@ -248,6 +276,17 @@ class BufferPool:
             make = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_int64)
             self._capsules = make(self._load().capsules)
         return self._capsules(row.managed, len(row.buffers))  # type: ignore[no-any-return]
+
+    def overwrite(self, moves: Moves, references: int, threads: int) -> bool:
+        """Copy over buffers that are handed out, all or none; whether it was done.
+
+        It is done where TensorFlow counts so many references to each of them, and the interpreter has no more than
+        so many threads: others could have begun to read without having been counted.
+        """
+        if self._overwrite is None:
+            make = ctypes.PYFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, ctypes.c_int64)
+            self._overwrite = make(self._load().overwrite)
+        return bool(self._overwrite(moves.table, moves.count, references, threads))
 
     def held_bytes(self) -> int:
         """Bytes of all buffers in stores, free or handed out; those of racks are not."""
