@@ -282,3 +282,18 @@ def test_the_cpu_gives_the_same_bits() -> None:
 
 def test_decides_the_same_every_time() -> None:
     assert text_of(eager(dense_block())) == text_of(eager(dense_block()))
+
+
+def test_not_of_a_concatenation_that_is_still_to_be_made() -> None:
+    """The caller is given it, so it takes no room and has no uses of its own."""
+    check_unchanged(eager, """
+        graph g(%x: f32[64,64]) {
+          %0: f32[64,64] = matmul(%x, %x) {transpose_a=False, transpose_b=False}
+          %1: f32[64,64] = matmul(%x, %x) {transpose_a=True, transpose_b=False}
+          %2: f32[128,64] = fusion(%0, %1) {kind='loop'} with
+            graph loop(%p0: f32[64,64], %p1: f32[64,64]) {
+              %0: f32[128,64] = concat(%p0, %p1) {axis=0}
+              return %0
+            }
+          return %2
+        }""")

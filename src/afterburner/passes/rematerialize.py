@@ -168,6 +168,7 @@ class _Search:
 
     def __init__(self, graph: Graph, limits: Limits, fast: bool) -> None:
         self.nodes, self.lives, self.limits, self.fast = graph.nodes, Lifetimes(graph), limits, fast
+        self.made = {result: position for position, n in enumerate(graph.nodes) for result in n.results}
         self.copies: dict[Value, _Copy] = {}
         self.needed: set[Value] = set()  # values that copies are made of
         self.time = sum(_time(n.op, n.operands, n.results) for n in graph.nodes if not n.op.view)
@@ -225,11 +226,11 @@ class _Search:
         ``at``; None if one is not made until then."""
         found: list[tuple[Value, int, int]] = []
         for value in dict.fromkeys(map(self.lives.shown, operands)):
-            uses = self.lives.uses.get(value)
-            if uses is None or uses[0] < at <= uses[-1]:
-                continue
-            if uses[0] >= at:
+            if self.made.get(value, -1) >= at:
                 return None
+            uses = self.lives.uses.get(value)
+            if uses is None or at <= uses[-1]:
+                continue
             copy = self.copies.get(value)
             if copy is not None and copy.recipe.inside:
                 return None
