@@ -12,7 +12,10 @@ import tensorflow as tf
 
 from afterburner.cpu import parts
 from afterburner.errors import StrictError
+from afterburner.frontend.tensors import address
 from afterburner.frontend.variant import PartlyBound
+from afterburner.runtime.buffers import BufferPool
+from tests.cpu_harness import aligned
 from tests.frontend.kit import POOL, captured
 
 SIZE, LAYERS = 256, 8
@@ -253,3 +256,61 @@ def test_memory_is_one_copy_and_a_group():
         value = 4 * SIZE * SIZE
         assert POOL.held_bytes() - before <= 3 * value
     assert len(variables) == LAYERS
+
+
+def _addresses(variables):
+    return {address(v.read_value()) for v in variables}
+
+
+def _adopted(monkeypatch):
+    """Addresses of TensorFlow's memory that was kept for values to come."""
+    found = []
+    adopt = BufferPool.adopt
+    monkeypatch.setattr(BufferPool, "adopt", lambda self, *a: adopt(self, *a) and (found.append(a[1]) or True))
+    return found
+
+
+def test_memory_of_former_values_is_used_again(monkeypatch):
+    variables, step = _program()
+    for v in variables:
+        v.assign(v + 0.0)  # memory that TensorFlow's own operations allocate
+    first, adopted = _addresses(variables), _adopted(monkeypatch)
+    with captured():
+        for _ in range(4):
+            step(ONES)
+        _check(variables, _expected(4))
+        assert set(adopted) == first and len(adopted) == len(first)
+        assert _addresses(variables) & first
+
+
+@pytest.mark.parametrize("holder", ["tensor", "view", "other variable"])
+def test_former_values_that_somebody_holds_are_left_alone(holder, monkeypatch):
+    variables, step = _program()
+    held = {"tensor": lambda v: v.read_value(), "view": lambda v: np.asarray(memoryview(v.read_value())),
+            "other variable": tf.Variable}[holder]
+    kept, adopted = [held(v) for v in variables], _adopted(monkeypatch)
+    with captured():
+        for _ in range(4):
+            step(ONES)
+    assert not adopted
+    for i, value in enumerate(kept):
+        np.testing.assert_array_equal(np.asarray(value), np.full((SIZE, SIZE), i, np.float32))
+
+
+def test_an_array_that_a_variable_was_made_of_is_not_ours(monkeypatch):
+    """TensorFlow may share the memory of an array, and does not count the array's owner."""
+    variables, step = _program()
+    arrays = [aligned((SIZE, SIZE), np.dtype(np.float32)) for _ in range(LAYERS)]
+    for i, (v, array) in enumerate(zip(variables, arrays, strict=True)):
+        array[...] = i
+        v.assign(tf.constant(array))
+    shared = _addresses(variables) & {a.ctypes.data for a in arrays}
+    assert shared
+    adopted = _adopted(monkeypatch)
+    with captured():
+        for _ in range(4):
+            step(ONES)
+        _check(variables, _expected(4))
+    assert not shared & set(adopted)
+    for i, array in enumerate(arrays):
+        assert array.min() == array.max() == i

@@ -110,7 +110,7 @@ def test_buffers_are_kept_without_a_list_of_all_objects(monkeypatch):
         raise AssertionError("megabytes, at the end of a process")
 
     monkeypatch.setattr(gc, "get_objects", list_all)
-    buffer = buffers.Buffer(SMALL, 64, 0)
+    buffer = buffers.Buffer(SMALL, 0, None, 0)
     before = sys.getrefcount(buffer)
     buffers.keep_all()
     assert sys.getrefcount(buffer) == before + 1

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import tensorflow as tf
@@ -46,9 +46,34 @@ _count_at = ctypes.c_int32.from_address
 
 def _counter(tensor: Any) -> int:
     """Address of TensorFlow's count of references to a tensor's memory; valid while the tensor lives."""
+    return _buffer(tensor) + _COUNT
+
+
+def _buffer(tensor: Any) -> int:
+    """Address of the TensorBuffer behind a tensor's memory, whose first word says of what class it is."""
     capsule = pywrap_tfe.TFE_ToDlpackCapsule(tensor)
-    buffer = _pointer_at(_pointer_at(capsule_address(capsule) + _CONTEXT).value or 0).value or 0
-    return buffer + _COUNT
+    return _pointer_at(_pointer_at(capsule_address(capsule) + _CONTEXT).value or 0).value or 0
+
+
+def is_let_go(pool: BufferPool, tensor: Any) -> bool:
+    """Whether TensorFlow allocated a tensor's memory, all of it for this tensor, and nothing else refers to it any
+    more: a value that a variable was rebound from. The memory is ours then for as long as we hold the tensor.
+
+    What only looks at memory (a NumPy array's, another library's, part of a larger tensor) is of another class.
+    """
+    bound = references_when_bound(pool)
+    if not bound:
+        return False
+    buffer = _buffer(tensor)
+    return _count_at(buffer + _COUNT).value == bound - 1 and _pointer_at(buffer).value == _class_of(tensor.dtype)
+
+
+@cache
+def _class_of(dtype: tf.DType) -> int | None:
+    """The class of memory that TensorFlow's allocator gives an operation for its result."""
+    made, = _run("Fill", [tf.constant([4]), tf.cast(1, dtype)], "T", dtype.as_datatype_enum,
+                 "index_type", tf.int32.as_datatype_enum)
+    return _pointer_at(_buffer(made)).value
 
 
 @lru_cache(maxsize=1)

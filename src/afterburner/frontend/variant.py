@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import operator
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,12 +13,12 @@ import tensorflow as tf
 
 from ..ir import TensorType
 from ..ir.types import BOOL
-from ..runtime.buffers import Buffer, BufferPool, Rack, Row
+from ..runtime.buffers import Buffer, BufferPool, Rack, Row, Shelf
 from ..runtime.executable import Executable, KeepingExecutable
 from ..runtime.heap import give_back
 from .bulk import reader, writer
 from .import_graph import Imported
-from .in_place import AVERAGE_BYTES, Overwriter
+from .in_place import AVERAGE_BYTES, Overwriter, is_let_go
 from .second_opinion import SecondOpinion
 from .tensors import address, hand_over
 from .undisturbed import undisturbed
@@ -228,12 +229,13 @@ class _PartRun:
         self._writing = True
         variant.writers[tuple(positions)]([self._handles[v] for v in variables] + tensors)
         foreign = False
-        for variable, tensor, where in zip(variables, tensors, addresses, strict=True):
-            record = self._records[variable]
-            foreign |= self._held[variable][1] != record.ours
-            record.learn(tensor, where, self._moment)
-            record.ours = where
+        for variable, position, tensor, where in zip(variables, positions, tensors, addresses, strict=True):
+            record, old = self._records[variable], self._held[variable]
             self._held[variable] = None
+            record.learn(tensor, where, self._moment)
+            if old[1] != record.ours:
+                foreign |= not _adopt(old, variant.shelves[position], variant.pool)
+            record.ours = where
         self._new += tensors
         if foreign:  # TensorFlow allocated what has just become free
             give_back()
@@ -245,3 +247,17 @@ class _PartRun:
             return hand_over(pool, Row(buffers))
         finally:
             pool.put([self._variant.shelves[i] for i in positions], buffers)
+
+
+# References to a record's value (the caller's, ours and the question's) and to its tensor (the value's, ours and the
+# question's). Any more are other threads', which may be reading.
+_ONLY_OURS = 3
+
+
+def _adopt(old: Value, shelf: Shelf, pool: BufferPool) -> bool:
+    """Keep the memory of a variable's former value for values to come, if TensorFlow allocated it and nobody can look
+    at it any more; whether it was kept. TensorFlow's allocator may hold what is freed for good."""
+    tensor, where = old[0], old[1]
+    if sys.getrefcount(old) > _ONLY_OURS or sys.getrefcount(tensor) > _ONLY_OURS or not is_let_go(pool, tensor):
+        return False
+    return pool.adopt(shelf, where, tensor)

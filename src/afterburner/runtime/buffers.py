@@ -79,12 +79,11 @@ class Buffer:
         type: of the tensor that it is described as.
     """
 
-    __slots__ = ("address", "managed", "flag", "type", "_memory", "_description", "_extents", "__weakref__")
+    __slots__ = ("address", "managed", "flag", "type", "_owner", "_description", "_extents", "__weakref__")
 
-    def __init__(self, type_: TensorType, capacity: int, deleter: int) -> None:
-        self._memory = _memory(capacity)
-        raw = self._memory.ctypes.data
-        self.address = raw + (-raw % ALIGNMENT)
+    def __init__(self, type_: TensorType, address: int, owner: object, deleter: int) -> None:
+        self._owner = owner  # of the memory
+        self.address = address
         self.flag = ctypes.c_int64(1)
         tensor = _DLTensor(data=self.address, device=_DLDevice(1, 0))
         self._description = _DLManagedTensor(tensor, ctypes.addressof(self.flag), deleter)
@@ -156,7 +155,13 @@ class Store:
                     buffer.describe(type_)
                 return buffer
             waiting.append(buffer)
-        return Buffer(type_, self.capacity, self._deleter)
+        memory = _memory(self.capacity)
+        raw = memory.ctypes.data
+        return Buffer(type_, raw + (-raw % ALIGNMENT), memory, self._deleter)
+
+    def adopt(self, type_: TensorType, address: int, owner: object) -> None:
+        """Have memory that somebody else allocated, aligned and of this size; it stays while ``owner`` lives."""
+        self._waiting.appendleft(Buffer(type_, address, owner, self._deleter))
 
     def put(self, buffer: Buffer) -> None:
         """Remember a buffer, to use it again when nobody holds it."""
@@ -269,6 +274,20 @@ class BufferPool:
         with self._lock:
             for shelf, buffer in zip(shelves, buffers, strict=True):
                 shelf.store.put(buffer)
+
+    def adopt(self, shelf: Shelf, address: int, owner: object) -> bool:
+        """Have memory for a shelf that somebody else allocated and nobody uses; whether it fits.
+
+        Args:
+            shelf: what may lie there.
+            address: of its first byte.
+            owner: keeps it while it lives.
+        """
+        if address % ALIGNMENT or shelf.type.bytes != shelf.store.capacity:
+            return False
+        with self._lock:
+            shelf.store.adopt(shelf.type, address, owner)
+        return True
 
     def capsules(self, row: Row) -> list[Any]:
         """A DLPack capsule over each buffer, which counts as handed out from now on."""
