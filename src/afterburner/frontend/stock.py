@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import tensorflow as tf
@@ -13,6 +14,7 @@ from tensorflow.python.eager import context
 from tensorflow.python.eager.execute import quick_execute  # as it is before writers are watched
 from tensorflow.python.eager.polymorphic_function import atomic_function
 from tensorflow.python.framework import func_graph as func_graph_module
+from tensorflow.python.util import _pywrap_util_port
 
 from .flatten import FlatOp, FlatTensor, is_stateful
 
@@ -29,6 +31,12 @@ def intra_op_threads() -> int:
 def tensorflow_version() -> str:
     """The release that runs."""
     return str(tf.__version__)
+
+
+@cache
+def keeps_freed_memory() -> bool:
+    """Whether TensorFlow's allocator never gives memory back to the system: that which it has with oneDNN."""
+    return bool(_pywrap_util_port.IsMklEnabled())
 
 
 def runner(

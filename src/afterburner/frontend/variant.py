@@ -20,6 +20,7 @@ from .bulk import reader, writer
 from .import_graph import Imported
 from .in_place import AVERAGE_BYTES, Overwriter, is_let_go
 from .second_opinion import SecondOpinion
+from .stock import keeps_freed_memory
 from .tensors import address, hand_over
 from .undisturbed import undisturbed
 from .variables import Known, Value, clock, known, refresh
@@ -256,7 +257,9 @@ _ONLY_OURS = 3
 
 def _adopt(old: Value, shelf: Shelf, pool: BufferPool) -> bool:
     """Keep the memory of a variable's former value for values to come, if TensorFlow allocated it and nobody can look
-    at it any more; whether it was kept. TensorFlow's allocator may hold what is freed for good."""
+    at it any more; whether it was kept. Where its allocator gives back what is freed, it better does."""
+    if not keeps_freed_memory():
+        return False
     tensor, where = old[0], old[1]
     if sys.getrefcount(old) > _ONLY_OURS or sys.getrefcount(tensor) > _ONLY_OURS or not is_let_go(pool, tensor):
         return False
