@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from . import Units
+from ._keras import timed
 
 SIZE = 224
 TRAINING_STEPS = 2
@@ -37,7 +38,7 @@ def training(network: Network, batch: int, optimizer: keras.optimizers.Optimizer
     model.compile(optimizer=optimizer, loss=loss, metrics=["accuracy"])
     data = images(batch * TRAINING_STEPS)
     labels = np.random.default_rng(2).integers(0, model.output_shape[-1], len(data))
-    return {"step": (TRAINING_STEPS, lambda: model.fit(data, labels, batch_size=batch, verbose=0))}
+    return {"step": (TRAINING_STEPS, timed(model.fit, data, labels, batch_size=batch))}
 
 
 def inference(network: Network) -> Units:
@@ -52,5 +53,5 @@ def inference(network: Network) -> Units:
             answer(sample).numpy()
 
     batched = f"batch of {PREDICT_BATCH}"
-    return {batched: (PREDICT_BATCHES, lambda: model.predict(data, batch_size=PREDICT_BATCH, verbose=0)),
+    return {batched: (PREDICT_BATCHES, timed(model.predict, data, batch_size=PREDICT_BATCH)),
             "sample": (SINGLE_CALLS, single)}

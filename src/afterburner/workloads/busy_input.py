@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from . import Units, lenet
 from ._alone import report
+from ._keras import timed
 
 STEPS = 20
 _SORTED = 400_000
@@ -28,7 +29,7 @@ def build() -> Units:
     pipeline = tf.data.Dataset.from_tensor_slices((data, labels)).batch(lenet.BATCH, drop_remainder=True)
     pipeline = pipeline.map(_prepare, num_parallel_calls=1).prefetch(2)
     network = lenet.model()
-    return {"step": (STEPS, lambda: network.fit(pipeline, verbose=0))}
+    return {"step": (STEPS, timed(network.fit, pipeline))}
 
 
 if __name__ == "__main__":
