@@ -43,3 +43,10 @@ def test_list(tmp_path):
 def test_names_are_known_without_tensorflow(tmp_path):
     program = "import sys; from afterburner import workloads; workloads.chosen([]); print('tensorflow' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", program], cwd=tmp_path, text=True) == "False\n"
+
+
+def test_a_call_may_say_what_it_took():
+    program = ("from afterburner.workloads import Seconds, __main__ as m; "
+               "print(m._timed(2, lambda: Seconds(8), 1), m._timed(1, lambda: 1e9, 1)['first_seconds'] < 1e3)")
+    done = subprocess.check_output([sys.executable, "-c", program], text=True)
+    assert done == "{'units': 2, 'first_seconds': 8.0, 'seconds_per_unit': [4.0]} True\n"

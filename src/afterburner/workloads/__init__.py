@@ -1,7 +1,7 @@
 """Programs that are timed: ordinary TensorFlow, one small file each.
 
 A workload is a module here with a ``build()`` that returns what is timed, by the unit's name: how many units
-one call does, and the call, which may give seconds of its own (``_keras.py``). Where a call takes seconds,
+one call does, and the call, which may give ``Seconds`` of its own. Where a call takes seconds,
 ``REPEATS`` in the module says how many timings in a process are enough. It must not import Afterburner:
 ``afterburner bench`` runs the same file plainly and under ``afterburner run``. To add a workload, add a file; if it
 takes minutes, name its network in ``_NETWORKS``.
@@ -11,6 +11,11 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Callable, Iterable
+
+
+class Seconds(float):
+    """What a call took, where that is not from its beginning to its end."""
+
 
 Units = dict[str, tuple[int, Callable[[], object]]]  # name: (units that a call does, the call)
 Build = Callable[[], Units]

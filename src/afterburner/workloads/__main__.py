@@ -19,13 +19,13 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from . import module, names
+from . import Seconds, module, names
 
 
 def _seconds(call: Callable[[], object]) -> float:
     start = time.perf_counter()
     own = call()
-    return own if isinstance(own, float) else time.perf_counter() - start
+    return own if isinstance(own, Seconds) else time.perf_counter() - start
 
 
 def _timed(units: int, call: Callable[[], object], repeats: int) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from . import Units
+from . import Seconds, Units
 
 
 def report(units: Units) -> None:
@@ -13,5 +13,5 @@ def report(units: Units) -> None:
         call()
         start = time.perf_counter()
         own = call()
-        seconds = own if isinstance(own, float) else time.perf_counter() - start
+        seconds = own if isinstance(own, Seconds) else time.perf_counter() - start
         print(f"{seconds / count * 1e3:.3f} ms a {unit}")

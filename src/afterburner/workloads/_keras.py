@@ -12,6 +12,8 @@ from typing import Any
 
 import keras
 
+from . import Seconds
+
 
 class _LastStep(keras.callbacks.Callback):
     """Notes when the last step was done."""
@@ -27,13 +29,13 @@ class _LastStep(keras.callbacks.Callback):
         self.at = time.perf_counter()
 
 
-def timed(call: Callable[..., object], *data: Any, **settings: Any) -> Callable[[], float]:
+def timed(call: Callable[..., object], *data: Any, **settings: Any) -> Callable[[], Seconds]:
     """A call of a model's ``fit`` or ``predict`` that gives its seconds."""
     last = _LastStep()
 
-    def run() -> float:
+    def run() -> Seconds:
         start = time.perf_counter()
         call(*data, verbose=0, callbacks=[last], **settings)
-        return last.at - start
+        return Seconds(last.at - start)
 
     return run
