@@ -141,18 +141,24 @@ class Overwriter:
         self._left = 0  # steps of the present pause
 
     def counters(self, tensors: Sequence[Any]) -> list[int]:
-        """For tensors just bound, the addresses of their counts of references; zeros where they cannot be written
-        over or where it is not worth a look."""
+        """For tensors about to be bound, the addresses of their counts of references; zeros where they cannot be
+        written over, or where it is not worth a look."""
         none = [0] * len(tensors)
         if self._left:
             self._left -= 1
             return none
-        bound = 0 if clock.unsafe or context.is_async() else references_when_bound(self._pool)
-        found = [_counter(tensor) for tensor in tensors] if bound else none
-        if bound and all([_count_at(where).value == bound for where in found]):
-            return found
+        if clock.unsafe or context.is_async() or not references_when_bound(self._pool):
+            self._rest()
+            return none
+        return [_counter(tensor) for tensor in tensors]
+
+    def only_bound(self, counters: list[int]) -> list[int]:
+        """The same addresses once the tensors are bound; zeros where something else refers to one of them."""
+        bound = references_when_bound(self._pool)
+        if not all(counters) or all([_count_at(where).value == bound for where in counters]):
+            return counters
         self._rest()
-        return none
+        return [0] * len(counters)
 
     def write(self, row: Row, counters: Sequence[int], destinations: Sequence[int]) -> bool:
         """Copy a row over old values, all or none; whether it was done.

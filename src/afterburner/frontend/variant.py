@@ -140,8 +140,10 @@ class Variant:
                 record.learn(value[0], value[1], moment, left, value[5])
             return
         tensors = hand_over(self.pool, updates)
-        self._write([handles[position] for position in self.updated] + tensors)
         counters = overwriter.counters(tensors) if overwriter is not None else [0] * len(tensors)
+        self._write([handles[position] for position in self.updated] + tensors)
+        if overwriter is not None:  # nothing may fail from here on: the variables have their new values
+            counters = overwriter.only_bound(counters)
         news = zip(tensors, updates.addresses, itertools.repeat(moment), kept, counters)
         for record, new in zip(changed, news, strict=True):
             record.learn(*new)

@@ -11,7 +11,6 @@ import importlib
 import json
 import resource
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,20 +18,14 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from . import Seconds, module, names
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    own = call()
-    return own if isinstance(own, Seconds) else time.perf_counter() - start
+from . import module, names, seconds_of
 
 
 def _timed(units: int, call: Callable[[], object], repeats: int) -> dict[str, Any]:
-    first = _seconds(call)
+    first = seconds_of(call)
     call()  # the first warm call still meets cold caches and late compilation
     return {"units": units, "first_seconds": first,
-            "seconds_per_unit": [_seconds(call) / units for _ in range(repeats)]}
+            "seconds_per_unit": [seconds_of(call) / units for _ in range(repeats)]}
 
 
 def main() -> None:
