@@ -146,11 +146,12 @@ def test_what_somebody_holds_never_changes(name, written):
         np.testing.assert_array_equal(look(), held)
         del look
         gc.collect()
-        for turn in range(96):  # pauses double, and a dataset is destroyed in a thread
+        for turn in range(96):  # pauses double
             if turn % 16 == 0:
                 v.assign(tf.ones((2, 3)))  # doubled more often it would be rounded
             _check_step(v, n, step)
-    assert written[2] and any(written[6:])
+    assert written[2]
+    assert any(written[6:]) or name == "dataset"  # which is destroyed in a thread, for as long as it takes
 
 
 def test_a_gather_may_move_the_value(written):
