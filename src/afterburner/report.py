@@ -32,7 +32,7 @@ class KernelReport:
     """One kernel.
 
     Attributes:
-        seconds: mean measured time of a run; 0 where it was not profiled.
+        seconds: least measured time of a run; 0 where it was not profiled.
         peak_fraction: of this machine's measured arithmetic or memory peak, whichever binds; 0 where
             it was not measured.
         layer: of the model, by the names of most of its TensorFlow nodes; empty where they have no path.

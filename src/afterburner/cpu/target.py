@@ -194,8 +194,8 @@ class CpuExecutable:
                 poison.fill(outputs[position], self.output_types[position].bytes, self._settings.poison)
 
     def kernel_seconds(self) -> tuple[float, ...]:
-        """Mean measured seconds of each kernel in profiled runs; empty where none was profiled."""
-        return () if self._profile is None else self._profile.means()
+        """Least measured seconds of each kernel in profiled runs; empty where none was profiled."""
+        return () if self._profile is None else self._profile.least()
 
     def peak_fractions(self) -> tuple[float, ...]:
         """How much of the machine's measured peak each profiled kernel reaches; empty where none was."""
@@ -209,25 +209,25 @@ class CpuExecutable:
 
 
 class _Profile:
-    """Sums the time between the stamps of segments, each of which belongs to one kernel."""
+    """The time between the stamps of segments, each of which belongs to one kernel: the least of all runs, since the
+    first one meets memory that was never touched."""
 
     def __init__(self, kernels: int, steps: Sequence[Segment]) -> None:
         owners = [step[0].parts[0].kernel for step in steps if len(step) == 1 and len(step[0].parts) == 1]
         self._owners = np.array(owners, np.int64)
-        self._sums = np.zeros(kernels)
-        self._runs = 0
+        self._least = np.full(kernels, np.inf)
 
     def add(self, frame: Frame, first: int) -> None:
-        """Add a run that began with segment ``first``."""
+        """Take note of a run that began with segment ``first``."""
         if frame.stamps is None:
             return
         spent = np.diff(frame.stamps)[:len(self._owners)]
         spent[:first] = 0
-        np.add.at(self._sums, self._owners, spent * 1e-9)
-        self._runs += 1
+        sums = np.bincount(self._owners, spent * 1e-9, len(self._least))
+        self._least = np.minimum(self._least, sums)
 
-    def means(self) -> tuple[float, ...]:
-        return tuple((self._sums / self._runs).tolist()) if self._runs else ()
+    def least(self) -> tuple[float, ...]:
+        return tuple(self._least.tolist()) if np.isfinite(self._least).all() else ()
 
 
 def _frame(kernels: Sequence[CompiledKernel], code: Code, placement: Placement, steps: Sequence[Segment],

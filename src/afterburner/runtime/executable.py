@@ -96,7 +96,7 @@ class Executable(Protocol):
         """
 
     def kernel_seconds(self) -> tuple[float, ...]:
-        """Mean measured seconds of each kernel in profiled runs; empty where none was profiled."""
+        """Least measured seconds of each kernel in profiled runs; empty where none was profiled."""
 
     def peak_fractions(self) -> tuple[float, ...]:
         """How much of the machine's measured peak, of arithmetic or memory, each profiled kernel

@@ -18,10 +18,11 @@ from ..isa import Isa
 from ..kernel import Kernel, Phase
 from . import library
 from .correlation import Axis, Correlation, Correlator, Plan, Taps
-from .correlation_sparse import SparseCorrelator, sparse_plan
+from .correlation_masked import MaskedCorrelator, masked_plan
+from .correlation_sparse import SparseCorrelator, SparsePlan, sparse_plan
 from .correlation_streamed import StreamedCorrelator, in_one_row, streamed_plans
 from .depthwise import is_depthwise, lower_depthwise
-from .epilogue import Contraction, contraction_of
+from .epilogue import Contraction, Streams, contraction_of
 from .gemm import MOST_CHUNKS, WIDEST, Cut, Numeric, choose_tile, chunks_of, numeric
 from .matmul import Product, lower_product, zero_kernel
 from .packing import widen_phase
@@ -229,11 +230,9 @@ def _lower(contraction: Contraction, isa: Isa, correlations: Callable[[], list[C
         return _streamed(contraction, merged, streamed, isa, order, filter_columns, label)
     often_zero = _often_zero(contraction, parts)
     if often_zero:
-        tried = (plan_of(parts[0], num, isa, widest=widest) for widest in (WIDEST, 2))
-        sparse = next(filter(None, (sparse_plan(parts[0], plan, num, isa) for plan in tried)), None)
-        if sparse is not None:
-            size = contraction.root.operands[order[1]].type.size
-            correlator = SparseCorrelator(parts[0], sparse, num, filter_columns, size)
+        size = contraction.root.operands[order[1]].type.size
+        correlator = _sparse_correlator(parts[0], num, isa, filter_columns, size, contraction.streams)
+        if correlator is not None:
             return _sparse(contraction, correlator, isa, order, label)
     plans = _plans(parts, num, isa)
     zeros = shared_zeros(parts[0], plans[0], num) if often_zero else None
@@ -287,6 +286,19 @@ def _often_zero(contraction: Contraction, parts: list[Correlation]) -> bool:
     """Whether the image is marked as often zero, and leaving zeros out is provided for."""
     marked = bool(getattr(contraction.root.op, "sparse", False))
     return marked and len(parts) == 1 and contraction.dtype == F32
+
+
+def _sparse_correlator(c: Correlation, num: Numeric, isa: Isa, filter_columns: int, filter_size: int,
+                       streams: Streams) -> SparseCorrelator | None:
+    """What leaves out the zeros of single elements; None where that takes longer than all products."""
+    ways: tuple[tuple[Callable[..., SparsePlan | None], type[SparseCorrelator]], ...] = (
+        (masked_plan, MaskedCorrelator), (sparse_plan, SparseCorrelator))
+    for plan_of_way, correlator in ways:
+        for widest in (WIDEST, 2):
+            plan = plan_of_way(c, plan_of(c, num, isa, widest=widest), num, isa)
+            if plan is not None:
+                return correlator(c, plan, num, filter_columns, filter_size, streams)
+    return None
 
 
 def _sparse(contraction: Contraction, correlator: SparseCorrelator, isa: Isa, order: tuple[int, int],

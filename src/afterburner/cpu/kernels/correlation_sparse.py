@@ -17,7 +17,7 @@ from llvmlite import ir as ll
 from ..emitter import F32, I1, I8, I32, I64, Emitter, const, i64
 from ..isa import Isa
 from .correlation import Correlation, Correlator, Plan, tap_range
-from .epilogue import Finish
+from .epilogue import Finish, Streams, ask_early, cold
 from .finite import NOTE, note_finite, noted_finite
 from .gemm import MOST_CHUNKS, Numeric, larger, range_of_part, smaller
 from .nonzeros import ENTRY, Lists
@@ -29,6 +29,7 @@ _TAPS_BYTES = 25 << 10  # of filter that is read again and again from the first-
 _BLOCK_BYTES = 640 << 10  # of lists, which are never full, and sums: what is used stays in the second-level cache
 _FEWEST_PIXELS = 64  # that use what was read of the filter
 _FEWEST_PRODUCTS = 256  # of an element of the image: to list it takes as long as about 20
+_ASKED_PIXELS = 8  # further on, of what sums are finished with
 _MOST_NONZERO = 0.55  # of the elements; a list takes 5 to 6 cycles for what tiles do in 4, and has to be made
 TRUE = const(I1, 1)
 
@@ -54,20 +55,17 @@ def sparse_plan(c: Correlation, dense: Plan, num: Numeric, isa: Isa) -> SparsePl
     """A plan, or None where the dense correlation is faster for all images."""
     wide, lanes = dense.panels.widest, num.lanes
     rows, columns = c.rows.taps, c.columns.taps
-    plain = (c.groups == 1 and num.bytes == 4 and num.is_float and c.width % lanes == 0 and dense.panels.larger == 0
-             and rows.offset_step == columns.offset_step == 1 and rows.count >= rows.stride
-             and columns.count >= columns.stride)
     products = rows.count * columns.count * c.width // (rows.stride * columns.stride)
     together = max((n for n in range(1, dense.panels.parts + 1) if dense.panels.parts % n == 0
                     and n * wide <= isa.registers - _OTHERS), default=0)
-    if not plain or together * wide < _FEWEST or products < _FEWEST_PRODUCTS:
+    if not is_plain(c, dense, num) or together * wide < _FEWEST or products < _FEWEST_PRODUCTS:
         return None
     tap = together * wide * lanes * num.bytes
     most = _TAPS_BYTES // tap
     if columns.count * c.depth <= most and len(ends_of(c)) <= 1:  # a turn is no more than a block
         taken, depth = columns.count, c.depth
     else:
-        taken, depth = 1, _turn(c, most)
+        taken, depth = 1, turn_of(c, most)
     if depth < min(c.depth, lanes):
         return None
     for block in range(dense.block, 0, -1):
@@ -81,10 +79,19 @@ def sparse_plan(c: Correlation, dense: Plan, num: Numeric, isa: Isa) -> SparsePl
     return found if block * c.columns.outputs >= _FEWEST_PIXELS else None
 
 
-def _turn(c: Correlation, most: int) -> int:
-    """Channels of one turn, at most so many: those of a tap and of a block of them are some whole turns."""
+def is_plain(c: Correlation, dense: Plan, num: Numeric) -> bool:
+    """Whether leaving out zeros is provided for."""
+    rows, columns = c.rows.taps, c.columns.taps
+    return (c.groups == 1 and num.bytes == 4 and num.is_float and c.width % num.lanes == 0 and dense.panels.larger == 0
+            and rows.offset_step == columns.offset_step == 1 and rows.count >= rows.stride
+            and columns.count >= columns.stride)
+
+
+def turn_of(c: Correlation, most: int, multiple: int = 1) -> int:
+    """Channels of one turn, at most so many: those of a tap and of a block of them are some whole turns. A multiple of
+    ``multiple``, or 1."""
     size = gcd(c.depth, block_of_channels(c.depth)) if ends_of(c) else c.depth
-    return max((d for d in range(1, min(size, most) + 1) if size % d == 0), default=1)
+    return max((d for d in range(multiple, min(size, most) + 1, multiple) if size % d == 0), default=1)
 
 
 class _Layout:
@@ -108,14 +115,20 @@ class _Layout:
 class SparseCorrelator(Correlator):
     """Emits a correlation that chooses, block by block, whether zeros are left out."""
 
-    def __init__(self, c: Correlation, plan: SparsePlan, num: Numeric, filter_columns: int, filter_size: int) -> None:
+    most_nonzero = _MOST_NONZERO
+
+    def __init__(self, c: Correlation, plan: SparsePlan, num: Numeric, filter_columns: int, filter_size: int,
+                 streams: Streams) -> None:
         self.filter_size = filter_size  # with taps that are never read
-        super().__init__(c, plan.dense, num, F32, 0, filter_columns)
-        self.sparse, self.layout = plan, _Layout(c, plan, num)
+        super().__init__(c, plan.dense, num, F32, 0, filter_columns, streams)
+        self.sparse, self.layout = plan, self._layout(c, plan, num)
         self.scratch = self.layout.bytes
         self.totals_at = self.layout.sums_at // num.bytes
         self.unit = plan.dense.panels.widest * num.lanes * num.bytes  # bytes of a panel's filter for one element
         self.packs = max(1, min(MOST_CHUNKS, plan.dense.panels.parts))
+
+    def _layout(self, c: Correlation, plan: SparsePlan, num: Numeric) -> _Layout:
+        return _Layout(c, plan, num)
 
     @property
     def temps(self) -> tuple[int, int]:
@@ -145,9 +158,7 @@ class SparseCorrelator(Correlator):
             with e.b.if_else(self._list(e, source, lists, first, end, finite)) as (then, otherwise):
                 with then:
                     with e.loop(0, plan.panels.parts // self.sparse.together, name="group") as group:
-                        self._clear(e, first, end)
-                        self._multiply(e, group, first, end)
-                        self._finish(e, number, group, first, end, finish)
+                        self._leave_out(e, source, number, group, first, end, finish)
                 with otherwise:
                     for width, panel, channel, last in self._panels(e, i64(0), i64(plan.panels.parts)):
                         self._block(e, image, finish, block, i64(0), width, panel, channel, last)
@@ -168,7 +179,7 @@ class SparseCorrelator(Correlator):
         low, high = larger(e, top, i64(0)), smaller(e, bottom, i64(c.rows.inputs))
         middle = smaller(e, larger(e, e.b.ashr(e.b.add(low, high), i64(1)), i64(0)), i64(c.rows.inputs - 1))
         sample = self._count(e, e.at(source, e.b.mul(middle, i64(self._line)), F32))
-        hopeful = e.b.and_(finite, _few(e, sample, i64(self._line)))
+        hopeful = e.b.and_(finite, self._few(e, sample, i64(self._line)))
         stop = e.b.select(hopeful, high, low)
         with e.loop_carried(low, stop, 1, [i64(0)], "row") as (row, now, after):
             line = e.at(source, e.b.mul(row, i64(self._line)), F32)
@@ -177,7 +188,12 @@ class SparseCorrelator(Correlator):
                 following[0] = e.b.add(inner[0], self._list_row(e, lists, line, part, index))
             after[0] = following[0]
         rows = larger(e, e.b.sub(high, low), i64(0))
-        return e.b.and_(hopeful, _few(e, after[0], e.b.mul(rows, i64(self._line))))
+        return e.b.and_(hopeful, self._few(e, after[0], e.b.mul(rows, i64(self._line))))
+
+    def _few(self, e: Emitter, count: ll.Value, of: ll.Value) -> ll.Value:
+        """Whether so few elements are not zero that leaving out zeros pays."""
+        most = e.b.fmul(e.b.sitofp(of, F32), const(F32, self.most_nonzero))
+        return e.b.fcmp_ordered("<=", e.b.sitofp(count, F32), most)
 
     @property
     def _line(self) -> int:
@@ -215,6 +231,13 @@ class SparseCorrelator(Correlator):
 
     # The sums of a block, for the panels of a group
 
+    def _leave_out(self, e: Emitter, source: ll.Value, number: ll.Value, group: ll.Value, first: ll.Value,
+                   end: ll.Value, finish: Finish) -> None:
+        """The output rows [first, end) of the panels of a group, without zeros."""
+        self._clear(e, first, end)
+        self._multiply(e, source, group, first, end)
+        self._finish(e, number, group, first, end, finish)
+
     def _sums(self, e: Emitter, first: ll.Value, row: ll.Value, column: ll.Value, at: int) -> ll.Value:
         pixel = e.b.add(e.b.mul(e.b.sub(row, first), i64(self.c.columns.outputs)), column)
         return e.at(e.at(e.scratch, at, I8), e.b.mul(pixel, i64(self.layout.sums)), F32)
@@ -229,7 +252,7 @@ class SparseCorrelator(Correlator):
             with e.loop(0, size, self.num.lanes, "clear") as k:
                 e.store(self.num.zero, e.at(base, k, F32), self.num.lanes * 4)
 
-    def _multiply(self, e: Emitter, group: ll.Value, first: ll.Value, end: ll.Value) -> None:
+    def _multiply(self, e: Emitter, source: ll.Value, group: ll.Value, first: ll.Value, end: ll.Value) -> None:
         """Add all products, in the order of the dense correlation: tap rows, tap columns, channels."""
         c, plan = self.c, self.sparse
         panel = self.panel_address(e, i64(0), e.b.mul(group, i64(plan.together)))
@@ -239,12 +262,20 @@ class SparseCorrelator(Correlator):
             tap = e.b.mul(e.b.add(e.b.mul(i, i64(c.columns.taps.count)), j), i64(c.depth * self.unit))
             matrix, ends = e.at(panel, tap, I8), self._ends(e, j, part)
             inside = e.loop(larger(e, low, i), smaller(e, high, e.b.add(i, i64(1))), name="inside")
-            with inside as tap_row, e.loop(0, c.columns.outputs, name="x") as x:
+            with inside as tap_row:
                 slot = e.b.add(e.b.sub(self._top(e, y), self._top(e, first)), tap_row)
-                index = e.b.add(e.b.mul(slot, i64(self.layout.parts)), part)
-                sums = self._sums(e, first, y, x, self.layout.sums_at)
-                now = self._pixel(e, self._pixel_sums(e, sums), matrix, self._lists_at(e, index), x, j)
-                self._keep(e, sums, self._sums(e, first, y, x, self.layout.totals_at), now, ends)
+                self._some(e, source, matrix, slot, ends, first, y, (i, j, part))
+
+    def _some(self, e: Emitter, source: ll.Value, matrix: ll.Value, slot: ll.Value, ends: ll.Value, first: ll.Value,
+              y: ll.Value, turn: tuple[ll.Value, ll.Value, ll.Value]) -> None:
+        """Add the products of a turn (tap row, first tap column, part) to the sums of output row ``y``, from the listed
+        row ``slot``."""
+        _, j, part = turn
+        index = e.b.add(e.b.mul(slot, i64(self.layout.parts)), part)
+        with e.loop(0, self.c.columns.outputs, name="x") as x:
+            sums = self._sums(e, first, y, x, self.layout.sums_at)
+            now = self._pixel(e, self._pixel_sums(e, sums), matrix, self._lists_at(e, index), x, j)
+            self._keep(e, sums, self._sums(e, first, y, x, self.layout.totals_at), now, ends)
 
     def _keep(self, e: Emitter, sums: ll.Value, totals: ll.Value, now: list[ll.Value], ends: ll.Value) -> None:
         """Store a pixel's sums; where a block ends, add them to its totals and begin anew."""
@@ -286,15 +317,19 @@ class SparseCorrelator(Correlator):
 
     def _finish(self, e: Emitter, number: ll.Value, group: ll.Value, first: ll.Value, end: ll.Value,
                 finish: Finish) -> None:
-        c = self.c
-        channel = e.b.mul(group, i64(self.layout.sums))
-        image = e.b.add(e.b.add(e.b.mul(number, i64(c.out_strides[0])), channel), i64(c.out_offset))
+        c, image, channel = self.c, self._into(e, number, group), self._channel(e, group)
         with e.loop(first, end, name="row") as y, e.loop(0, c.columns.outputs, name="x") as x:
             at = e.b.add(e.b.mul(y, i64(c.out_strides[1])), e.b.mul(x, i64(c.out_strides[2])))
+            ahead = e.b.add(e.b.add(image, at), i64(_ASKED_PIXELS * c.out_strides[2]))
+            ask_early(e, cold(self.streams(e), c.images * c.out_strides[0]), ahead, 1, 0, self.layout.sums)
             tile = [self._pixel_sums(e, self._sums(e, first, y, x, self.layout.totals_at))]
             finish(e, tile, e.b.add(image, at), c.out_strides[2], channel, self.num.lanes)
 
+    def _channel(self, e: Emitter, group: ll.Value) -> ll.Value:
+        """The first output channel of a group of panels."""
+        return e.b.mul(group, i64(self.layout.sums))
 
-def _few(e: Emitter, count: ll.Value, of: ll.Value) -> ll.Value:
-    """Whether so few elements are not zero that leaving out zeros pays."""
-    return e.b.fcmp_ordered("<=", e.b.sitofp(count, F32), e.b.fmul(e.b.sitofp(of, F32), const(F32, _MOST_NONZERO)))
+    def _into(self, e: Emitter, number: ll.Value, group: ll.Value) -> ll.Value:
+        """The element of the result at which an image's panels of a group begin."""
+        image = e.b.add(e.b.mul(number, i64(self.c.out_strides[0])), self._channel(e, group))
+        return e.b.add(image, i64(self.c.out_offset))
