@@ -23,6 +23,7 @@ SHAPES = {
     "3x3 strided": (Conv2dFilterGrad((2, 2), SAME, (1, 1), 1, (3, 3, 8, 33)), (3, 9, 8, 8)),
     "groups": (Conv2dFilterGrad((1, 1), SAME, (1, 1), 2, (3, 3, 9, 10)), (2, 6, 5, 18)),
     "few channels": (Conv2dFilterGrad((1, 1), SAME, (1, 1), 1, (3, 3, 3, 12)), (2, 8, 8, 3)),
+    "1x1 often zero": (Conv2dFilterGrad((1, 1), NONE, (1, 1), 1, (1, 1, 128, 256), True), (2, 9, 10, 128)),
     "long": (Conv2dFilterGrad((1, 1), NONE, (1, 1), 1, (1, 1, 40, 24)), (8, 28, 28, 40)),
 }
 

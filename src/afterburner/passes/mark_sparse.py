@@ -7,7 +7,7 @@ gradient as many. A kernel sees only its own operation, not what made its operan
 from __future__ import annotations
 
 from ..ir import Graph, Node, Value
-from ..ir.ops.conv import Conv2d, Conv2dInputGrad
+from ..ir.ops.conv import Conv2d, Conv2dFilterGrad, Conv2dInputGrad
 from .marks import marked
 from .rewriter import uniform
 
@@ -16,7 +16,7 @@ _SEARCHED = 8  # operations back
 
 
 def mark_sparse(graph: Graph) -> Graph:
-    """Set ``sparse`` where the image of conv2d, or the dy of conv2d_input_grad, is often zero.
+    """Set ``sparse`` where the image of conv2d or conv2d_filter_grad, or the dy of conv2d_input_grad, is often zero.
 
         %0: … = maximum(%x, 0.0)                 %0: … = maximum(%x, 0.0)
         %1: … = conv2d(%0, %w) {…}          ->   %1: … = conv2d(%0, %w) {…, sparse=True}
@@ -26,11 +26,11 @@ def mark_sparse(graph: Graph) -> Graph:
 
 
 def _is_unmarked(node: Node) -> bool:
-    return isinstance(node.op, (Conv2d, Conv2dInputGrad)) and not node.op.sparse
+    return isinstance(node.op, (Conv2d, Conv2dFilterGrad, Conv2dInputGrad)) and not node.op.sparse
 
 
 def _read(node: Node) -> Value:
-    return node.operands[0 if isinstance(node.op, Conv2d) else 1]
+    return node.operands[1 if isinstance(node.op, Conv2dInputGrad) else 0]
 
 
 def _often_zero(value: Value, steps: int) -> bool:

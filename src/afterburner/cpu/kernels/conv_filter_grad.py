@@ -115,12 +115,16 @@ class FilterGradient:
             end = smaller(e, panels[1], e.b.add(first, i64(f.abreast)))
             for width, _, packed, channel, last in self._packed(e, first, end):
                 source = self._at_output(e, pixel, group, channel)
-                pack_columns(e, self.num, source, f.dy[3], self.pixels, packed, width, last, self.stored)
+                self._pack_output(e, source, packed, width, last)
             self._look_ahead(e, pixel, group, panels, (first, end), tiles)
             for height, tile, row in f.tiles.walk(e, *tiles):
                 number = e.b.sub(tile, tiles[0])
                 source = self._input(e) if f.merged else self._tile_input(e, number)
                 self._taps(e, height, number, row, source, (first, end), group, again)
+
+    def _pack_output(self, e: Emitter, source: ll.Value, packed: ll.Value, width: int, last: int) -> None:
+        """Copy a panel of dy."""
+        pack_columns(e, self.num, source, self.f.dy[3], self.pixels, packed, width, last, self.stored)
 
     def _packed(self, e: Emitter, first: ll.Value,
                 end: ll.Value) -> Iterator[tuple[int, ll.Value, ll.Value, ll.Value, int]]:
@@ -406,9 +410,14 @@ def lower_conv2d_filter_grad(node: Node, isa: Isa) -> Kernel:
                 return lower_whole_filter_grad(c, num, isa, f"{label} (Winograd)")
             if in_blocks:
                 return lower_winograd_filter_grad(c, num, isa, f"{label} (Winograd)")
-    f = plan_of(op, x, dy, num, isa, by_channel=prologue is not None)
+    from .conv_filter_grad_masked import MaskedFilterGradient, masked_plan  # it builds on this module
+
+    masked = masked_plan(op, x, dy, num, isa)
+    f = masked or plan_of(op, x, dy, num, isa, by_channel=prologue is not None)
     partial = f.parts[0] > 1 or is_half(c.dtype)
-    gradient = FilterGradient(f, num, stored_type(c.dtype), partial, c, prologue)
+    kind = MaskedFilterGradient if masked else FilterGradient
+    gradient = kind(f, num, stored_type(c.dtype), partial, c, prologue)
+    label += " (zeros left out)" if masked else ""
     phases = [Phase(prod(f.parts), gradient.emit)]
     if partial:
         phases.append(combine_phase(num, 1, f.sums, f.parts[0], store_result(num, c.dtype)))

@@ -8,18 +8,18 @@ are the bits of ``correlation`` as in ``correlation_sparse``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from math import ceil, prod
 
 from llvmlite import ir as ll
 
-from ..emitter import F32, I1, I8, I16, I64, Emitter, const, i64
+from ..emitter import F32, I8, I16, I64, Emitter, const, i64
 from ..isa import Isa
+from .bits import WORD, add_bits
 from .correlation import Correlation, Plan
 from .correlation_sparse import SparseCorrelator, SparsePlan, is_plain, turn_of
 from .epilogue import COLD_BYTES, LINE, Finish
-from .gemm import MOST_CHUNKS, Numeric, shaped, smaller, zeros
+from .gemm import MOST_CHUNKS, Numeric, Tile, shaped, zeros
 from .nonzeros import Lists
 from .sum_blocks import ends_of
 
@@ -30,7 +30,6 @@ _TAPS_BYTES = 32 << 10  # of filter that is read again and again from a first-le
 _BLOCK_BYTES = 512 << 10  # of masks and sums, which stay in a second-level cache of 1 MB
 _FEWEST_PIXELS = 16  # that use what was read of the filter
 _FEWEST_PRODUCTS = 128  # of an element of the image
-_WORD = 64  # channels of a mask
 _PIECE = 8  # channels that are compared at once, or twice as many
 _MOST_NONZERO = 0.6  # of the elements; with more the dense way is as fast
 
@@ -63,10 +62,10 @@ def masked_plan(c: Correlation, dense: Plan, num: Numeric, isa: Isa) -> SparsePl
 def _turn(c: Correlation, num: Numeric, sums: int) -> tuple[int, int]:
     """Taps of a row and channels that a turn takes where a pixel has so many registers of sums."""
     most, columns = _TAPS_BYTES // (sums * num.lanes * num.bytes), c.columns.taps.count
-    if columns * c.depth <= most and len(ends_of(c)) <= 1 and (c.depth < _WORD or c.depth % _WORD == 0):
+    if columns * c.depth <= most and len(ends_of(c)) <= 1 and (c.depth < WORD or c.depth % WORD == 0):
         return columns, c.depth
     depth = turn_of(c, most, _PIECE)
-    return 1, depth if depth < _WORD or depth % _WORD == 0 else turn_of(c, _WORD, _PIECE)
+    return 1, depth if depth < WORD or depth % WORD == 0 else turn_of(c, WORD, _PIECE)
 
 
 class _Layout:
@@ -75,7 +74,7 @@ class _Layout:
     def __init__(self, c: Correlation, plan: SparsePlan, num: Numeric) -> None:
         self.rows = (plan.dense.block - 1) * c.rows.taps.stride + c.rows.taps.count
         self.parts = c.depth // plan.depth
-        self.words = -(-plan.depth // _WORD)
+        self.words = -(-plan.depth // WORD)
         self.line = c.columns.inputs * self.parts * self.words
         self.sums_at = -(-self.rows * self.line * 8 // 64) * 64
         self.sums = plan.together * plan.dense.panels.widest * num.lanes
@@ -115,8 +114,8 @@ class MaskedCorrelator(SparseCorrelator):
             element = e.b.add(e.b.mul(column, i64(c.pixel)), e.b.mul(part, i64(depth)))
             words = self._word(e, row, column, part)
             count = now[0]
-            for word, first in enumerate(range(0, depth, _WORD)):
-                mask = self._mask(e, e.at(line, e.b.add(element, i64(first)), F32), min(_WORD, depth - first))
+            for word, first in enumerate(range(0, depth, WORD)):
+                mask = self._mask(e, e.at(line, e.b.add(element, i64(first)), F32), min(WORD, depth - first))
                 e.store(mask, e.at(words, word, I64), 8)
                 count = e.b.add(count, e.intrinsic("llvm.ctpop", I64, mask))
             after[0] = count
@@ -228,9 +227,9 @@ class MaskedCorrelator(SparseCorrelator):
             for p, (at, now) in enumerate(zip(where, sums, strict=True)):
                 self._keep(e, at, self._sums(e, first, y, e.b.add(x, i64(p)), self.layout.totals_at), now, ends)
 
-    def _turn(self, e: Emitter, sums: list[list[ll.Value]], matrix: ll.Value, line: ll.Value, row: ll.Value,
-              x: ll.Value, j: ll.Value, part: ll.Value) -> list[list[ll.Value]]:
-        """Sums of adjacent pixels with the products of a turn; ``matrix``: of the panels, ``row``: that of the masks."""
+    def _turn(self, e: Emitter, sums: Tile, matrix: ll.Value, line: ll.Value, row: ll.Value,
+              x: ll.Value, j: ll.Value, part: ll.Value) -> Tile:
+        """Sums of adjacent pixels with a turn's products; ``matrix``: of the panels, ``row``: that of the masks."""
         c, plan, width = self.c, self.sparse, len(sums[0])
         taps = c.columns.taps
         channel = e.b.mul(part, i64(plan.depth))
@@ -246,7 +245,7 @@ class MaskedCorrelator(SparseCorrelator):
                 pixel = e.at(line, e.b.add(e.b.mul(column, i64(c.pixel)), channel), F32)
                 reads.append((inside, self._word(e, row, column, part), pixel))
             filter_ = e.b.mul(e.b.add(e.b.mul(t, i64(c.depth)), channel), i64(self.unit))
-            for word, first in enumerate(range(0, plan.depth, _WORD)):
+            for word, first in enumerate(range(0, plan.depth, WORD)):
                 at = e.at(matrix, e.b.add(filter_, i64(first * self.unit)), I8)
                 masks = [e.b.select(inside, e.load(e.at(words, word, I64), I64, 8), i64(0))
                          for inside, words, _ in reads]
@@ -254,33 +253,13 @@ class MaskedCorrelator(SparseCorrelator):
             after[:] = [v for pixel in tile for v in pixel]
         return shaped(after, width)
 
-    def _bits(self, e: Emitter, tile: list[list[ll.Value]], masks: list[ll.Value], pixels: list[ll.Value],
-              matrix: ll.Value) -> list[list[ll.Value]]:
-        """Sums with the products of the bits of a mask a pixel: of all pixels while all have some, then of each."""
-        counts = [e.intrinsic("llvm.ctpop", I64, mask) for mask in masks]
-        shared = counts[0]
-        for count in counts[1:]:
-            shared = smaller(e, shared, count)
-        tile, masks = self._in_turn(e, tile, masks, pixels, matrix, shared)
-        if len(tile) == 1:
-            return tile
-        return [self._in_turn(e, [tile[p]], [masks[p]], [pixels[p]], matrix, e.b.sub(counts[p], shared))[0][0]
-                for p in range(len(tile))]
+    def _bits(self, e: Emitter, tile: Tile, masks: list[ll.Value], pixels: list[ll.Value], matrix: ll.Value) -> Tile:
+        """Sums with the products of the bits of a mask a pixel."""
+        lanes, widest = self.num.lanes, self.plan.panels.widest
 
-    def _in_turn(self, e: Emitter, tile: list[list[ll.Value]], masks: Sequence[ll.Value], pixels: list[ll.Value],
-                 matrix: ll.Value, turns: ll.Value) -> tuple[list[list[ll.Value]], list[ll.Value]]:
-        """Add the products of the lowest ``turns`` bits of each mask; the sums, and the bits that remain."""
-        num, width, count = self.num, len(tile[0]), len(tile)
-        flat = [v for pixel in tile for v in pixel]
-        with e.loop_carried(0, turns, 1, [*masks, *flat], "bit") as (_, now, after):
-            for p in range(count):
-                bit = e.b.cttz(now[p], const(I1, 1))
-                value = e.splat(e.load(e.at(pixels[p], bit, F32), F32, 4), num.lanes)
-                at = e.at(matrix, e.b.mul(bit, i64(self.unit)), I8)
-                after[p] = e.b.and_(now[p], e.b.sub(now[p], i64(1)))
-                for v in range(width):
-                    panel, register = divmod(v, self.plan.panels.widest)
-                    vector = e.load(e.at(at, panel * self.slot + register * num.lanes, F32), num.vector,
-                                    num.lanes * 4)
-                    after[count + p * width + v] = num.multiply_add(e, value, vector, now[count + p * width + v])
-        return shaped(after[count:], width), list(after[:count])
+        def line(bit: ll.Value, v: int) -> ll.Value:
+            panel, register = divmod(v, widest)
+            at = e.at(matrix, e.b.mul(bit, i64(self.unit)), I8)
+            return e.at(at, panel * self.slot + register * lanes, F32)
+
+        return add_bits(e, self.num, tile, masks, lambda p, bit: e.at(pixels[p], bit, F32), line)

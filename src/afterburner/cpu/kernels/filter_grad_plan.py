@@ -134,27 +134,29 @@ def plan_of(op: Conv2dFilterGrad, x: tuple[int, ...], dy: tuple[int, ...], num: 
         unit = (1, -(-dy[1] // -(-dy[1] // rows)))
     bordered = merged or 0 < sum(op.padding[1]) <= dy[2] / 12
     found = FilterGrad(op, x, dy, merged, tiles, panels, bordered, unit, 1, 1, (1, 1, 1))
-    parts = _parts(found, num)
+    parts = cheapest_parts(found, num)
     together = min(-(-tiles.parts // parts[2]), max(1, _INPUT_BYTES // (found.tile_input * num.bytes)))
     mine = min(panels.parts, -(-panels.parts * op.groups // parts[1]))
     abreast = -(-mine // -(-mine // max(1, pixels // found.unit_pixels)))
     return replace(found, together=tiles.parts if merged else together, abreast=abreast, parts=parts)
 
 
-def _parts(f: FilterGrad, num: Numeric) -> tuple[int, int, int]:
+def cheapest_parts(f: FilterGrad, num: Numeric, most_sums: int = 0) -> tuple[int, int, int]:
     """The cut into chunks that copies least: every part of the tiles copies dy, every part of the panels the input,
-    and every part of the units makes private sums."""
+    and every part of the units makes private sums. ``most_sums``: elements of the gradient that a chunk may
+    have, where that is limited."""
     pixels = prod(f.dy[:3])
     cycles = f.sums * pixels / num.lanes / 2
     wanted = int(max(1, min(MOST_CHUNKS, cycles // CHUNK_CYCLES)))
     most = max(1, min(wanted, f.units, _COPIES // (f.sums * num.bytes), pixels // _COPIED_PIXELS))
     panels = f.panels.parts * f.op.groups
+    least = -(-f.sums // most_sums) if most_sums else 1
     found = []
     for copies in range(1, most + 1):
-        for down in range(1, min(f.tiles.parts, -(-wanted // copies)) + 1):
-            across = min(panels, -(-wanted // (copies * down)))
-            operands = _COPY * (down * prod(f.dy) + across * prod(f.x) / prod(f.op.strides))
-            rows = _ROW * across * f.units * f.sums / f.op.filter_shape[3] * num.lanes
+        for down in range(1, min(f.tiles.parts, max(-(-wanted // copies), least)) + 1):
+            wide = min(panels, max(-(-wanted // (copies * down)), -(-least // down)))
+            operands = _COPY * (down * prod(f.dy) + wide * prod(f.x) / prod(f.op.strides))
+            rows = _ROW * wide * f.units * f.sums / f.op.filter_shape[3] * num.lanes
             private = (copies + 1) * f.sums * _ADD if copies > 1 else 0
-            found.append((-min(wanted, copies * across * down), operands + rows + private, copies, across, down))
+            found.append((-min(wanted, copies * wide * down), operands + rows + private, copies, wide, down))
     return min(found)[2:]

@@ -122,9 +122,13 @@ class Conv2dInputGrad(_Conv):
 
 @dataclass(frozen=True)
 class Conv2dFilterGrad(_Conv):
-    """Gradient of conv2d with respect to its filter, from (x, dy)."""
+    """Gradient of conv2d with respect to its filter, from (x, dy).
+
+    ``sparse`` says that many elements of x may be zero; it changes no result beyond rounding.
+    """
 
     filter_shape: Shape
+    sparse: bool = False
 
     def infer(self, *types: TensorType) -> tuple[TensorType, ...]:
         require(len(types) == 2, f"takes 2 operands, not {len(types)}")
