@@ -9,6 +9,16 @@ from afterburner.cpu.kernels import conv, conv_filter_grad_masked
 from afterburner.ir import DTYPES, Builder, TensorType
 from afterburner.ir.ops.conv import Conv2dFilterGrad
 
+NONE, SAME = ((0, 0), (0, 0)), ((1, 1), (1, 1))
+TAPS = {  # image, output channels, filter, padding
+    "row by row": ((2, 6, 56, 16), 64, (3, 3), SAME),
+    "two rows": ((1, 7, 28, 32), 128, (3, 3), SAME),
+    "taps of a row at once": ((2, 9, 14, 16), 32, (3, 3), SAME),
+    "valid": ((2, 7, 28, 16), 64, (3, 3), NONE),
+    "asymmetric": ((1, 9, 26, 16), 128, (4, 2), ((3, 0), (0, 1))),
+    "one row of taps": ((1, 5, 60, 16), 32, (1, 3), ((0, 0), (2, 0))),
+    "sums beyond a chunk's, by taps": ((1, 4, 28, 256), 128, (3, 3), SAME),
+}
 CASES = {  # image, output channels
     "one panel": ((2, 9, 8, 16), 64),
     "two panels": ((1, 16, 16, 32), 256),
@@ -17,6 +27,7 @@ CASES = {  # image, output channels
     "copied in parts": ((4, 20, 20, 64), 96),
     "sums beyond a chunk's": ((1, 12, 12, 512), 256),
 }
+ALL = {**CASES, **TAPS}
 ISA = isas.host("avx512")
 F32 = DTYPES["f32"]
 
@@ -27,73 +38,76 @@ def everywhere(monkeypatch):
     monkeypatch.setattr(conv_filter_grad_masked, "_FEWEST_SUMS", 1)
 
 
-def node_of(image, outputs, sparse=True):
-    """conv2d_filter_grad of a 1x1 filter."""
-    op = Conv2dFilterGrad((1, 1), ((0, 0), (0, 0)), (1, 1), 1, (1, 1, image[3], outputs), sparse)
+def node_of(image, outputs, size=(1, 1), padding=NONE, sparse=True):
+    """conv2d_filter_grad."""
+    op = Conv2dFilterGrad((1, 1), padding, (1, 1), 1, (*size, image[3], outputs), sparse)
     builder = Builder()
-    shapes = (image, (*image[:3], outputs))
+    shapes = (image, op.output_shape(image, op.filter_shape))
     value = builder.emit(op, *(builder.input(TensorType(F32, s), f"x{i}") for i, s in enumerate(shapes)))
     builder.output(value)
     assert value.node is not None
     return value.node
 
 
-def operands_of(image, outputs, density, seed=0):
+def operands_of(node, density, seed=0):
     """x, of which so much is not zero, and dy."""
     rng = np.random.default_rng(seed)
-    x = rng.standard_normal(image, np.float32)
-    x[rng.random(image) >= density] = 0
-    return [x, rng.standard_normal((*image[:3], outputs), np.float32)]
+    x, dy = (rng.standard_normal(v.shape, np.float32) for v in node.operands)
+    x[rng.random(x.shape) >= density] = 0
+    return [x, dy]
 
 
-def gradient(image, outputs, operands):
+def gradient(node, operands):
     """By the kernel that leaves zeros out."""
-    kernel = conv.LOWERINGS["conv2d_filter_grad"](node_of(image, outputs), ISA)
+    kernel = conv.LOWERINGS["conv2d_filter_grad"](node, ISA)
     assert kernel.label.endswith("(zeros left out)")
-    return run_kernel(kernel, operands, ISA)[0][0, 0]
+    return run_kernel(kernel, operands, ISA)[0]
 
 
-def expected(operands):
+def expected(node, operands):
     """In float64."""
-    x, dy = (a.reshape(-1, a.shape[-1]).astype(np.float64) for a in operands)
-    return x.T @ dy
+    return node.op.evaluate(*(a.astype(np.float64) for a in operands))[0]
 
 
 @pytest.mark.parametrize("density", [0.0, 0.1, 0.5, 0.75, 1.0])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ALL)
 def test_values(case, density):
-    operands = operands_of(*CASES[case], density)
-    np.testing.assert_allclose(gradient(*CASES[case], operands), expected(operands), rtol=1e-4, atol=1e-4)
+    node = node_of(*ALL[case])
+    operands = operands_of(node, density)
+    np.testing.assert_allclose(gradient(node, operands), expected(node, operands), rtol=1e-4, atol=1e-4)
 
 
-def test_channels_that_differ_in_density():
-    image, outputs = CASES["last unit short"]
-    operands = operands_of(image, outputs, 1.0)
+@pytest.mark.parametrize("case", ["last unit short", "two rows"])
+def test_channels_that_differ_in_density(case):
+    node = node_of(*ALL[case])
+    operands = operands_of(node, 1.0)
+    image = node.operands[0].shape
     for channel in range(image[3]):
         operands[0][..., channel][np.random.default_rng(channel).random(image[:3]) >= channel / image[3]] = 0
-    np.testing.assert_allclose(gradient(image, outputs, operands), expected(operands), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(gradient(node, operands), expected(node, operands), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("what", [np.inf, -np.inf, np.nan])
 @pytest.mark.parametrize("which", [0, 1])
-def test_what_is_not_finite_meets_zeros_too(which, what):
-    image, outputs = CASES["two panels"]
-    operands = operands_of(image, outputs, 0.4)
-    operands[which][0, 5, 7, 3] = what
-    got = gradient(image, outputs, operands)
+@pytest.mark.parametrize("case", ["two panels", "valid"])
+def test_what_is_not_finite_meets_zeros_too(case, which, what):
+    node = node_of(*ALL[case])
+    operands = operands_of(node, 0.4)
+    operands[which][0, 4, 7, 3] = what
+    got = gradient(node, operands)
     with np.errstate(invalid="ignore"):
-        np.testing.assert_array_equal(np.isnan(got), np.isnan(expected(operands)))
+        np.testing.assert_array_equal(np.isnan(got), np.isnan(expected(node, operands)))
 
 
 @pytest.mark.parametrize(("image", "outputs", "isa_name"), [
     ((2, 9, 8, 16), 64, "avx2"), ((2, 9, 8, 20), 64, "avx512"), ((2, 9, 8, 16), 40, "avx512"),
     ((1, 9, 9, 16), 64, "avx512")])
 def test_others_are_computed_whole(image, outputs, isa_name):
-    isa = isas.host(isa_name)
-    kernel = conv.LOWERINGS["conv2d_filter_grad"](node_of(image, outputs), isa)
+    isa, node = isas.host(isa_name), node_of(image, outputs)
+    kernel = conv.LOWERINGS["conv2d_filter_grad"](node, isa)
     assert "zeros" not in kernel.label
-    operands = operands_of(image, outputs, 0.5)
-    np.testing.assert_allclose(run_kernel(kernel, operands, isa)[0][0, 0], expected(operands), rtol=1e-4, atol=1e-4)
+    operands = operands_of(node, 0.5)
+    np.testing.assert_allclose(run_kernel(kernel, operands, isa)[0], expected(node, operands), rtol=1e-4, atol=1e-4)
 
 
 def test_what_is_not_marked_is_computed_whole():

@@ -20,6 +20,7 @@ SHAPES = {
     "1x1 strided": (Conv2dFilterGrad((2, 2), NONE, (1, 1), 1, (1, 1, 24, 9)), (2, 7, 9, 24)),
     "3x3": (Conv2dFilterGrad((1, 1), SAME, (1, 1), 1, (3, 3, 21, 17)), (2, 6, 5, 21)),
     "3x3 wide": (Conv2dFilterGrad((1, 1), SAME, (1, 1), 1, (3, 3, 16, 8)), (1, 30, 30, 16)),
+    "3x3 often zero": (Conv2dFilterGrad((1, 1), SAME, (1, 1), 1, (3, 3, 16, 64), True), (2, 9, 28, 16)),
     "3x3 strided": (Conv2dFilterGrad((2, 2), SAME, (1, 1), 1, (3, 3, 8, 33)), (3, 9, 8, 8)),
     "groups": (Conv2dFilterGrad((1, 1), SAME, (1, 1), 2, (3, 3, 9, 10)), (2, 6, 5, 18)),
     "few channels": (Conv2dFilterGrad((1, 1), SAME, (1, 1), 1, (3, 3, 3, 12)), (2, 8, 8, 3)),

@@ -410,16 +410,24 @@ def lower_conv2d_filter_grad(node: Node, isa: Isa) -> Kernel:
                 return lower_whole_filter_grad(c, num, isa, f"{label} (Winograd)")
             if in_blocks:
                 return lower_winograd_filter_grad(c, num, isa, f"{label} (Winograd)")
-    from .conv_filter_grad_masked import MaskedFilterGradient, masked_plan  # it builds on this module
+    from .conv_filter_grad_masked import gradient_without_zeros  # it builds on this module
 
-    masked = masked_plan(op, x, dy, num, isa)
-    f = masked or plan_of(op, x, dy, num, isa, by_channel=prologue is not None)
-    partial = f.parts[0] > 1 or is_half(c.dtype)
-    kind = MaskedFilterGradient if masked else FilterGradient
-    gradient = kind(f, num, stored_type(c.dtype), partial, c, prologue)
-    label += " (zeros left out)" if masked else ""
+    stored = stored_type(c.dtype)
+    found = gradient_without_zeros(c, prologue, num, stored, isa)
+    gradient = found or _whole_gradient(c, prologue, num, stored, isa)
+    f, partial = gradient.f, gradient.partial
+    label += " (zeros left out)" if found else ""
     phases = [Phase(prod(f.parts), gradient.emit)]
     if partial:
         phases.append(combine_phase(num, 1, f.sums, f.parts[0], store_result(num, c.dtype)))
     temps = (f.parts[0] * f.sums * num.bytes,) if partial else ()
     return Kernel(node, tuple(phases), c.key(isa), temps, gradient.scratch, label + c.label)
+
+
+def _whole_gradient(c: Contraction, prologue: Prologue | None, num: Numeric, stored: ll.Type,
+                    isa: Isa) -> FilterGradient:
+    """What computes all products."""
+    assert isinstance(c.root.op, Conv2dFilterGrad)
+    x, dy = c.shapes[:2]
+    f = plan_of(c.root.op, x, dy, num, isa, by_channel=prologue is not None)
+    return FilterGradient(f, num, stored, f.parts[0] > 1 or is_half(c.dtype), c, prologue)

@@ -13,38 +13,42 @@ from math import prod
 
 from llvmlite import ir as ll
 
+from ...ir.ops.conv import Conv2dFilterGrad
 from ..emitter import F32, I32, I64, Emitter, const, i64
 from ..isa import Isa
 from .bits import WORD, add_bits
 from .conv_filter_grad import FilterGradient
+from .epilogue import Contraction
 from .filter_grad_plan import FilterGrad, cheapest_parts, plan_of
 from .gemm import LINE, Cut, Numeric, Rows, Tile, accumulate, cut, shaped, smaller, zeros
+from .prologue import Prologue
 
-_CHANNELS = 16  # of a tile: lanes of a register
-_FEWEST, _MOST = 4, 8  # registers of sums of a channel
-_ABREAST = 2  # channels: a multiply-add takes four cycles, two start in each
+CHANNELS = 16  # of a tile: lanes of a register
+FEWEST, MOST = 4, 8  # registers of sums of a channel
+ABREAST = 2  # channels: a multiply-add takes four cycles, two start in each
 _FEWEST_SUMS = 32 << 10  # with fewer, what is copied takes as long as is saved
-_SUMS_BYTES = 256 << 10  # of a chunk, so that they stay in the second-level cache
+SUMS_BYTES = 256 << 10  # of a chunk, so that they stay in the second-level cache
 _MOST_NONZERO = 0.7  # of the elements of two channels
 
 
-def masked_plan(op, x: tuple[int, ...], dy: tuple[int, ...], num: Numeric, isa: Isa) -> FilterGrad | None:  # type: ignore[no-untyped-def]
+def masked_plan(op: Conv2dFilterGrad, x: tuple[int, ...], dy: tuple[int, ...], num: Numeric,
+                isa: Isa) -> FilterGrad | None:
     """How the gradient is cut, its pixels in one row; None where masks are not for it."""
     if isa.name != "avx512" or not op.sparse or num.bytes != 4 or not num.is_float or op.groups != 1:
         return None
     depth, outputs = op.filter_shape[2:]
     pixels, vectors = prod(dy[:3]), outputs // num.lanes
-    panels = cut(vectors, _MOST) if vectors else Cut(1, 1)
+    panels = cut(vectors, MOST) if vectors else Cut(1, 1)
     plain = plan_of(op, x, dy, num, isa, by_channel=True).flat
-    if not plain or depth % _CHANNELS or outputs % num.lanes or panels.larger or panels.base < _FEWEST:
+    if not plain or depth % CHANNELS or outputs % num.lanes or panels.larger or panels.base < FEWEST:
         return None
     if pixels < 2 * WORD or depth * outputs < _FEWEST_SUMS:
         return None
     row = ((1, pixels, 1, depth), (1, pixels, 1, outputs))
-    found = FilterGrad(op, *row, False, Cut(depth, depth // _CHANNELS), panels, False, (1, WORD), 1, 1, (1, 1, 1))
-    copies, across, down = cheapest_parts(found, num, _SUMS_BYTES // num.bytes)
+    found = FilterGrad(op, *row, False, Cut(depth, depth // CHANNELS), panels, False, (1, WORD), 1, 1, (1, 1, 1))
+    copies, across, down = cheapest_parts(found, num, SUMS_BYTES // num.bytes)
     tiles = -(-found.tiles.parts // down)
-    return replace(found, together=min(tiles, _SUMS_BYTES // (found.tile_input * num.bytes)),
+    return replace(found, together=min(tiles, SUMS_BYTES // (found.tile_input * num.bytes)),
                    parts=(copies, across, down))
 
 
@@ -55,12 +59,20 @@ class MaskedFilterGradient(FilterGradient):
     @property
     def masks_at(self) -> int:
         """Elements from the start of scratch."""
-        return self.input_at + self.f.tile_input * self.f.together
+        return self.input_at + self.tile_elements * self.f.together
+
+    @property
+    def tile_elements(self) -> int:
+        """Elements of the copied input of a tile."""
+        return self.f.tile_input
+
+    def _tile_input(self, e: Emitter, index: ll.Value) -> ll.Value:
+        return e.at(self._input(e), e.b.mul(index, i64(self.tile_elements)), self.num.element)
 
     @property
     def scratch(self) -> int:
         """Bytes of private memory."""
-        return (self.masks_at + 2 * _CHANNELS * self.f.together + 1) * self.num.bytes
+        return (self.masks_at + 2 * CHANNELS * self.f.together + 1) * self.num.bytes
 
     @scratch.setter
     def scratch(self, _: int) -> None:
@@ -70,41 +82,49 @@ class MaskedFilterGradient(FilterGradient):
                     tiles: tuple[ll.Value, ll.Value] | None) -> None:
         super()._pack_input(e, image, group, tiles)
         assert tiles is not None
+        self._make_masks(e, tiles)
+
+    def _make_masks(self, e: Emitter, tiles: tuple[ll.Value, ll.Value]) -> None:
         with e.loop(0, e.b.sub(tiles[1], tiles[0]), name="masked") as number:
             source, into = self._tile_input(e, number), self._masks(e, number)
             middle = smaller(e, self.pixels, i64(WORD // 2))
             for half, (first, end) in enumerate(((i64(0), middle), (middle, self.pixels))):
-                e.store(self._half(e, source, first, end), e.at(into, half * _CHANNELS, I32), LINE)
+                e.store(self._half(e, source, first, end), e.at(into, half * CHANNELS, I32), LINE)
 
     def _masks(self, e: Emitter, number: ll.Value) -> ll.Value:
-        return e.at(e.scratch, e.b.add(i64(self.masks_at), e.b.mul(number, i64(2 * _CHANNELS))), I32)
+        return e.at(e.scratch, e.b.add(i64(self.masks_at), e.b.mul(number, i64(2 * CHANNELS))), I32)
 
     def _half(self, e: Emitter, source: ll.Value, first: ll.Value, end: ll.Value) -> ll.Value:
         """For each channel of a tile a bit for each of some pixels that is not zero."""
-        words = ll.VectorType(I32, _CHANNELS)
+        words = ll.VectorType(I32, CHANNELS)
         with e.loop_carried(first, end, 1, [const(words, 0), const(words, 1)], "bit") as (pixel, now, after):
-            value = e.load(e.at(source, e.b.mul(pixel, i64(_CHANNELS)), F32), self.num.vector, LINE)
+            value = e.load(e.at(source, e.b.mul(pixel, i64(CHANNELS)), F32), self.num.vector, LINE)
             some = e.b.fcmp_unordered("!=", value, self.num.zero)
             after[:] = [e.b.select(some, e.b.or_(now[0], now[1]), now[0]), e.b.shl(now[1], const(words, 1))]
         return after[0]
 
     def _pack_output(self, e: Emitter, source: ll.Value, packed: ll.Value, width: int, last: int) -> None:
         """Copy a panel of dy, and see whether it is finite: what is not makes NaN of zero."""
+        e.store(ll.Constant(I32, 0), self._odd(e), 4)
+        self._note_and_copy(e, source, self.f.dy[3], self.pixels, packed, width)
+
+    def _note_and_copy(self, e: Emitter, source: ll.Value, stride: int, pixels: ll.Value, packed: ll.Value,
+                       width: int) -> None:
         num = self.num
-        with e.loop_carried(0, self.pixels, 1, [source, packed, *[num.zero] * width], "pack") as (_, now, after):
+        with e.loop_carried(0, pixels, 1, [source, packed, *[num.zero] * width], "pack") as (_, now, after):
             totals = []
             for v, total in enumerate(now[2:]):
                 value = e.load(e.at(now[0], v * num.lanes, F32), num.vector, 4)
                 e.store(value, e.at(now[1], v * num.lanes, F32), LINE)
                 totals.append(num.multiply_add(e, value, num.zero, total))
-            after[:] = [e.at(now[0], self.f.dy[3], F32), e.at(now[1], width * num.lanes, F32), *totals]
+            after[:] = [e.at(now[0], stride, F32), e.at(now[1], width * num.lanes, F32), *totals]
         total = reduce(lambda a, b: num.add(e, a, b), after[2:])
         odd = e.b.bitcast(e.b.fcmp_unordered("uno", total, total), ll.IntType(num.lanes))
-        e.store(e.b.zext(odd, I32), self._odd(e), 4)
+        e.store(e.b.or_(e.b.zext(odd, I32), e.load(self._odd(e), I32, 4)), self._odd(e), 4)
 
     def _odd(self, e: Emitter) -> ll.Value:
         """Where it stands whether something in the panel of dy is not finite."""
-        return e.at(e.scratch, self.masks_at + 2 * _CHANNELS * self.f.together, I32)
+        return e.at(e.scratch, self.masks_at + 2 * CHANNELS * self.f.together, I32)
 
     def _taps(self, e: Emitter, height: int, tile: ll.Value, row: ll.Value, source: ll.Value,
               panels: tuple[ll.Value, ll.Value], group: ll.Value, again: ll.Value) -> None:
@@ -115,10 +135,10 @@ class MaskedFilterGradient(FilterGradient):
             self._ask_pixel(e, pixel)
         for width, _, packed, channel, last in self._packed(e, *panels):
             finite = e.b.icmp_unsigned("==", e.load(self._odd(e), I32, 4), ll.Constant(I32, 0))
-            with e.loop(0, height, _ABREAST, "channel") as r:
+            with e.loop(0, height, ABREAST, "channel") as r:
                 at = e.b.add(e.b.mul(e.b.add(row, r), i64(outputs)), channel)
                 target = e.at(self.target, at, self.num.element)
-                self._ask_sums(e, e.at(target, _ABREAST * outputs, self.num.element), _ABREAST, width)
+                self._ask_sums(e, e.at(target, ABREAST * outputs, self.num.element), ABREAST, width)
                 sums = self._channels(e, e.at(source, r, F32), self._words(e, tile, r), packed, width, finite)
                 self._finish(e, sums, target, last, again)
 
@@ -128,29 +148,31 @@ class MaskedFilterGradient(FilterGradient):
 
         def word(channel: int) -> ll.Value:
             low, high = (e.b.zext(e.load(e.at(e.at(halves, r, I32), channel + at, I32), I32, 4), I64)
-                         for at in (0, _CHANNELS))
+                         for at in (0, CHANNELS))
             return e.b.or_(low, e.b.shl(high, i64(32)))
 
-        return [word(channel) for channel in range(_ABREAST)]
+        return [word(channel) for channel in range(ABREAST)]
 
     def _channels(self, e: Emitter, source: ll.Value, masks: list[ll.Value], packed: ll.Value,
-                  width: int, finite: ll.Value) -> Tile:
-        """The sums of two channels over the unit, without zeros where these are many."""
-        lanes = self.num.lanes
+                  width: int, finite: ll.Value, line: int = 0) -> Tile:
+        """The sums of two channels over the unit, without zeros where these are many. ``line``: registers from a line
+        of dy to the next, where these overlap."""
+        lanes, step = self.num.lanes, (line or width) * self.num.lanes
         counts = [e.intrinsic("llvm.ctpop", I64, mask) for mask in masks]
-        most = e.b.fptosi(e.b.fmul(e.b.sitofp(self.pixels, F32), const(F32, _ABREAST * _MOST_NONZERO)), I64)
+        most = e.b.fptosi(e.b.fmul(e.b.sitofp(self.pixels, F32), const(F32, ABREAST * _MOST_NONZERO)), I64)
         few = e.b.and_(finite, e.b.icmp_signed("<=", e.b.add(*counts), most))
         made: list[tuple[list[ll.Value], ll.Block]] = []
         with e.b.if_else(few) as (then, otherwise):
             with then:
-                tile = add_bits(e, self.num, zeros(self.num, _ABREAST, width), masks,
-                                lambda r, bit: e.at(e.at(source, r, F32), e.b.mul(bit, i64(_CHANNELS)), F32),
-                                lambda bit, v: e.at(packed, e.b.add(e.b.mul(bit, i64(width * lanes)), i64(v * lanes)),
+                tile = add_bits(e, self.num, zeros(self.num, ABREAST, width), masks,
+                                lambda r, bit: e.at(e.at(source, r, F32), e.b.mul(bit, i64(CHANNELS)), F32),
+                                lambda bit, v: e.at(packed, e.b.add(e.b.mul(bit, i64(step)), i64(v * lanes)),
                                                     F32))
                 made.append(([v for sums in tile for v in sums], e.b.block))
             with otherwise:
-                rows = Rows(source, range(_ABREAST), _CHANNELS)
-                tile = accumulate(e, self.num, zeros(self.num, _ABREAST, width), rows, self._columns(packed, width),
+                rows = Rows(source, range(ABREAST), CHANNELS)
+                tile = accumulate(e, self.num, zeros(self.num, ABREAST, width), rows,
+                                  replace(self._columns(packed, width), step=step),
                                   self.pixels)
                 made.append(([v for sums in tile for v in sums], e.b.block))
         joined = []
@@ -160,3 +182,20 @@ class MaskedFilterGradient(FilterGradient):
                 phi.add_incoming(value, block)
             joined.append(phi)
         return shaped(joined, width)
+
+
+def gradient_without_zeros(c: Contraction, prologue: Prologue | None, num: Numeric, stored: ll.Type,
+                           isa: Isa) -> MaskedFilterGradient | None:
+    """What leaves zeros out; None where that is not provided for, or all products are faster."""
+    from .conv_filter_grad_taps import TapsFilterGradient, taps_plan  # it builds on this module
+
+    assert isinstance(c.root.op, Conv2dFilterGrad)
+    x, dy = c.shapes[:2]
+    f = masked_plan(c.root.op, x, dy, num, isa)
+    if f is not None:
+        return MaskedFilterGradient(f, num, stored, f.parts[0] > 1, c, prologue)
+    taps = taps_plan(c.root.op, x, dy, num, isa)
+    if taps is None:
+        return None
+    f, rows = taps
+    return TapsFilterGradient(rows, f, num, stored, f.parts[0] > 1, c, prologue)
