@@ -32,6 +32,7 @@ def everywhere(monkeypatch):
     """Whether it pays or not."""
     monkeypatch.setattr(correlation_masked, "_FEWEST_PIXELS", 1)
     monkeypatch.setattr(correlation_masked, "_FEWEST_PRODUCTS", 1)
+    monkeypatch.setattr(correlation_masked, "_FEWEST_BLOCKS", 1)
     monkeypatch.setattr(MaskedCorrelator, "most_nonzero", 0.8)
 
 

@@ -5,7 +5,7 @@ import pytest
 from cpu_harness import run_kernel
 
 from afterburner.cpu import isa as isas
-from afterburner.cpu.kernels import conv, conv_filter_grad_masked
+from afterburner.cpu.kernels import conv, filter_grad_masked
 from afterburner.ir import DTYPES, Builder, TensorType
 from afterburner.ir.ops.conv import Conv2dFilterGrad
 
@@ -35,7 +35,7 @@ F32 = DTYPES["f32"]
 @pytest.fixture(autouse=True)
 def everywhere(monkeypatch):
     """Whether it pays or not."""
-    monkeypatch.setattr(conv_filter_grad_masked, "_FEWEST_SUMS", 1)
+    monkeypatch.setattr(filter_grad_masked, "_FEWEST_SUMS", 1)
 
 
 def node_of(image, outputs, size=(1, 1), padding=NONE, sparse=True):

@@ -28,6 +28,8 @@ _FEWEST_SUMS = 4
 _ABREAST = 2  # pixels: a multiply-add takes four cycles, two start in each
 _TAPS_BYTES = 32 << 10  # of filter that is read again and again from a first-level cache of 48 KB
 _BLOCK_BYTES = 512 << 10  # of masks and sums, which stay in a second-level cache of 1 MB
+_IMAGE_BYTES = 400 << 10  # of a block
+_FEWEST_BLOCKS = 16  # for some workers; of a few, those of one image, shared zeros are as fast
 _FEWEST_PIXELS = 16  # that use what was read of the filter
 _FEWEST_PRODUCTS = 128  # of an element of the image
 _PIECE = 8  # channels that are compared at once, or twice as many
@@ -48,15 +50,23 @@ def masked_plan(c: Correlation, dense: Plan, num: Numeric, isa: Isa) -> SparsePl
     taken, depth = _turn(c, num, together * wide)
     if depth % _PIECE:
         return None
-    for block in range(dense.block, 0, -1):
+    for block in range(max(dense.block, _most_rows(c, num)), 0, -1):
         found = SparsePlan(replace(dense, block=block), together, taken, depth)
         if _Layout(c, found, num).bytes <= _BLOCK_BYTES:
             break
     else:
         return None
     blocks = c.images * -(-c.rows.outputs // block)
-    found = replace(found, dense=replace(found.dense, parts=(min(blocks, MOST_CHUNKS), 1)))
-    return found if block * c.columns.outputs >= _FEWEST_PIXELS else None
+    if block * c.columns.outputs < _FEWEST_PIXELS or blocks < _FEWEST_BLOCKS:
+        return None
+    return replace(found, dense=replace(found.dense, parts=(min(blocks, MOST_CHUNKS), 1)))
+
+
+def _most_rows(c: Correlation, num: Numeric) -> int:
+    """Output rows of a block: what they read stays in the cache, and there are some blocks for each worker."""
+    row = c.columns.inputs * c.pixel * num.bytes * c.rows.taps.stride
+    blocks = max(-(-c.rows.outputs * row // _IMAGE_BYTES), -(-_FEWEST_BLOCKS // c.images))
+    return -(-c.rows.outputs // min(blocks, c.rows.outputs))
 
 
 def _turn(c: Correlation, num: Numeric, sums: int) -> tuple[int, int]:

@@ -1,6 +1,6 @@
 """Gradient of a filter of several taps whose input is often zero, with AVX-512: zeros are not multiplied.
 
-As in ``conv_filter_grad_masked``, for units of whole rows of the input. Rows of dy are copied with zeros at their
+As in ``filter_grad_masked``, for units of whole rows of the input. Rows of dy are copied with zeros at their
 sides, as long as the copied rows of the input, so that an element of the input finds the line of dy of a tap at one
 distance from its own: what lies outside of dy is zero. Of few output channels all taps of a filter row are taken at
 once, since their lines lie side by side.
@@ -16,7 +16,7 @@ from ...ir.ops.conv import Conv2dFilterGrad
 from ..emitter import F32, I32, Emitter, i64
 from ..isa import Isa
 from .bits import WORD
-from .conv_filter_grad_masked import ABREAST, CHANNELS, FEWEST, MOST, SUMS_BYTES, MaskedFilterGradient
+from .filter_grad_masked import ABREAST, CHANNELS, FEWEST, MOST, SUMS_BYTES, MaskedFilterGradient
 from .filter_grad_plan import FilterGrad, cheapest_parts
 from .gemm import Cut, Numeric, cut, range_of_part, smaller, walk_panels
 

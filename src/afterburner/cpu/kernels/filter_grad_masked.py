@@ -17,11 +17,9 @@ from ...ir.ops.conv import Conv2dFilterGrad
 from ..emitter import F32, I32, I64, Emitter, const, i64
 from ..isa import Isa
 from .bits import WORD, add_bits
-from .conv_filter_grad import FilterGradient
-from .epilogue import Contraction
 from .filter_grad_plan import FilterGrad, cheapest_parts, plan_of
+from .filter_grad_tiles import FilterGradient
 from .gemm import LINE, Cut, Numeric, Rows, Tile, accumulate, cut, shaped, smaller, zeros
-from .prologue import Prologue
 
 CHANNELS = 16  # of a tile: lanes of a register
 FEWEST, MOST = 4, 8  # registers of sums of a channel
@@ -182,20 +180,3 @@ class MaskedFilterGradient(FilterGradient):
                 phi.add_incoming(value, block)
             joined.append(phi)
         return shaped(joined, width)
-
-
-def gradient_without_zeros(c: Contraction, prologue: Prologue | None, num: Numeric, stored: ll.Type,
-                           isa: Isa) -> MaskedFilterGradient | None:
-    """What leaves zeros out; None where that is not provided for, or all products are faster."""
-    from .conv_filter_grad_taps import TapsFilterGradient, taps_plan  # it builds on this module
-
-    assert isinstance(c.root.op, Conv2dFilterGrad)
-    x, dy = c.shapes[:2]
-    f = masked_plan(c.root.op, x, dy, num, isa)
-    if f is not None:
-        return MaskedFilterGradient(f, num, stored, f.parts[0] > 1, c, prologue)
-    taps = taps_plan(c.root.op, x, dy, num, isa)
-    if taps is None:
-        return None
-    f, rows = taps
-    return TapsFilterGradient(rows, f, num, stored, f.parts[0] > 1, c, prologue)
