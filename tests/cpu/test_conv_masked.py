@@ -20,6 +20,7 @@ CASES = {
     "whole sums in registers": Case((2, 5, 9, 64), (1, 1, 64, 256), (1, 1), ((0, 0), (0, 0))),
     "a row of taps in registers": Case((2, 5, 9, 24), (1, 3, 24, 64), (1, 1), ((0, 0), (1, 1))),
     "large enough to ask ahead": Case((4, 33, 36, 64), (1, 1, 64, 64), (1, 1), ((0, 0), (0, 0))),
+    "rows beside the image": Case((1, 5, 9, 64), (1, 1, 64, 128), (1, 1), ((1, 2), (0, 1))),
     "parts of 1x1": Case((1, 5, 31, 320), (1, 1, 320, 128), (1, 1), ((0, 0), (0, 0))),
     "sums in blocks of taps": Case((1, 7, 20, 200), (3, 3, 200, 128), (1, 1), ((1, 1), (1, 1))),
     "sums in blocks of channels": Case((1, 7, 20, 576), (1, 3, 576, 128), (1, 1), ((0, 0), (1, 1))),

@@ -29,7 +29,6 @@ CASES = {  # image, output channels
 }
 ALL = {**CASES, **TAPS}
 ISA = isas.host("avx512")
-F32 = DTYPES["f32"]
 
 
 @pytest.fixture(autouse=True)
@@ -38,12 +37,12 @@ def everywhere(monkeypatch):
     monkeypatch.setattr(filter_grad_masked, "_FEWEST_SUMS", 1)
 
 
-def node_of(image, outputs, size=(1, 1), padding=NONE, sparse=True):
+def node_of(image, outputs, size=(1, 1), padding=NONE, sparse=True, dtype="f32"):
     """conv2d_filter_grad."""
     op = Conv2dFilterGrad((1, 1), padding, (1, 1), 1, (*size, image[3], outputs), sparse)
     builder = Builder()
     shapes = (image, op.output_shape(image, op.filter_shape))
-    value = builder.emit(op, *(builder.input(TensorType(F32, s), f"x{i}") for i, s in enumerate(shapes)))
+    value = builder.emit(op, *(builder.input(TensorType(DTYPES[dtype], s), f"x{i}") for i, s in enumerate(shapes)))
     builder.output(value)
     assert value.node is not None
     return value.node
@@ -113,3 +112,16 @@ def test_others_are_computed_whole(image, outputs, isa_name):
 def test_what_is_not_marked_is_computed_whole():
     node = node_of(*CASES["one panel"], sparse=False)
     assert "zeros" not in conv.LOWERINGS["conv2d_filter_grad"](node, ISA).label
+
+
+@pytest.mark.parametrize("dtype", ["f16", "bf16", "f64"])
+@pytest.mark.parametrize("case", ["two panels", "two rows"])
+def test_other_types_are_computed_whole(case, dtype):
+    node = node_of(*(*ALL[case], (1, 1), NONE)[:4], dtype=dtype)
+    kernel = conv.LOWERINGS["conv2d_filter_grad"](node, ISA)
+    assert "zeros" not in kernel.label
+    x, dy = operands_of(node, 0.5)
+    operands = [a.astype(v.type.dtype.numpy) for a, v in zip((x, dy), node.operands, strict=True)]
+    got = run_kernel(kernel, operands, ISA)[0].astype(np.float64)
+    rough = {"f16": 2e-2, "bf16": 1e-1, "f64": 1e-9}[dtype]
+    np.testing.assert_allclose(got, expected(node, operands), rtol=rough, atol=10 * rough)

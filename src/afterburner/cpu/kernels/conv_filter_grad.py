@@ -69,6 +69,8 @@ def _gradient_without_zeros(c: Contraction, prologue: Prologue | None, num: Nume
                             isa: Isa) -> MaskedFilterGradient | None:
     """What leaves zeros out; None where that is not provided for, or all products are faster."""
     assert isinstance(c.root.op, Conv2dFilterGrad)
+    if c.dtype != F32:
+        return None
     x, dy = c.shapes[:2]
     f = masked_plan(c.root.op, x, dy, num, isa)
     if f is not None:

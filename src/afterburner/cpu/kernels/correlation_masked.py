@@ -104,8 +104,10 @@ class MaskedCorrelator(SparseCorrelator):
 
     @property
     def _in_registers(self) -> bool:
-        """Whether one turn makes whole sums."""
-        return self.c.rows.taps.count == self.layout.parts == 1 and self.sparse.columns == self.c.columns.taps.count
+        """Whether one turn makes whole sums, of rows that are all there."""
+        rows, columns = self.c.rows, self.c.columns
+        whole = rows.taps.count == self.layout.parts == 1 and self.sparse.columns == columns.taps.count
+        return whole and not rows.clipped
 
     # The masks of a block
 

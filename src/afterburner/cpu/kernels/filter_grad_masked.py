@@ -31,8 +31,8 @@ _MOST_NONZERO = 0.7  # of the elements of two channels
 
 def masked_plan(op: Conv2dFilterGrad, x: tuple[int, ...], dy: tuple[int, ...], num: Numeric,
                 isa: Isa) -> FilterGrad | None:
-    """How the gradient is cut, its pixels in one row; None where masks are not for it."""
-    if isa.name != "avx512" or not op.sparse or num.bytes != 4 or not num.is_float or op.groups != 1:
+    """How the gradient of float32 is cut, its pixels in one row; None where masks are not for it."""
+    if isa.name != "avx512" or not op.sparse or op.groups != 1:
         return None
     depth, outputs = op.filter_shape[2:]
     pixels, vectors = prod(dy[:3]), outputs // num.lanes

@@ -40,8 +40,8 @@ class Rows:
 
 def taps_plan(op: Conv2dFilterGrad, x: tuple[int, ...], dy: tuple[int, ...], num: Numeric,
               isa: Isa) -> tuple[FilterGrad, Rows] | None:
-    """How the gradient is cut; None where masks are not for it."""
-    if isa.name != "avx512" or not op.sparse or num.bytes != 4 or not num.is_float or op.groups != 1:
+    """How the gradient of float32 is cut; None where masks are not for it."""
+    if isa.name != "avx512" or not op.sparse or op.groups != 1:
         return None
     kh, kw, depth, outputs = op.filter_shape
     plain = kh * kw > 1 and op.strides == op.dilation == (1, 1) and max(op.padding[0]) < kh and max(op.padding[1]) < kw
