@@ -19,7 +19,7 @@ from ..kernel import Kernel, Phase
 from . import library
 from .correlation import Axis, Correlation, Correlator, Plan, Taps
 from .correlation_masked import MaskedCorrelator, masked_plan
-from .correlation_sparse import SparseCorrelator, SparsePlan, sparse_plan
+from .correlation_sparse import ListCorrelator, SparseCorrelator, SparsePlan, sparse_plan
 from .correlation_streamed import StreamedCorrelator, in_one_row, streamed_plans
 from .depthwise import is_depthwise, lower_depthwise
 from .epilogue import Contraction, Streams, contraction_of
@@ -292,7 +292,7 @@ def _sparse_correlator(c: Correlation, num: Numeric, isa: Isa, filter_columns: i
                        streams: Streams) -> SparseCorrelator | None:
     """What leaves out the zeros of single elements; None where that takes longer than all products."""
     ways: tuple[tuple[Callable[..., SparsePlan | None], type[SparseCorrelator]], ...] = (
-        (masked_plan, MaskedCorrelator), (sparse_plan, SparseCorrelator))
+        (masked_plan, MaskedCorrelator), (sparse_plan, ListCorrelator))
     for plan_of_way, correlator in ways:
         for widest in (WIDEST, 2):
             plan = plan_of_way(c, plan_of(c, num, isa, widest=widest), num, isa)

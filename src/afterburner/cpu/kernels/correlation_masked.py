@@ -17,7 +17,7 @@ from ..emitter import F32, I8, I16, I64, Emitter, const, i64
 from ..isa import Isa
 from .bits import WORD, add_bits
 from .correlation import Correlation, Plan
-from .correlation_sparse import SparseCorrelator, SparsePlan, is_plain, turn_of
+from .correlation_sparse import Layout, SparseCorrelator, SparsePlan, is_plain, turn_of
 from .epilogue import COLD_BYTES, LINE, Finish
 from .gemm import MOST_CHUNKS, Numeric, Tile, shaped, zeros
 from .nonzeros import Lists
@@ -52,7 +52,7 @@ def masked_plan(c: Correlation, dense: Plan, num: Numeric, isa: Isa) -> SparsePl
         return None
     for block in range(max(dense.block, _most_rows(c, num)), 0, -1):
         found = SparsePlan(replace(dense, block=block), together, taken, depth)
-        if _Layout(c, found, num).bytes <= _BLOCK_BYTES:
+        if _Masks(c, found, num).bytes <= _BLOCK_BYTES:
             break
     else:
         return None
@@ -78,29 +78,22 @@ def _turn(c: Correlation, num: Numeric, sums: int) -> tuple[int, int]:
     return 1, depth if depth < WORD or depth % WORD == 0 else turn_of(c, WORD, _PIECE)
 
 
-class _Layout:
-    """Where masks and sums lie in a worker's private memory, in bytes."""
+class _Masks(Layout):
+    """Masks of the elements, pixel by pixel."""
 
-    def __init__(self, c: Correlation, plan: SparsePlan, num: Numeric) -> None:
-        self.rows = (plan.dense.block - 1) * c.rows.taps.stride + c.rows.taps.count
-        self.parts = c.depth // plan.depth
+    def zeros_bytes(self, c: Correlation, plan: SparsePlan, num: Numeric) -> int:
         self.words = -(-plan.depth // WORD)
-        self.line = c.columns.inputs * self.parts * self.words
-        self.sums_at = -(-self.rows * self.line * 8 // 64) * 64
-        self.sums = plan.together * plan.dense.panels.widest * num.lanes
-        size = plan.dense.block * c.columns.outputs * self.sums * num.bytes
-        self.totals_at = self.sums_at + (size if ends_of(c) else 0)
-        self.bytes = self.totals_at + size
+        return self.rows * c.columns.inputs * self.parts * self.words * (WORD // 8)
 
 
 class MaskedCorrelator(SparseCorrelator):
     """Emits a correlation that chooses, block by block, whether zeros are left out."""
 
     most_nonzero = _MOST_NONZERO
-    layout: _Layout  # type: ignore[assignment]
+    layout: _Masks
 
-    def _layout(self, c: Correlation, plan: SparsePlan, num: Numeric) -> _Layout:  # type: ignore[override]
-        return _Layout(c, plan, num)
+    def _layout(self, c: Correlation, plan: SparsePlan, num: Numeric) -> _Masks:
+        return _Masks(c, plan, num)
 
     @property
     def _in_registers(self) -> bool:

@@ -17,7 +17,7 @@ from llvmlite import ir as ll
 from ..emitter import F32, I1, I8, I32, I64, Emitter, const, i64
 from ..isa import Isa
 from .correlation import Correlation, Correlator, Plan, tap_range
-from .epilogue import Finish, Streams, ask_early, cold
+from .epilogue import LINE, Finish, Streams, ask_early, cold
 from .finite import NOTE, note_finite, noted_finite
 from .gemm import MOST_CHUNKS, Numeric, larger, range_of_part, smaller
 from .nonzeros import ENTRY, Lists
@@ -70,7 +70,7 @@ def sparse_plan(c: Correlation, dense: Plan, num: Numeric, isa: Isa) -> SparsePl
         return None
     for block in range(dense.block, 0, -1):
         found = SparsePlan(replace(dense, block=block), together, taken, depth)
-        if _Layout(c, found, num).bytes <= _BLOCK_BYTES:
+        if _Lists(c, found, num).bytes <= _BLOCK_BYTES:
             break
     else:
         return None
@@ -94,22 +94,34 @@ def turn_of(c: Correlation, most: int, multiple: int = 1) -> int:
     return max((d for d in range(multiple, min(size, most) + 1, multiple) if size % d == 0), default=1)
 
 
-class _Layout:
-    """Where lists and sums lie in a worker's private memory, in bytes."""
+class Layout:
+    """Where the sums of a block lie in a worker's private memory, behind what tells the zeros; in bytes, but ``sums``:
+    the output channels of a group of panels."""
 
     def __init__(self, c: Correlation, plan: SparsePlan, num: Numeric) -> None:
         self.rows = (plan.dense.block - 1) * c.rows.taps.stride + c.rows.taps.count
         self.parts = c.depth // plan.depth
+        self.sums_at = -(-self.zeros_bytes(c, plan, num) // LINE) * LINE
+        self.sums = plan.together * plan.dense.panels.widest * num.lanes
+        size = plan.dense.block * c.columns.outputs * self.sums * num.bytes
+        self.totals_at = self.sums_at + (size if ends_of(c) else 0)
+        self.bytes = self.totals_at + size
+
+    def zeros_bytes(self, c: Correlation, plan: SparsePlan, num: Numeric) -> int:
+        """What tells the zeros of a block's rows and parts."""
+        raise NotImplementedError
+
+
+class _Lists(Layout):
+    """Lists of offsets, of values, and of where columns start."""
+
+    def zeros_bytes(self, c: Correlation, plan: SparsePlan, num: Numeric) -> int:
         self.list = c.columns.inputs * plan.depth + num.lanes
         self.starts = -(-(c.columns.inputs + 1) // 16) * 16
         lists = self.rows * self.parts
         self.values_at = lists * self.list * (ENTRY // 2)
         self.starts_at = 2 * self.values_at
-        self.sums_at = -(-(self.starts_at + lists * self.starts * 4) // 64) * 64
-        self.sums = plan.together * plan.dense.panels.widest * num.lanes
-        size = plan.dense.block * c.columns.outputs * self.sums * num.bytes
-        self.totals_at = self.sums_at + (size if ends_of(c) else 0)
-        self.bytes = self.totals_at + size
+        return self.starts_at + lists * self.starts * 4
 
 
 class SparseCorrelator(Correlator):
@@ -127,8 +139,8 @@ class SparseCorrelator(Correlator):
         self.unit = plan.dense.panels.widest * num.lanes * num.bytes  # bytes of a panel's filter for one element
         self.packs = max(1, min(MOST_CHUNKS, plan.dense.panels.parts))
 
-    def _layout(self, c: Correlation, plan: SparsePlan, num: Numeric) -> _Layout:
-        return _Layout(c, plan, num)
+    def _layout(self, c: Correlation, plan: SparsePlan, num: Numeric) -> Layout:
+        raise NotImplementedError
 
     @property
     def temps(self) -> tuple[int, int]:
@@ -163,7 +175,7 @@ class SparseCorrelator(Correlator):
                     for width, panel, channel, last in self._panels(e, i64(0), i64(plan.panels.parts)):
                         self._block(e, image, finish, block, i64(0), width, panel, channel, last)
 
-    # The lists of a block
+    # What tells the zeros of a block
 
     def _top(self, e: Emitter, row: ll.Value) -> ll.Value:
         taps = self.c.rows.taps
@@ -210,24 +222,9 @@ class SparseCorrelator(Correlator):
         lanes = [e.b.extract_element(after[0], ll.Constant(I32, lane)) for lane in range(num.lanes)]
         return e.b.zext(reduce(e.b.add, lanes), I64)
 
-    def _lists_at(self, e: Emitter, index: ll.Value) -> tuple[ll.Value, ll.Value, ll.Value]:
-        """Addresses of list ``index``: its offsets, its values, and where each column starts."""
-        layout = self.layout
-        at = e.b.mul(index, i64(layout.list))
-        return (e.at(e.scratch, at, I32), e.at(e.at(e.scratch, layout.values_at, I8), at, F32),
-                e.at(e.at(e.scratch, layout.starts_at, I8), e.b.mul(index, i64(layout.starts)), I32))
-
     def _list_row(self, e: Emitter, lists: Lists, line: ll.Value, part: ll.Value, index: ll.Value) -> ll.Value:
-        c, depth = self.c, self.sparse.depth
-        offsets, values, starts = self._lists_at(e, index)
-        channel = e.b.mul(part, i64(depth))
-        with e.loop_carried(0, c.columns.inputs, 1, [i64(0)], "column") as (column, now, after):
-            e.store(e.b.trunc(now[0], I32), e.at(starts, column, I32), 4)
-            element = e.b.add(e.b.mul(column, i64(c.pixel)), channel)
-            first = e.b.trunc(e.b.mul(element, i64(self.unit)), I32)
-            after[0] = lists.append(e, e.at(line, element, F32), depth, first, offsets, values, now[0])
-        e.store(e.b.trunc(after[0], I32), e.at(starts, c.columns.inputs, I32), 4)
-        return after[0]
+        """Tell the zeros of a part of all pixels of a row; how many elements are not zero."""
+        raise NotImplementedError
 
     # The sums of a block, for the panels of a group
 
@@ -270,12 +267,7 @@ class SparseCorrelator(Correlator):
               y: ll.Value, turn: tuple[ll.Value, ll.Value, ll.Value]) -> None:
         """Add the products of a turn (tap row, first tap column, part) to the sums of output row ``y``, from the listed
         row ``slot``."""
-        _, j, part = turn
-        index = e.b.add(e.b.mul(slot, i64(self.layout.parts)), part)
-        with e.loop(0, self.c.columns.outputs, name="x") as x:
-            sums = self._sums(e, first, y, x, self.layout.sums_at)
-            now = self._pixel(e, self._pixel_sums(e, sums), matrix, self._lists_at(e, index), x, j)
-            self._keep(e, sums, self._sums(e, first, y, x, self.layout.totals_at), now, ends)
+        raise NotImplementedError
 
     def _keep(self, e: Emitter, sums: ll.Value, totals: ll.Value, now: list[ll.Value], ends: ll.Value) -> None:
         """Store a pixel's sums; where a block ends, add them to its totals and begin anew."""
@@ -296,25 +288,6 @@ class SparseCorrelator(Correlator):
                        e.b.mul(e.b.add(part, i64(1)), i64(plan.depth)))
         return reduce(e.b.or_, [e.b.icmp_signed("==", stop, i64(end)) for end in self.ends], const(I1, 0))
 
-    def _pixel(self, e: Emitter, sums: list[ll.Value], matrix: ll.Value, lists: tuple[ll.Value, ll.Value, ll.Value],
-               x: ll.Value, j: ll.Value) -> list[ll.Value]:
-        """Sums of a pixel with the products of a turn."""
-        c, plan, num = self.c, self.sparse, self.num
-        offsets, values, starts = lists
-        taps, size = c.columns.taps, i64(c.columns.inputs)
-        left = e.b.add(e.b.add(e.b.mul(x, i64(taps.stride)), i64(taps.offset)), j)
-        column, stop = (smaller(e, larger(e, at, i64(0)), size) for at in (left, e.b.add(left, i64(plan.columns))))
-        start, end = (e.b.sext(e.load(e.at(starts, at, I32), I32, 4), I64) for at in (column, stop))
-        origin = e.at(matrix, e.b.mul(left, i64(-c.depth * self.unit)), I8)
-        with e.loop_carried(start, end, 1, sums, "entry") as (k, now, after):
-            at = e.at(origin, e.b.sext(e.load(e.at(offsets, k, I32), I32, 4), I64), I8)
-            value = e.splat(e.load(e.at(values, k, F32), F32, 4), num.lanes)
-            for v, total in enumerate(now):
-                panel, register = divmod(v, self.plan.panels.widest)
-                vector = e.load(e.at(at, panel * self.slot + register * num.lanes, F32), num.vector, num.lanes * 4)
-                after[v] = num.multiply_add(e, value, vector, total)
-        return after
-
     def _finish(self, e: Emitter, number: ll.Value, group: ll.Value, first: ll.Value, end: ll.Value,
                 finish: Finish) -> None:
         c, image, channel = self.c, self._into(e, number, group), self._channel(e, group)
@@ -333,3 +306,59 @@ class SparseCorrelator(Correlator):
         """The element of the result at which an image's panels of a group begin."""
         image = e.b.add(e.b.mul(number, i64(self.c.out_strides[0])), self._channel(e, group))
         return e.b.add(image, i64(self.c.out_offset))
+
+
+class ListCorrelator(SparseCorrelator):
+    """Tells zeros by lists of what is not zero."""
+
+    layout: _Lists
+
+    def _layout(self, c: Correlation, plan: SparsePlan, num: Numeric) -> _Lists:
+        return _Lists(c, plan, num)
+
+    def _lists_at(self, e: Emitter, index: ll.Value) -> tuple[ll.Value, ll.Value, ll.Value]:
+        """Addresses of list ``index``: its offsets, its values, and where each column starts."""
+        layout = self.layout
+        at = e.b.mul(index, i64(layout.list))
+        return (e.at(e.scratch, at, I32), e.at(e.at(e.scratch, layout.values_at, I8), at, F32),
+                e.at(e.at(e.scratch, layout.starts_at, I8), e.b.mul(index, i64(layout.starts)), I32))
+
+    def _list_row(self, e: Emitter, lists: Lists, line: ll.Value, part: ll.Value, index: ll.Value) -> ll.Value:
+        c, depth = self.c, self.sparse.depth
+        offsets, values, starts = self._lists_at(e, index)
+        channel = e.b.mul(part, i64(depth))
+        with e.loop_carried(0, c.columns.inputs, 1, [i64(0)], "column") as (column, now, after):
+            e.store(e.b.trunc(now[0], I32), e.at(starts, column, I32), 4)
+            element = e.b.add(e.b.mul(column, i64(c.pixel)), channel)
+            first = e.b.trunc(e.b.mul(element, i64(self.unit)), I32)
+            after[0] = lists.append(e, e.at(line, element, F32), depth, first, offsets, values, now[0])
+        e.store(e.b.trunc(after[0], I32), e.at(starts, c.columns.inputs, I32), 4)
+        return after[0]
+
+    def _some(self, e: Emitter, source: ll.Value, matrix: ll.Value, slot: ll.Value, ends: ll.Value, first: ll.Value,
+              y: ll.Value, turn: tuple[ll.Value, ll.Value, ll.Value]) -> None:
+        _, j, part = turn
+        index = e.b.add(e.b.mul(slot, i64(self.layout.parts)), part)
+        with e.loop(0, self.c.columns.outputs, name="x") as x:
+            sums = self._sums(e, first, y, x, self.layout.sums_at)
+            now = self._pixel(e, self._pixel_sums(e, sums), matrix, self._lists_at(e, index), x, j)
+            self._keep(e, sums, self._sums(e, first, y, x, self.layout.totals_at), now, ends)
+
+    def _pixel(self, e: Emitter, sums: list[ll.Value], matrix: ll.Value, lists: tuple[ll.Value, ll.Value, ll.Value],
+               x: ll.Value, j: ll.Value) -> list[ll.Value]:
+        """Sums of a pixel with the products of a turn."""
+        c, plan, num = self.c, self.sparse, self.num
+        offsets, values, starts = lists
+        taps, size = c.columns.taps, i64(c.columns.inputs)
+        left = e.b.add(e.b.add(e.b.mul(x, i64(taps.stride)), i64(taps.offset)), j)
+        column, stop = (smaller(e, larger(e, at, i64(0)), size) for at in (left, e.b.add(left, i64(plan.columns))))
+        start, end = (e.b.sext(e.load(e.at(starts, at, I32), I32, 4), I64) for at in (column, stop))
+        origin = e.at(matrix, e.b.mul(left, i64(-c.depth * self.unit)), I8)
+        with e.loop_carried(start, end, 1, sums, "entry") as (k, now, after):
+            at = e.at(origin, e.b.sext(e.load(e.at(offsets, k, I32), I32, 4), I64), I8)
+            value = e.splat(e.load(e.at(values, k, F32), F32, 4), num.lanes)
+            for v, total in enumerate(now):
+                panel, register = divmod(v, self.plan.panels.widest)
+                vector = e.load(e.at(at, panel * self.slot + register * num.lanes, F32), num.vector, num.lanes * 4)
+                after[v] = num.multiply_add(e, value, vector, total)
+        return after

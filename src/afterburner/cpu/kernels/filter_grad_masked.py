@@ -55,26 +55,9 @@ class MaskedFilterGradient(FilterGradient):
     of its channels, then the upper halves."""
 
     @property
-    def masks_at(self) -> int:
-        """Elements from the start of scratch."""
-        return self.input_at + self.tile_elements * self.f.together
-
-    @property
-    def tile_elements(self) -> int:
-        """Elements of the copied input of a tile."""
-        return self.f.tile_input
-
-    def _tile_input(self, e: Emitter, index: ll.Value) -> ll.Value:
-        return e.at(self._input(e), e.b.mul(index, i64(self.tile_elements)), self.num.element)
-
-    @property
     def scratch(self) -> int:
-        """Bytes of private memory."""
-        return (self.masks_at + 2 * CHANNELS * self.f.together + 1) * self.num.bytes
-
-    @scratch.setter
-    def scratch(self, _: int) -> None:
-        """The copies alone are not all."""
+        """Bytes of private memory; the last element notes what is not finite."""
+        return (self.copies_end + 2 * CHANNELS * self.f.together + 1) * self.num.bytes
 
     def _pack_input(self, e: Emitter, image: ll.Value, group: ll.Value,
                     tiles: tuple[ll.Value, ll.Value] | None) -> None:
@@ -90,7 +73,7 @@ class MaskedFilterGradient(FilterGradient):
                 e.store(self._half(e, source, first, end), e.at(into, half * CHANNELS, I32), LINE)
 
     def _masks(self, e: Emitter, number: ll.Value) -> ll.Value:
-        return e.at(e.scratch, e.b.add(i64(self.masks_at), e.b.mul(number, i64(2 * CHANNELS))), I32)
+        return e.at(e.scratch, e.b.add(i64(self.copies_end), e.b.mul(number, i64(2 * CHANNELS))), I32)
 
     def _half(self, e: Emitter, source: ll.Value, first: ll.Value, end: ll.Value) -> ll.Value:
         """For each channel of a tile a bit for each of some pixels that is not zero."""
@@ -122,7 +105,7 @@ class MaskedFilterGradient(FilterGradient):
 
     def _odd(self, e: Emitter) -> ll.Value:
         """Where it stands whether something in the panel of dy is not finite."""
-        return e.at(e.scratch, self.masks_at + 2 * CHANNELS * self.f.together, I32)
+        return e.at(e.scratch, self.copies_end + 2 * CHANNELS * self.f.together, I32)
 
     def _taps(self, e: Emitter, height: int, tile: ll.Value, row: ll.Value, source: ll.Value,
               panels: tuple[ll.Value, ll.Value], group: ll.Value, again: ll.Value) -> None:

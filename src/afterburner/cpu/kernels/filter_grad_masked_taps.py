@@ -16,9 +16,11 @@ from ...ir.ops.conv import Conv2dFilterGrad
 from ..emitter import F32, I32, Emitter, i64
 from ..isa import Isa
 from .bits import WORD
+from .epilogue import Contraction
 from .filter_grad_masked import ABREAST, CHANNELS, FEWEST, MOST, SUMS_BYTES, MaskedFilterGradient
 from .filter_grad_plan import FilterGrad, cheapest_parts
-from .gemm import Cut, Numeric, cut, range_of_part, smaller, walk_panels
+from .gemm import Cut, Numeric, cut, smaller, walk_panels
+from .prologue import Prologue
 
 _FEWEST_BITS = 50  # of a word that are pixels
 
@@ -64,9 +66,10 @@ def taps_plan(op: Conv2dFilterGrad, x: tuple[int, ...], dy: tuple[int, ...], num
 class TapsFilterGradient(MaskedFilterGradient):
     """Emits the main phase."""
 
-    def __init__(self, rows: Rows, *given) -> None:  # type: ignore[no-untyped-def]
+    def __init__(self, rows: Rows, f: FilterGrad, num: Numeric, stored: ll.Type, partial: bool,
+                 contraction: Contraction, prologue: Prologue | None) -> None:
+        super().__init__(f, num, stored, partial, contraction, prologue)
         self.rows = rows
-        super().__init__(*given)
         self.kh, self.kw = self.f.op.filter_shape[:2]
         lines = (rows.count + self.kh - 1) * rows.width + self.kw - 1
         self.slot = lines * self.f.panels.widest * self.num.lanes
@@ -80,14 +83,7 @@ class TapsFilterGradient(MaskedFilterGradient):
     def emit(self, e: Emitter) -> None:
         """The code of one chunk."""
         f, rows = self.f, self.rows
-        rest, down = e.b.udiv(e.chunk, i64(f.parts[2])), e.b.urem(e.chunk, i64(f.parts[2]))
-        part, across = e.b.udiv(rest, i64(f.parts[1])), e.b.urem(rest, i64(f.parts[1]))
-        first, end = range_of_part(e, part, f.units, f.parts[0])
-        self.tile_range = range_of_part(e, down, f.tiles.parts, f.parts[2])
-        panels = range_of_part(e, across, f.panels.parts, f.parts[1])
-        self.target = e.result(0)
-        if self.partial:
-            self.target = e.at(e.temp(0), e.b.mul(part, i64(f.sums)), self.num.element)
+        first, end, panels = self._share(e)
         self.first_channel = i64(0)
         with e.loop(first, end, name="unit") as unit:
             again = e.b.icmp_signed(">", unit, first)

@@ -24,11 +24,10 @@ from .gemm import (
     Tile,
     accumulate,
     larger,
-    load_lanes,
     range_of_part,
     shaped,
     smaller,
-    store_lanes,
+    store_or_add,
     walk_groups,
     walk_panels,
     zeros,
@@ -50,24 +49,43 @@ class FilterGradient:
         self.depth, self.width = f.op.filter_shape[2], f.op.filter_shape[3] // groups
         self.slot = f.unit_pixels * f.panels.widest * lanes
         self.input_at = self.slot * f.abreast
-        self.scratch = (self.input_at + f.tile_input * (1 if f.merged else f.together)) * num.bytes
+
+    @property
+    def tile_elements(self) -> int:
+        """Elements of the copied input of a tile, or of all where they share it."""
+        return self.f.tile_input
+
+    @property
+    def copies_end(self) -> int:
+        """Elements of both operands that are copied."""
+        return self.input_at + self.tile_elements * (1 if self.f.merged else self.f.together)
+
+    @property
+    def scratch(self) -> int:
+        """Bytes of private memory."""
+        return self.copies_end * self.num.bytes
 
     def emit(self, e: Emitter) -> None:
         """The code of one chunk."""
         f = self.f
-        rest, down = e.b.udiv(e.chunk, i64(f.parts[2])), e.b.urem(e.chunk, i64(f.parts[2]))
-        unit_part, across = e.b.udiv(rest, i64(f.parts[1])), e.b.urem(rest, i64(f.parts[1]))
-        first, end = range_of_part(e, unit_part, f.units, f.parts[0])
-        self.tile_range = range_of_part(e, down, f.tiles.parts, f.parts[2])
-        panel_range = range_of_part(e, across, f.panels.parts * f.op.groups, f.parts[1])
-        self.target = e.result(0)
-        if self.partial:
-            self.target = e.at(e.temp(0), e.b.mul(unit_part, i64(f.sums)), self.num.element)
+        first, end, panel_range = self._share(e)
         with e.loop(first, end, name="unit") as unit:
             again = e.b.icmp_signed(">", unit, first)
             self.more_units = e.b.icmp_signed("<", e.b.add(unit, i64(1)), end)
             for group, low, high in walk_groups(e, f.op.groups, f.panels.parts, *panel_range):
                 self._unit(e, unit, group, (low, high), again)
+
+    def _share(self, e: Emitter) -> tuple[ll.Value, ll.Value, tuple[ll.Value, ll.Value]]:
+        """This chunk's units, first and end, and panels; its tiles and where its sums go are noted."""
+        f = self.f
+        rest, down = e.b.udiv(e.chunk, i64(f.parts[2])), e.b.urem(e.chunk, i64(f.parts[2]))
+        unit_part, across = e.b.udiv(rest, i64(f.parts[1])), e.b.urem(rest, i64(f.parts[1]))
+        first, end = range_of_part(e, unit_part, f.units, f.parts[0])
+        self.tile_range = range_of_part(e, down, f.tiles.parts, f.parts[2])
+        self.target = e.result(0)
+        if self.partial:
+            self.target = e.at(e.temp(0), e.b.mul(unit_part, i64(f.sums)), self.num.element)
+        return first, end, range_of_part(e, across, f.panels.parts * f.op.groups, f.parts[1])
 
     def _unit(self, e: Emitter, unit: ll.Value, group: ll.Value, panels: tuple[ll.Value, ll.Value],
               again: ll.Value) -> None:
@@ -247,7 +265,7 @@ class FilterGradient:
             yield size, e.at(target, e.b.mul(pixel, i64(size)), self.num.element), channel
 
     def _tile_input(self, e: Emitter, index: ll.Value) -> ll.Value:
-        return e.at(self._input(e), e.b.mul(index, i64(self.f.tile_input)), self.num.element)
+        return e.at(self._input(e), e.b.mul(index, i64(self.tile_elements)), self.num.element)
 
     def _clear(self, e: Emitter, target: ll.Value, count: int) -> None:
         with e.loop(0, count, name="border") as i:
@@ -363,18 +381,4 @@ class FilterGradient:
         return Columns(base, [v * lanes for v in range(width)], width * lanes, lanes, lanes * self.num.bytes)
 
     def _finish(self, e: Emitter, tile: Tile, target: ll.Value, last: int, again: ll.Value) -> None:
-        with e.b.if_else(again) as (then, otherwise):
-            with then:
-                self._store(e, tile, target, last, add=True)
-            with otherwise:
-                self._store(e, tile, target, last, add=False)
-
-    def _store(self, e: Emitter, tile: Tile, target: ll.Value, last: int, add: bool) -> None:
-        num, stride = self.num, self.f.op.filter_shape[3]
-        for r, row in enumerate(tile):
-            for v, value in enumerate(row):
-                lanes = last if v == len(row) - 1 else num.lanes
-                address = e.at(target, r * stride + v * num.lanes, num.element)
-                if add:
-                    value = num.add(e, load_lanes(e, address, num, lanes), value)
-                store_lanes(e, value, address, num, lanes)
+        store_or_add(e, self.num, tile, target, self.f.op.filter_shape[3], last, again)

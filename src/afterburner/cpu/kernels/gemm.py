@@ -219,6 +219,28 @@ def store_lanes(e: Emitter, value: ll.Value, address: ll.Value, num: Numeric, la
     store_part(e, value, address, lanes, num.bytes)
 
 
+def store_tile(e: Emitter, num: Numeric, tile: Tile, target: ll.Value, stride: int, last: int, add: bool) -> None:
+    """Store a register tile to rows ``stride`` elements apart, the first ``last`` lanes of each row's last register; or
+    add it to what is there."""
+    for r, row in enumerate(tile):
+        for v, value in enumerate(row):
+            lanes = last if v == len(row) - 1 else num.lanes
+            address = e.at(target, r * stride + v * num.lanes, num.element)
+            if add:
+                value = num.add(e, load_lanes(e, address, num, lanes), value)
+            store_lanes(e, value, address, num, lanes)
+
+
+def store_or_add(e: Emitter, num: Numeric, tile: Tile, target: ll.Value, stride: int, last: int,
+                 again: ll.Value) -> None:
+    """``store_tile`` the first time, and add to that when it comes ``again``."""
+    with e.b.if_else(again) as (then, otherwise):
+        with then:
+            store_tile(e, num, tile, target, stride, last, add=True)
+        with otherwise:
+            store_tile(e, num, tile, target, stride, last, add=False)
+
+
 def shuffle(e: Emitter, a: ll.Value, b: ll.Value, order: Sequence[int]) -> ll.Value:
     """LLVM's shufflevector."""
     mask = ll.Constant(ll.VectorType(I32, len(order)), [ll.Constant(I32, i) for i in order])
