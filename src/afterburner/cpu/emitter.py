@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 
@@ -146,25 +146,37 @@ class Emitter:
         """
         start_ = i64(start) if isinstance(start, int) else start
         stop_ = i64(stop) if isinstance(stop, int) else stop
+        with self.loop_while([start_, *initial], lambda now: self.b.icmp_signed("<", now[0], stop_), name) as (
+                now, after):
+            following = list(now[1:])
+            yield now[0], list(now[1:]), following
+            after[0] = self.b.add(now[0], i64(step), flags=["nsw"])
+            after[1:] = following
+        following[:] = after[1:]
+
+    @contextmanager
+    def loop_while(
+        self, initial: Sequence[ll.Value], condition: Callable[[Sequence[ll.Value]], ll.Value], name: str = "while",
+    ) -> Iterator[tuple[list[ll.Value], list[ll.Value]]]:
+        """A loop over values in registers for as long as a condition on them holds.
+
+        Yields (current values, next values), as ``loop_carried``.
+        """
         before = self.b.block
         head = self.b.append_basic_block(f"{name}.head")
         body = self.b.append_basic_block(f"{name}.body")
         done = self.b.append_basic_block(f"{name}.done")
         self.b.branch(head)
         self.b.position_at_end(head)
-        index = self.b.phi(I64, name)
-        index.add_incoming(start_, before)
-        carried = [self.b.phi(v.type) for v in initial]
+        carried = [self.b.phi(v.type, name if i == 0 else "") for i, v in enumerate(initial)]
         for phi, value in zip(carried, initial, strict=True):
             phi.add_incoming(value, before)
-        self.b.cbranch(self.b.icmp_signed("<", index, stop_), body, done)
+        self.b.cbranch(condition(carried), body, done)
         self.b.position_at_end(body)
         following: list[ll.Value] = list(carried)
-        yield index, list(carried), following
-        last = self.b.block
-        index.add_incoming(self.b.add(index, i64(step), flags=["nsw"]), last)
+        yield list(carried), following
         for phi, value in zip(carried, following, strict=True):
-            phi.add_incoming(value, last)
+            phi.add_incoming(value, self.b.block)
         self.b.branch(head)
         self.b.position_at_end(done)
         following[:] = carried
@@ -197,6 +209,11 @@ class Emitter:
         type_ = ll.VectorType(scalar.type, lanes)
         single = self.b.insert_element(undefined(type_), scalar, const(I32, 0))
         return self.b.shuffle_vector(single, undefined(type_), const(ll.VectorType(I32, lanes), 0))
+
+    def opaque(self, value: ll.Value) -> ll.Value:
+        """The same value, of which LLVM does not know how it was made. An address made so is in one register: Intel's
+        processors take a multiply-add whose operand lies at the sum of two registers as two instructions."""
+        return self.b.asm(ll.FunctionType(value.type, [value.type]), "", "=r,0", [value], False)
 
     def intrinsic(self, name: str, type_: ll.Type, *arguments: ll.Value) -> ll.Value:
         """Call an LLVM intrinsic overloaded on one type, e.g. ``("llvm.fma", v, a, b, c)``."""

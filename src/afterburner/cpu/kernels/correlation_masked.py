@@ -261,10 +261,7 @@ class MaskedCorrelator(SparseCorrelator):
     def _bits(self, e: Emitter, tile: Tile, masks: list[ll.Value], pixels: list[ll.Value], matrix: ll.Value) -> Tile:
         """Sums with the products of the bits of a mask a pixel."""
         lanes, widest = self.num.lanes, self.plan.panels.widest
-
-        def line(bit: ll.Value, v: int) -> ll.Value:
-            panel, register = divmod(v, widest)
-            at = e.at(matrix, e.b.mul(bit, i64(self.unit)), I8)
-            return e.at(at, panel * self.slot + register * lanes, F32)
-
-        return add_bits(e, self.num, tile, masks, lambda p, bit: e.at(pixels[p], bit, F32), line)
+        registers = [divmod(v, widest) for v in range(len(tile[0]))]
+        offsets = [panel * self.slot + register * lanes for panel, register in registers]
+        return add_bits(e, self.num, tile, masks, lambda p, bit: e.at(pixels[p], bit, F32),
+                        lambda bit: e.at(matrix, e.b.mul(bit, i64(self.unit)), I8), offsets)

@@ -355,7 +355,7 @@ class ListCorrelator(SparseCorrelator):
         start, end = (e.b.sext(e.load(e.at(starts, at, I32), I32, 4), I64) for at in (column, stop))
         origin = e.at(matrix, e.b.mul(left, i64(-c.depth * self.unit)), I8)
         with e.loop_carried(start, end, 1, sums, "entry") as (k, now, after):
-            at = e.at(origin, e.b.sext(e.load(e.at(offsets, k, I32), I32, 4), I64), I8)
+            at = e.opaque(e.at(origin, e.b.sext(e.load(e.at(offsets, k, I32), I32, 4), I64), I8))
             value = e.splat(e.load(e.at(values, k, F32), F32, 4), num.lanes)
             for v, total in enumerate(now):
                 panel, register = divmod(v, self.plan.panels.widest)

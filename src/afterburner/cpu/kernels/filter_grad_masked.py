@@ -147,8 +147,8 @@ class MaskedFilterGradient(FilterGradient):
             with then:
                 tile = add_bits(e, self.num, zeros(self.num, ABREAST, width), masks,
                                 lambda r, bit: e.at(e.at(source, r, F32), e.b.mul(bit, i64(CHANNELS)), F32),
-                                lambda bit, v: e.at(packed, e.b.add(e.b.mul(bit, i64(step)), i64(v * lanes)),
-                                                    F32))
+                                lambda bit: e.at(packed, e.b.mul(bit, i64(step)), F32),
+                                range(0, width * lanes, lanes))
                 made.append(([v for sums in tile for v in sums], e.b.block))
             with otherwise:
                 rows = Rows(source, range(ABREAST), CHANNELS)
