@@ -23,7 +23,7 @@ from .correlation_sparse import ListCorrelator, SparseCorrelator, SparsePlan, sp
 from .correlation_streamed import StreamedCorrelator, in_one_row, streamed_plans
 from .depthwise import is_depthwise, lower_depthwise
 from .epilogue import Contraction, Streams, contraction_of
-from .gemm import MOST_CHUNKS, WIDEST, Cut, Numeric, choose_tile, chunks_of, numeric
+from .gemm import MOST_CHUNKS, TALLEST, WIDEST, Cut, Numeric, choose_tile, chunks_of, numeric
 from .matmul import Product, lower_product, zero_kernel
 from .packing import widen_phase
 from .pairs import Layout, PairedOperands, Pairs, Pointer, halved, pairs, pays, temporary
@@ -34,6 +34,8 @@ from .winograd_streamed import lower_streamed_winograd, streamed_winograd_pays
 _IMAGE_BYTES = 128 << 10  # input rows of a block: a quarter of a 512 KB second-level cache
 _FILTER_BYTES = 192 << 10  # of packed filter that a chunk reads again and again from the second-level cache
 
+_SET_BYTES = 4 << 10  # apart, lines are in one set of the first-level caches of x86 processors
+_WAYS = 8  # of the smallest of these
 _FEW_CHUNKS = 16  # more come out even enough
 _FEW_PIXELS = 32  # of a 1x1 convolution
 
@@ -42,7 +44,7 @@ def plan_of(c: Correlation, num: Numeric, isa: Isa, parts: tuple[int, int] | Non
             widest: int = WIDEST) -> Plan:
     """Tiles, blocks and chunks of a correlation, from its sizes alone; panels of at most ``widest`` registers."""
     vectors = -(-c.width // num.lanes)
-    tiles, panels = choose_tile(c.columns.outputs, vectors, c.steps, isa, widest)
+    tiles, panels = choose_tile(c.columns.outputs, vectors, c.steps, isa, widest, tallest_tile(c, num))
     row_bytes = c.columns.inputs * c.pixel * num.bytes * c.rows.taps.stride
     cycles = c.images * c.rows.outputs * c.columns.outputs * c.width * c.groups * max(c.steps, 4) / num.lanes / 2
     wanted = chunks_of(cycles)
@@ -54,6 +56,13 @@ def plan_of(c: Correlation, num: Numeric, isa: Isa, parts: tuple[int, int] | Non
     block = -(-c.rows.outputs // per_image)
     blocks = c.images * -(-c.rows.outputs // block)
     return Plan(tiles, panels, block, parts or (min(blocks, down), min(wanted, across)))
+
+
+def tallest_tile(c: Correlation, num: Numeric) -> int:
+    """Rows of a tile: where its pixels fall into one set of a first-level cache, and each is read by itself, no more
+    than the set has ways."""
+    apart = c.columns.taps.stride * c.pixel * num.bytes
+    return _WAYS if c.columns.taps.count == 1 and apart % _SET_BYTES == 0 else TALLEST
 
 
 def balanced(c: Correlation, plan: Plan) -> Plan:

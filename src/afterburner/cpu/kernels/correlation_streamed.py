@@ -85,16 +85,6 @@ class _Tile:
     listed: ll.Value | None
 
 
-@dataclass(frozen=True)
-class _Packed:
-    """A panel's row of taps in the order of the products; where the row lies that is read after it, and how many
-    elements its lines are apart there."""
-
-    base: ll.Value
-    following: ll.Value
-    step: int
-
-
 class StreamedCorrelator(Correlator):
     """Emits a correlation as one phase; in scratch lie one row of taps and the sums. A filter that is ``kept`` lies
     packed in temporary 0."""
@@ -128,21 +118,20 @@ class StreamedCorrelator(Correlator):
             self._write(e, width, channel, last, finish)
 
     def _packed(self, e: Emitter, filter_: ll.Value, i: ll.Value, panel: ll.Value, channel: ll.Value, width: int,
-                last: int) -> _Packed:
-        """A panel's row of taps, packed now unless it is kept."""
+                last: int) -> ll.Value:
+        """A panel's row of taps in the order of the products, packed now unless it is kept."""
         if self.kept:
             row = self.c.columns.taps.count * self.c.depth * width * self.num.lanes
-            base = e.at(self.panel_address(e, i64(0), panel), e.b.mul(i, i64(row)), self.num.element)
-            return _Packed(base, e.at(base, row, self.num.element), width * self.num.lanes)
+            return e.at(self.panel_address(e, i64(0), panel), e.b.mul(i, i64(row)), self.num.element)
         self.pack_row(e, filter_, i64(0), channel, i, e.scratch, width, last)
-        return _Packed(e.scratch, self._following(e, filter_, i, channel, width), self.c.width)
+        return e.scratch
 
     @property
     def _at_once(self) -> bool:
         """There is one row of taps: its sums are whole."""
         return self.c.rows.taps.count == 1 and not self.c.rows.clipped
 
-    def _only_row(self, e: Emitter, image: ll.Value, packed: _Packed, finish: Finish, width: int,
+    def _only_row(self, e: Emitter, image: ll.Value, packed: ll.Value, finish: Finish, width: int,
                   channel: ll.Value, last: int) -> None:
         c = self.c
         for at in self._tiles(e, image):
@@ -150,32 +139,23 @@ class StreamedCorrelator(Correlator):
             inside = e.b.add(inside, e.b.mul(at.column, i64(c.out_strides[2])))
             target = e.b.add(e.b.add(inside, channel), i64(c.out_offset))
             self._ask(e, target, at.pixels, width)
-            sums = self._whole(e, at.pixels, width, at.line, packed.base, at.column, at.masks, 0, 1, at.listed,
+            sums = self._whole(e, at.pixels, width, at.line, packed, at.column, at.masks, 0, 1, at.listed,
                                self._ahead(e, packed, at, width))
             finish(e, sums, target, c.out_strides[2], channel, last)
 
-    def _following(self, e: Emitter, filter_: ll.Value, i: ll.Value, channel: ll.Value, width: int) -> ll.Value:
-        """Where the row of taps lies that is packed after row ``i``: this panel's next, or the next panel's first."""
-        here = self._filter_offset(e, i64(0), channel, e.b.add(i, i64(1)), i64(0))
-        beside = self._filter_offset(e, i64(0), e.b.add(channel, i64(width * self.num.lanes)), i64(0), i64(0))
-        more = e.b.icmp_signed("<", e.b.add(i, i64(1)), i64(self.c.rows.taps.count))
-        return e.at(filter_, e.b.select(more, here, beside), self.num.element)
-
-    def _ahead(self, e: Emitter, packed: _Packed, at: _Tile, width: int) -> Ahead | None:
-        """This tile's share of what is asked for before it is packed: a memory's rows lie too far apart for a
-        processor to see that it will be read. A transposed filter's do not."""
+    def _ahead(self, e: Emitter, packed: ll.Value, at: _Tile, width: int) -> Ahead | None:
+        """This tile's share of what is asked for of a kept filter: the row of taps that is read after this one."""
         c = self.c
         lines = c.columns.taps.count * c.depth
         every = min(_MOST_STEPS, c.images * c.rows.outputs * self.plan.tiles.parts)
-        if (c.transposed and not self.kept) or not c.merged or lines < every:
+        if not self.kept or not c.merged or lines < every:
             return None
-        share = lines // every
+        line, share = width * self.num.lanes, lines // every
         asked = e.b.mul(at.number, i64(share))
-        step = i64(packed.step * self.num.bytes)
         idle = e.b.icmp_signed(">=", asked, i64(lines))
-        first = e.b.mul(e.b.select(idle, i64(0), asked), i64(packed.step))
-        base = e.at(packed.following, first, self.num.element)
-        return Ahead(base, e.b.select(idle, i64(0), step), width * self.num.lanes * self.num.bytes, every)
+        first = e.b.mul(e.b.add(i64(lines), e.b.select(idle, i64(0), asked)), i64(line))
+        step = e.b.select(idle, i64(0), i64(line * self.num.bytes))
+        return Ahead(e.at(packed, first, self.num.element), step, line * self.num.bytes, every)
 
     def _tiles(self, e: Emitter, image: ll.Value) -> Iterator[_Tile]:
         """Loops over the register tiles of all pixels."""
@@ -203,7 +183,7 @@ class StreamedCorrelator(Correlator):
             for v in range(width):
                 e.store(self.num.zero, self._register(e, held, v), size)
 
-    def _add(self, e: Emitter, image: ll.Value, i: ll.Value, width: int, packed: _Packed) -> None:
+    def _add(self, e: Emitter, image: ll.Value, i: ll.Value, width: int, packed: ll.Value) -> None:
         """Products of one row of taps, added to the sums."""
         c = self.c
         for at in self._tiles(e, image):
@@ -213,11 +193,11 @@ class StreamedCorrelator(Correlator):
             held = self._held(e, e.b.add(pixel, at.column), width)
             ahead = self._ahead(e, packed, at, width)
             if self.ends:
-                self._add_blocks(e, held, at.pixels, width, at.line, packed.base, at.column, at.masks, first, end, i,
+                self._add_blocks(e, held, at.pixels, width, at.line, packed, at.column, at.masks, first, end, i,
                                  at.listed, ahead)
                 continue
             sums = self._load(e, held, at.pixels, width)
-            sums = self._tile(e, sums, at.line, packed.base, at.column, at.masks, first, end, i, at.listed, ahead)
+            sums = self._tile(e, sums, at.line, packed, at.column, at.masks, first, end, i, at.listed, ahead)
             self._store(e, held, sums)
 
     def _write(self, e: Emitter, width: int, channel: ll.Value, last: int, finish: Finish) -> None:

@@ -24,7 +24,7 @@ from .gemm import LINE, Cut, Numeric, Rows, Tile, accumulate, cut, shaped, small
 CHANNELS = 16  # of a tile: lanes of a register
 FEWEST, MOST = 4, 8  # registers of sums of a channel
 ABREAST = 2  # channels: a multiply-add takes four cycles, two start in each
-_FEWEST_SUMS = 32 << 10  # with fewer, what is copied takes as long as is saved
+_FEWEST_DEPTH = 96  # input channels: with fewer, to copy dy for them takes as long as is saved
 SUMS_BYTES = 256 << 10  # of a chunk, so that they stay in the second-level cache
 _MOST_NONZERO = 0.7  # of the elements of two channels
 
@@ -40,7 +40,7 @@ def masked_plan(op: Conv2dFilterGrad, x: tuple[int, ...], dy: tuple[int, ...], n
     plain = plan_of(op, x, dy, num, isa, by_channel=True).flat
     if not plain or depth % CHANNELS or outputs % num.lanes or panels.larger or panels.base < FEWEST:
         return None
-    if pixels < 2 * WORD or depth * outputs < _FEWEST_SUMS:
+    if pixels < 2 * WORD or depth < _FEWEST_DEPTH:
         return None
     row = ((1, pixels, 1, depth), (1, pixels, 1, outputs))
     found = FilterGrad(op, *row, False, Cut(depth, depth // CHANNELS), panels, False, (1, WORD), 1, 1, (1, 1, 1))

@@ -21,7 +21,7 @@ MOST_CHUNKS = 32
 _WORTH_HALVING, _MANY = 0.75, 8  # chunks
 _UNROLLED = 72  # multiply-adds written out instead of a loop
 LINE = 64  # bytes of a cache line
-_TALLEST, WIDEST = 14, 12  # rows and registers of a tile
+TALLEST, WIDEST = 14, 12  # rows and registers of a tile
 
 
 @dataclass(frozen=True)
@@ -425,11 +425,12 @@ def product_cycles(rows: Cut, panels: Cut, isa: Isa) -> float:
 
 
 @cache
-def choose_tile(rows: int, vectors: int, steps: int, isa: Isa, widest: int = WIDEST) -> tuple[Cut, Cut]:
+def choose_tile(rows: int, vectors: int, steps: int, isa: Isa, widest: int = WIDEST,
+                tallest: int = TALLEST) -> tuple[Cut, Cut]:
     """Cuts of a result of ``rows`` by ``vectors`` registers that cost the fewest estimated cycles; at most ``widest``
-    registers a row."""
+    registers a row, and ``tallest`` rows."""
     best: tuple[float, int, Cut, Cut] | None = None
-    for high in range(1, min(rows, _TALLEST) + 1):
+    for high in range(1, min(rows, tallest) + 1):
         for wide in range(1, min(vectors, widest) + 1):
             down, across = cut(rows, high), cut(vectors, wide)
             spans = [(r, v) for r in down.spans() for v in across.spans()]

@@ -38,12 +38,11 @@ from .gemm import (
     walk_panels,
     zeros,
 )
-from .packing import copy_columns, copy_rows, copy_run, pack_columns_transposed
+from .packing import ROWS_AHEAD, copy_columns, copy_rows, copy_run, pack_columns_transposed
 from .pairs import Layout, PairedOperands, Pairs, halved, pairs, pays
 
 _BLOCK_BYTES = 256 << 10  # of packed B: leaves room for A and C in a 512 KB second-level cache
 _STREAMS = 8  # panels of B packed at once: ways of a first-level cache, should they fall into the same sets
-_ROWS_AHEAD = 12  # of B are asked for while it is packed
 _A_BYTES = 48 << 10  # of packed A: rows that long are read well from strided memory
 
 
@@ -252,7 +251,7 @@ class Gemm:
             for width, panel, column, last in walk_panels(e, self.by.columns, self.num.lanes, self.p.n, first, end):
                 source = e.at(line, column, self.stored)
                 for at in range(0, width * lanes, LINE // self.num.bytes):
-                    e.prefetch(e.at(source, _ROWS_AHEAD * self.p.n + at, self.stored))
+                    e.prefetch(e.at(source, ROWS_AHEAD * self.p.n + at, self.stored))
                 target = e.at(self._slot(e, panel), e.b.mul(k, i64(width * lanes)), self.num.element)
                 copy_columns(e, self.num, source, target, width, last, self.stored)
 

@@ -9,7 +9,10 @@ from llvmlite import ir as ll
 from .. import halves
 from ..emitter import Emitter, i64
 from ..kernel import Phase
-from .gemm import MOST_CHUNKS, Numeric, load_lanes, range_of_part, shuffle, store_lanes
+from .gemm import LINE, MOST_CHUNKS, Numeric, load_lanes, range_of_part, shuffle, store_lanes
+
+ROWS_AHEAD = 12  # are asked for while rows are packed: what memory takes to bring them
+_FAR = 1 << 10  # bytes between rows from which on a processor does not see which comes next
 
 
 def copy_columns(e: Emitter, num: Numeric, source: ll.Value, target: ll.Value, vectors: int, last_lanes: int,
@@ -23,9 +26,16 @@ def copy_columns(e: Emitter, num: Numeric, source: ll.Value, target: ll.Value, v
 
 def pack_columns(e: Emitter, num: Numeric, source: ll.Value, stride: int, steps: ll.Value, target: ll.Value,
                  vectors: int, last_lanes: int, stored: ll.Type) -> None:
-    """Copy ``steps`` rows of ``vectors`` registers, ``stride`` elements apart, to consecutive registers."""
-    row = vectors * num.lanes
+    """Copy ``steps`` rows of ``vectors`` registers, ``stride`` elements apart, to consecutive registers.
+
+    Later rows are asked for a few ahead, and not all of them early: thousands of lines that lie some kilobytes apart
+    fall into few sets even of a second-level cache, and are gone before they are read.
+    """
+    row, size = vectors * num.lanes, num.bytes if stored == num.element else 2
+    asked = range(0, row * size, LINE) if stride * size >= _FAR else ()
     with e.loop_carried(0, steps, 1, [source, target], "pack") as (_, now, after):
+        for at in asked:
+            e.prefetch(e.at(now[0], ROWS_AHEAD * stride + at // size, stored))
         copy_columns(e, num, now[0], now[1], vectors, last_lanes, stored)
         after[:] = [e.at(now[0], stride, stored), e.at(now[1], row, num.element)]
 
