@@ -17,6 +17,7 @@ from ..halves import is_half
 from ..isa import Isa
 from ..kernel import Kernel, Phase
 from . import library
+from .conv_input_grad_narrow import lower_narrow_input_grad, narrow_pays
 from .correlation import Axis, Correlation, Correlator, Plan, Taps
 from .correlation_masked import MaskedCorrelator, masked_plan
 from .correlation_sparse import ListCorrelator, SparseCorrelator, SparsePlan, sparse_plan
@@ -398,4 +399,6 @@ def lower_conv2d_input_grad(node: Node, isa: Isa) -> Kernel:
     op, (w, dy, _) = contraction.root.op, contraction.shapes
     assert isinstance(op, Conv2dInputGrad)
     label = f"conv2d input grad {w[0]}x{w[1]} {w[3]}->{w[2]}{contraction.label}"
+    if not contraction.empty and narrow_pays(op, w, contraction.dtype, isa):
+        return lower_narrow_input_grad(contraction, isa, label)
     return _lower(contraction, isa, lambda: gradient_correlations(op, w, dy), (1, 0), w[1], label)

@@ -310,10 +310,12 @@ class Correlator:
             tiles = e.b.mul(e.b.add(turn, y), i64(self.plan.tiles.parts * self.asked * LINE // self.num.bytes))
             self.ahead = e.at(ahead, tiles, self.num.element)
             into = e.b.add(target, e.b.mul(y, i64(c.out_strides[1])))
-            self._row(e, number, source, packed, y, into, width, column, last, finish)
+            self.row(e, number, source, packed, y, into, width, column, last, finish)
 
-    def _row(self, e: Emitter, number: ll.Value, source: ll.Value, packed: ll.Value, y: ll.Value, target: ll.Value,
-             width: int, column: ll.Value, last: int, finish: Finish) -> None:
+    def row(self, e: Emitter, number: ll.Value, source: ll.Value, packed: ll.Value, y: ll.Value, target: ll.Value,
+            width: int, column: ll.Value, last: int, finish: Finish) -> None:
+        """Output row ``y`` of a panel of image ``number``, which lies at ``source``. It begins at element ``target`` of
+        the result; ``ahead`` is what its first tile asks for."""
         c = self.c
         first, end = tap_range(e, c.rows, y)
         top = e.b.add(e.b.mul(y, i64(c.rows.taps.stride)), i64(c.rows.taps.offset))
