@@ -215,6 +215,10 @@ class Emitter:
         processors take a multiply-add whose operand lies at the sum of two registers as two instructions."""
         return self.b.asm(ll.FunctionType(value.type, [value.type]), "", "=r,0", [value], False)
 
+    def fence(self) -> None:
+        """LLVM moves no access to memory across this place. No instruction."""
+        self.b.asm(ll.FunctionType(VOID, []), "", "~{memory}", [], True)
+
     def intrinsic(self, name: str, type_: ll.Type, *arguments: ll.Value) -> ll.Value:
         """Call an LLVM intrinsic overloaded on one type, e.g. ``("llvm.fma", v, a, b, c)``."""
         full = f"{name}.{_mangled(type_)}"

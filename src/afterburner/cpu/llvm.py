@@ -13,6 +13,10 @@ from llvmlite.binding import ffi
 from . import blas
 from .isa import Isa
 
+# Processors that do not keep decoded instructions of 32 bytes in whose end there is a jump (Intel, "Mitigations for
+# Jump Conditional Code Erratum", 2019): loops of register tiles lose up to a tenth.
+_JUMP_ERRATUM = ("skylake", "skylake-avx512", "cascadelake")
+
 
 @lru_cache(maxsize=1)
 def initialise() -> None:
@@ -23,6 +27,8 @@ def initialise() -> None:
     # Loop strength reduction took three quarters of code generation time; addresses are emitted as
     # base + induction variable + constant, so it has nothing left to do.
     llvm.set_option("afterburner", "-disable-lsr")
+    if llvm.get_host_cpu_name() in _JUMP_ERRATUM:
+        llvm.set_option("afterburner", "-x86-branches-within-32B-boundaries")
 
 
 def new_machine(isa: Isa) -> llvm.TargetMachine:

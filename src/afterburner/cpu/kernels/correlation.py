@@ -8,16 +8,17 @@ columns by leaving pixels out of a run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from llvmlite import ir as ll
 
-from ..emitter import Emitter, i64
+from ..emitter import I8, Emitter, i64
 from .epilogue import COLD_BYTES, EARLY_STEPS, LINE, Finish, Streams, ask_early, cold
 from .gemm import (
     Ahead,
+    Asked,
     Columns,
     Cut,
     Numeric,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 _PASSES = 3  # chunks that read the same input, each for its channels: with more it mostly comes from a cache
 _ASKED_STEPS = 8  # products an element below which asking takes longer than waiting
+_EVERY = 4  # steps of the sums between two pieces of what is asked for
 
 
 @dataclass(frozen=True)
@@ -194,6 +196,11 @@ def kinds_of(tiles: Cut, axis: Axis) -> list[Kind]:
     return kinds
 
 
+def _pieces(e: Emitter, base: ll.Value, step: int, count: int, lines: Sequence[int], written: bool = False) -> Asked:
+    """So many pieces of ``lines``, each ``step`` bytes after the one before."""
+    return Asked(base, i64(step), e.at(base, (count - 1) * step, I8), lines, written)
+
+
 class Correlator:
     """Emits the phases of one correlation whose packed filter lies at ``temp 0 + packed_at`` elements."""
 
@@ -324,12 +331,14 @@ class Correlator:
             with e.loop(low, high, name="tile") as tile:
                 x = self.plan.tiles.start(e, tile)
                 into = e.b.add(target, e.b.mul(x, i64(c.out_strides[2])))
-                self._ask(e, into, pixels, width)
-                ahead = e.at(self.ahead, e.b.mul(tile, i64(self.asked * LINE // self.num.bytes)), self.num.element)
-                for ask in range(self.asked):
-                    e.prefetch(e.at(ahead, ask * LINE // self.num.bytes, self.num.element))
+                below = e.at(self.ahead, e.b.mul(tile, i64(self.asked * LINE // self.num.bytes)), self.num.element)
                 listed = self._listed(e, number, y, tile)
-                sums = self._whole(e, pixels, width, line, packed, x, masks, first, end, listed)
+                ahead = self._spread(e, into, below, pixels, width) if listed is None else None
+                if ahead is None:
+                    self._ask(e, into, pixels, width)
+                    for ask in range(self.asked):
+                        e.prefetch(e.at(below, ask * LINE // self.num.bytes, self.num.element))
+                sums = self._whole(e, pixels, width, line, packed, x, masks, first, end, listed, ahead)
                 finish(e, sums, into, c.out_strides[2], column, last)
 
     def _whole(self, e: Emitter, pixels: int, width: int, line: ll.Value, packed: ll.Value, x: ll.Value,
@@ -397,8 +406,7 @@ class Correlator:
         columns = self._columns(e.at(b, e.b.mul(step, i64(width * self.num.lanes)), self.num.element), width)
         later = None if ahead is None else ahead.later(e, step)
         if lists is None:
-            return accumulate(e, self.num, tile, rows, columns, piece.size, piece.active,
-                              1 if later is None else later.every, later)
+            return accumulate(e, self.num, tile, rows, columns, piece.size, piece.active, ahead=later)
         assert self.shared_zeros is not None
         number = e.b.add(i64(piece.number), turn)
         steps, count = self.shared_zeros.listed(e, lists, number, step)
@@ -421,6 +429,32 @@ class Correlator:
         ahead = e.b.add(into, i64(tiles * pixels * c.out_strides[2]))
         streams = cold(self.streams(e), c.images * c.out_strides[0])
         ask_early(e, streams, ahead, pixels, c.out_strides[2], width * self.num.lanes)
+
+    def _spread(self, e: Emitter, into: ll.Value, below: ll.Value, pixels: int, width: int) -> Ahead | None:
+        """What is asked for while the sums of a tile are made: what later tiles are finished with, and the tile's share
+        of the next block's input, which lies at ``below``. None where the sums take so few steps that it is better
+        asked for at once."""
+        c = self.c
+        pieces = c.columns.taps.count * c.depth // _EVERY
+        if not c.merged or pieces < 2:
+            return None
+        asked = list(self._asked_later(e, into, pixels, width, pieces))
+        if self.asked:
+            lines = -(-self.asked // pieces)
+            asked.append(_pieces(e, below, lines * LINE, -(-self.asked // lines), range(0, lines * LINE, LINE)))
+        return Ahead(tuple(asked), _EVERY) if asked else None
+
+    def _asked_later(self, e: Emitter, into: ll.Value, pixels: int, width: int, pieces: int) -> Iterator[Asked]:
+        """What a later tile is finished with, in some pieces; the next one's, unless its sums are soon made. Its pixels
+        follow those of this one, which begins at element ``into``; where they do not, something else is asked for."""
+        c, columns = self.c, width * self.num.lanes
+        later = e.b.add(into, i64(-(-EARLY_STEPS // c.steps) * pixels * c.out_strides[2]))
+        rows = -(-pixels // pieces)
+        for stream in cold(self.streams(e), c.images * c.out_strides[0]):
+            base = e.at(stream.base, e.b.mul(later, i64(stream.bytes)), I8)
+            row = c.out_strides[2] * stream.bytes
+            lines = [r * row + at for r in range(rows) for at in range(0, columns * stream.bytes, LINE)]
+            yield _pieces(e, base, rows * row, -(-pixels // rows), lines, stream.written)
 
     def _tile(self, e: Emitter, sums: Tile, line: ll.Value, packed: ll.Value, x: ll.Value,
               masks: tuple[tuple[int, ...], ...], first: ll.Value | int, end: ll.Value | int,
@@ -470,8 +504,7 @@ class Correlator:
             columns = self._columns(e.at(b, low * run, self.num.element), width)
             if ahead is not None:
                 ahead = ahead.later(e, i64(low * c.depth))
-            return accumulate(e, self.num, tile, rows, columns, (high - low) * c.depth, active,
-                              1 if ahead is None else ahead.every, ahead)
+            return accumulate(e, self.num, tile, rows, columns, (high - low) * c.depth, active, ahead=ahead)
         flat = [v for row in tile for v in row]
         with e.loop_carried(low, high, 1, flat, "j") as (j, now, after):
             at = e.at(a, e.b.mul(j, i64(taps.offset_step * c.pixel)), self.num.element)

@@ -17,7 +17,7 @@ from ..emitter import Emitter, i64
 from ..isa import Isa
 from .correlation import Correlation, Correlator, Plan, kinds_of, tap_range
 from .epilogue import Finish, Streams
-from .gemm import MOST_CHUNKS, Ahead, Numeric, choose_tile, larger, range_of_part, smaller
+from .gemm import LINE, MOST_CHUNKS, Ahead, Asked, Numeric, choose_tile, larger, range_of_part, smaller
 from .shared_zeros import SharedZeros
 
 _SUMS_BYTES = 96 << 10  # sums of one panel, which share the second-level cache with a row of taps
@@ -138,9 +138,12 @@ class StreamedCorrelator(Correlator):
             inside = e.b.add(e.b.mul(at.image, i64(c.out_strides[0])), e.b.mul(at.row, i64(c.out_strides[1])))
             inside = e.b.add(inside, e.b.mul(at.column, i64(c.out_strides[2])))
             target = e.b.add(e.b.add(inside, channel), i64(c.out_offset))
-            self._ask(e, target, at.pixels, width)
+            ahead = self._ahead(e, packed, at, width)
+            spread = self._spread(e, target, target, at.pixels, width) if ahead is None and at.listed is None else None
+            if spread is None:
+                self._ask(e, target, at.pixels, width)
             sums = self._whole(e, at.pixels, width, at.line, packed, at.column, at.masks, 0, 1, at.listed,
-                               self._ahead(e, packed, at, width))
+                               ahead or spread)
             finish(e, sums, target, c.out_strides[2], channel, last)
 
     def _ahead(self, e: Emitter, packed: ll.Value, at: _Tile, width: int) -> Ahead | None:
@@ -154,8 +157,9 @@ class StreamedCorrelator(Correlator):
         asked = e.b.mul(at.number, i64(share))
         idle = e.b.icmp_signed(">=", asked, i64(lines))
         first = e.b.mul(e.b.add(i64(lines), e.b.select(idle, i64(0), asked)), i64(line))
-        step = e.b.select(idle, i64(0), i64(line * self.num.bytes))
-        return Ahead(e.at(packed, first, self.num.element), step, line * self.num.bytes, every)
+        size = line * self.num.bytes
+        step = e.b.select(idle, i64(0), i64(size))
+        return Ahead((Asked(e.at(packed, first, self.num.element), step, None, range(0, size, LINE)),), every)
 
     def _tiles(self, e: Emitter, image: ll.Value) -> Iterator[_Tile]:
         """Loops over the register tiles of all pixels."""
