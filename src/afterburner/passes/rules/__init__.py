@@ -8,9 +8,9 @@ be mostly of zeros may be made without them, whose other terms then meet in anot
 from __future__ import annotations
 
 from ..rewriter import Rule
-from . import conv, elementwise, gather, joined, matmul, pool, reduce, shape
+from . import conv, elementwise, gather, matmul, pool, reduce, shape
 
 RULES: dict[str, tuple[Rule, ...]] = {}
-for _family in (elementwise, shape, reduce, joined, matmul, conv, gather, pool):
+for _family in (elementwise, shape, reduce, matmul, conv, gather, pool):
     for _name, _rules in _family.RULES.items():
         RULES[_name] = (*RULES.get(_name, ()), *_rules)

@@ -11,7 +11,7 @@ from typing import Any
 
 from ...ir import Node, Value
 from ...ir.ops.shape import Broadcast, Concat, Slice
-from ..rewriter import Rewriter, Rule, made_by
+from ..rewriter import Rewriter, made_by
 
 _LARGE = 1 << 16  # bytes of what is reduced; less is not worth a kernel for each part
 _DEEP = 6  # nodes between a concatenation and its reduction
@@ -21,7 +21,7 @@ def _attributes(node: Node) -> Any:
     return node.op
 
 
-def _of_joined(r: Rewriter, n: Node) -> Value | None:
+def of_joined(r: Rewriter, n: Node) -> Value | None:
     """Of element by element work on tensors joined along an axis that stays: the parts' reductions, joined. Where no
     part is read by anybody else, nothing would be gained."""
     x, axes = n.operands[0], _attributes(n).axes
@@ -105,7 +105,3 @@ class _Splitter:
             return [self.r.emit(Broadcast(s, axes), source) for s in shapes]
         parts = self.parts(source, axes.index(axis), depth - 1)
         return parts and [self.r.emit(Broadcast(s, axes), part) for s, part in zip(shapes, parts, strict=True)]
-
-
-RULES: dict[str, tuple[Rule, ...]] = {name: (_of_joined,) for name in (
-    "reduce_sum", "reduce_prod", "reduce_max", "reduce_min", "reduce_and", "reduce_or")}

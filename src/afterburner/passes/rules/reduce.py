@@ -11,6 +11,7 @@ from ...ir import Node, Value
 from ...ir.ops.reduce import ReduceAnd, ReduceMax, ReduceMin, ReduceOr, ReduceSum
 from ...ir.ops.shape import Broadcast, Reshape
 from ..rewriter import Rewriter, Rule, made_by
+from .joined import of_joined
 from .reshaping import common_groups
 from .shape import empty
 
@@ -97,7 +98,7 @@ def _single_choice(r: Rewriter, n: Node) -> Value | None:
     return r.full(n.results[0].type, 0) if n.operands[0].shape[_attributes(n).axis] == 1 else None
 
 
-_REDUCTION: tuple[Rule, ...] = (empty, _axes, _repeated, _of_reduction, _before_reshape)
+_REDUCTION: tuple[Rule, ...] = (empty, _axes, _repeated, _of_reduction, _before_reshape, of_joined)
 
 RULES: dict[str, tuple[Rule, ...]] = {
     **{name: _REDUCTION for name in ("reduce_sum", "reduce_prod", "reduce_max", "reduce_min",
