@@ -34,7 +34,7 @@ ISA = isas.host("avx512")
 @pytest.fixture(autouse=True)
 def everywhere(monkeypatch):
     """Whether it pays or not."""
-    monkeypatch.setattr(filter_grad_masked, "_FEWEST_SUMS", 1)
+    monkeypatch.setattr(filter_grad_masked, "_FEWEST_DEPTH", 1)
 
 
 def node_of(image, outputs, size=(1, 1), padding=NONE, sparse=True, dtype="f32"):

@@ -436,7 +436,7 @@ class Correlator:
         asked for at once."""
         c = self.c
         pieces = c.columns.taps.count * c.depth // _EVERY
-        if not c.merged or pieces < 2:
+        if c.steps < _ASKED_STEPS or not c.merged or pieces < 2:
             return None
         asked = list(self._asked_later(e, into, pixels, width, pieces))
         if self.asked:
