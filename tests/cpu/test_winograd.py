@@ -31,6 +31,7 @@ CASES = {
 @pytest.fixture
 def always(monkeypatch):
     """Winograd wherever it is possible, whatever it costs."""
+    monkeypatch.setattr(conv_direct, "narrow_pays", lambda *a: False)
     monkeypatch.setattr(conv_direct, "winograd_pays", lambda c, num, isa: winograd.fits(c))
     monkeypatch.setattr(conv_filter_grad, "filter_grad_pays", lambda op, dy, num, isa: winograd_filter_grad.fits(op))
     for module, name in ((conv_direct, "streamed_winograd_pays"), (conv_filter_grad, "whole_filter_grad_pays")):

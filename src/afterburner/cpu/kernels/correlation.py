@@ -26,6 +26,7 @@ from .gemm import (
     Tile,
     accumulate,
     accumulate_listed,
+    is_written_out,
     larger,
     range_of_part,
     shaped,
@@ -435,8 +436,9 @@ class Correlator:
         of the next block's input, which lies at ``below``. None where the sums take so few steps that it is better
         asked for at once."""
         c = self.c
-        pieces = c.columns.taps.count * c.depth // _EVERY
-        if c.steps < _ASKED_STEPS or not c.merged or pieces < 2:
+        steps = c.columns.taps.count * c.depth
+        pieces = steps // _EVERY
+        if c.steps < _ASKED_STEPS or not c.merged or pieces < 2 or is_written_out(steps, pixels * width):
             return None
         asked = list(self._asked_later(e, into, pixels, width, pieces))
         if self.asked:

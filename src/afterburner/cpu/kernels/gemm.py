@@ -344,6 +344,11 @@ def shaped(flat: list[ll.Value], width: int) -> Tile:
     return [flat[i: i + width] for i in range(0, len(flat), width)]
 
 
+def is_written_out(steps: int, sums: int) -> bool:
+    """Whether ``accumulate`` makes no loop of so many steps for so many registers of sums, and asks for nothing."""
+    return steps <= 2 or steps * sums <= _UNROLLED
+
+
 def accumulate(e: Emitter, num: Numeric, tile: Tile, a: Rows, b: Columns, steps: ll.Value | int,
                active: Sequence[int] | None = None, unroll: int = 2, ahead: Ahead | None = None) -> Tile:
     """``tile[r][v] += sum over steps of A[r] * B[v]``, rows not in ``active`` left alone.
@@ -355,7 +360,7 @@ def accumulate(e: Emitter, num: Numeric, tile: Tile, a: Rows, b: Columns, steps:
     """
     rows = list(range(len(tile))) if active is None else list(active)
     flat = [v for r in rows for v in tile[r]]
-    if isinstance(steps, int) and (steps <= 2 or steps * len(flat) <= _UNROLLED):
+    if isinstance(steps, int) and is_written_out(steps, len(flat)):
         for k in range(steps):
             flat = _step(e, num, flat, a.base, b.base, a, b, rows, k)
         return _merged(tile, rows, flat)
