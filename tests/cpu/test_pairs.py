@@ -53,8 +53,8 @@ def what_pairing_takes() -> None:
     """The estimate as it is."""
 
 
-def _without_winograd(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("winograd_pays", "streamed_winograd_pays"):
+def _only_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("winograd_pays", "streamed_winograd_pays", "narrow_pays"):
         monkeypatch.setattr(conv_direct, name, lambda *given: False)
 
 
@@ -86,7 +86,7 @@ def check(got: np.ndarray, exact: np.ndarray, magnitude: np.ndarray, dtype: str)
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", DIRECTIONS)
 def test_convolutions(name: str, case: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    _without_winograd(monkeypatch)
+    _only_pairs(monkeypatch)
     node, arrays = test_conv.build(name, test_conv.CASES[case], dtype)
     got = run(node, arrays, paired(dtype))
     wide = [rounded(a) for a in arrays]
@@ -108,7 +108,7 @@ def test_products(size: tuple[int, int, int], layout: tuple[bool, bool], dtype: 
 @pytest.mark.parametrize("dtype", UNIT)
 @pytest.mark.parametrize("root", ["matmul", "row", "column", "long", "large", "conv2d_input_grad"])
 def test_an_epilogue(root: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    _without_winograd(monkeypatch)
+    _only_pairs(monkeypatch)
     node, arrays = fused(root, dtype, lambda b, y: [b.emit(Maximum(), y, b.emit(Mul(), y, y))])
     got = run(node, arrays, paired(dtype))
     wide = [rounded(a) for a in arrays]
