@@ -95,8 +95,8 @@ def turn_of(c: Correlation, most: int, multiple: int = 1) -> int:
 
 
 class Layout:
-    """Where the sums of a block lie in a worker's private memory, behind what tells the zeros; in bytes, but ``sums``:
-    the output channels of a group of panels."""
+    """Where the sums of a block lie in a worker's private memory, behind what tells the zeros, whose size each way of
+    telling them knows; in bytes, but ``sums``: the output channels of a group of panels."""
 
     def __init__(self, c: Correlation, plan: SparsePlan, num: Numeric) -> None:
         self.rows = (plan.dense.block - 1) * c.rows.taps.stride + c.rows.taps.count
@@ -125,7 +125,10 @@ class _Lists(Layout):
 
 
 class SparseCorrelator(Correlator):
-    """Emits a correlation that chooses, block by block, whether zeros are left out."""
+    """Emits a correlation that chooses, block by block, whether zeros are left out.
+
+    The classes below and in ``correlation_masked`` say how zeros are told: ``_layout``, ``_list_row`` and ``_some``.
+    """
 
     most_nonzero = _MOST_NONZERO
 
