@@ -112,6 +112,13 @@ class Emitter:
         """Pointer to the kernel's shared temporary ``index``, 64-byte aligned."""
         return self._pointer(self._first_temp + index)
 
+    @contextmanager
+    def temps_from(self, first: int) -> Iterator[None]:
+        """Inside, the kernel's temporaries count from ``first``."""
+        self._first_temp += first
+        yield
+        self._first_temp -= first
+
     def pointer(self, value: Value) -> ll.Value:
         """Pointer to an operand or result of the node."""
         return self._pointer(self._positions[value])

@@ -29,7 +29,7 @@ from .matmul import Product, lower_product, zero_kernel
 from .packing import widen_phase
 from .pairs import Layout, PairedOperands, Pairs, Pointer, halved, pairs, pays, temporary
 from .shared_zeros import SharedZeros, shared_zeros
-from .winograd import few_tiles, lower_winograd, winograd_pays
+from .winograd import F2X2, F4X4, few_tiles, lower_checked_winograd, lower_winograd, scheme_that_pays
 from .winograd_streamed import lower_streamed_winograd, streamed_winograd_pays
 
 _IMAGE_BYTES = 128 << 10  # input rows of a block: a quarter of a 512 KB second-level cache
@@ -213,21 +213,17 @@ def _lower(contraction: Contraction, isa: Isa, correlations: Callable[[], list[C
            order: tuple[int, int], filter_columns: int, label: str) -> Kernel:
     if contraction.empty:
         return zero_kernel(contraction, isa)
-    num, stored = numeric(contraction.dtype, isa), stored_type(contraction.dtype)
+    num = numeric(contraction.dtype, isa)
     parts = correlations()
     if is_depthwise(parts[0]):
         return lower_depthwise(contraction, isa, parts, order, filter_columns, label.replace("conv2d", "depthwise", 1))
     product = pointwise_product(parts, contraction.dtype, isa)
     if product is not None:
         return lower_product(contraction, product, isa, order, label)
-    if isa.precision == "fast" and contraction.dtype == F32:
-        whole = len(parts) == 1 and winograd_pays(parts[0], num, isa)
-        by_use = not whole or (few_tiles(parts[0]) and not is_kept(contraction))
-        if by_use and streamed_winograd_pays(parts, num, isa):
-            return lower_streamed_winograd(contraction, parts, num, isa, order, filter_columns, f"{label} (Winograd)")
-        if whole:
-            kernel = lower_winograd(contraction, parts[0], num, isa, order, filter_columns, f"{label} (Winograd)")
-            return replace(kernel, kept=kept_filter(contraction, order[1], 1))
+    if contraction.dtype == F32:
+        kernel = _winograd(contraction, parts, num, isa, order, filter_columns, label)
+        if kernel is not None:
+            return kernel
     parts = [c.trimmed for c in parts]
     num_of_pairs = pairs(contraction.dtype, isa)
     if num_of_pairs is not None:
@@ -244,9 +240,35 @@ def _lower(contraction: Contraction, isa: Isa, correlations: Callable[[], list[C
         correlator = _sparse_correlator(parts[0], num, isa, filter_columns, size, contraction.streams)
         if correlator is not None:
             return _sparse(contraction, correlator, isa, order, label)
+    return _dense(contraction, parts, num, isa, order, filter_columns, label, often_zero)
+
+
+def _winograd(contraction: Contraction, parts: list[Correlation], num: Numeric, isa: Isa, order: tuple[int, int],
+              filter_columns: int, label: str) -> Kernel | None:
+    """The layer by one of Winograd's algorithms; None where they do not pay."""
+    fast, label = isa.precision == "fast", f"{label} (Winograd)"
+    scheme = None
+    if len(parts) == 1:
+        scheme = scheme_that_pays(parts[0], (F2X2, F4X4) if fast else (F2X2,), num, isa)
+    if fast and (scheme is None or (few_tiles(parts[0]) and not is_kept(contraction))) \
+            and streamed_winograd_pays(parts, num, isa):
+        return lower_streamed_winograd(contraction, parts, num, isa, order, filter_columns, label)
+    if scheme is None:
+        return None
+    if scheme == F4X4:
+        kernel = lower_winograd(contraction, parts[0], num, isa, order, filter_columns, label)
+    else:
+        direct = _dense(contraction, [parts[0].trimmed], num, isa, order, filter_columns, label, False)
+        kernel = lower_checked_winograd(contraction, parts[0], num, isa, order, filter_columns, label, direct)
+    return replace(kernel, kept=kept_filter(contraction, order[1], 1))
+
+
+def _dense(contraction: Contraction, parts: list[Correlation], num: Numeric, isa: Isa, order: tuple[int, int],
+           filter_columns: int, label: str, often_zero: bool) -> Kernel:
+    """The layer with its filter packed; what all pixels of a tile share of zeros is left out if they are frequent."""
     plans = _plans(parts, num, isa)
     zeros = shared_zeros(parts[0], plans[0], num) if often_zero else None
-    correlators = _correlators(contraction, parts, plans, num, stored, filter_columns, zeros)
+    correlators = _correlators(contraction, parts, plans, num, stored_type(contraction.dtype), filter_columns, zeros)
     return Layer(contraction, correlators, *order, _chunks(plans), zeros).kernel(isa, label)
 
 

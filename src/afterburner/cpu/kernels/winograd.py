@@ -1,21 +1,31 @@
-"""3x3 convolutions by Winograd's F(4x4, 3x3): 36 products for 16 outputs instead of 144, in ``precision=fast``.
+"""3x3 convolutions by Winograd's algorithms: F(2x2, 3x3), 16 products for 4 outputs instead of 36, and in
+``precision=fast`` F(4x4, 3x3), 36 products for 16 outputs instead of 144.
 
-Filters are transformed once a call. A block of tiles is then computed at a time: 6x6 patches of the input become
-36 factors each, 36 matrix products with the filters' factors follow, and what they sum becomes 4x4 outputs, to
-which the epilogue is applied. Factors and sums of a block stay near the second-level cache.
+Filters are transformed once a call. A block of tiles is then computed at a time: 4x4 or 6x6 patches of the input
+become as many factors, a matrix product with the filters' factors follows for each, and what they sum becomes 2x2 or
+4x4 outputs, to which the epilogue is applied. Factors and sums of a block stay near the second-level cache.
+
+F(2x2, 3x3) is more exact than the direct sum of products: each output is made of its own inputs only, by sums and
+halves. It is not where the taps of a filter differ in size as much as the pixels that they meet: a large product of
+another tap is then added and taken away again. So the kernel compares the sizes of the taps of each filter, and
+computes directly if they are too unequal. So it does if a result is not finite: an infinity would become NaN.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial, reduce
+from itertools import chain
 from math import prod
 
 from llvmlite import ir as ll
 
-from ..emitter import Emitter, i64
+from ..emitter import I1, Emitter, const, i64
 from ..isa import Isa
 from ..kernel import Kernel, Phase
 from .correlation import Correlation, Correlator, Plan
+from .doubts import Doubts, any_lane, otherwise
 from .epilogue import Contraction, Finish
 from .gemm import (
     CHUNK_CYCLES,
@@ -38,19 +48,22 @@ from .winograd_lines import Scheme, transform
 from .winograd_outputs import Outputs
 from .winograd_patches import LINE, Grid, Patches, apart, load, store
 
-SCHEME = Scheme(4, 3)
-OUTPUTS, TAPS, PRODUCTS = SCHEME.outputs, SCHEME.taps, SCHEME.products
+F2X2, F4X4 = Scheme(2, 3), Scheme(4, 3)
 
-_BLOCK = 24  # tiles of a block, about: what is read of the filters' factors serves so many
+_BLOCK = {F2X2: 64, F4X4: 24}  # tiles of a block, about: what is read of the filters' factors serves so many
+_DIRECT_BLOCK = 24  # pixels of a row in register tiles, likewise
 _SUMS_BYTES = 512 << 10  # sums of a block before they become outputs
 _CACHED_BYTES = 256 << 10  # of filters' factors that stay in the second-level cache
+_LONGEST = 192  # products of a sum
 _STRETCH = 16  # steps between prefetches
 _FEW_TILES = 144  # six blocks: up to here factors made where they are used are faster, measured with AVX2
 _PANELS = 4  # of a chunk at least: each chunk transforms the whole input of its tiles
 
-# Cycles of one register of channels of one tile, measured with AVX2; of the filter where it comes from memory.
-_INPUT_CYCLES, _OUTPUT_CYCLES, _FILTER_CYCLES = 220, 190, 300
-_WORTH = 0.9  # of the direct convolution's estimated cycles
+# Cycles of one register of channels of a tile and one product, measured with AVX2 and AVX-512; of a byte of filters'
+# factors where they are made of a filter in memory, and where a block reads them from the third-level cache.
+_INPUT_CYCLES, _OUTPUT_CYCLES, _FILTER_CYCLES, _READ_CYCLES = 6.1, 5.3, 0.3, 0.06
+_UNEQUAL = 16.0  # times as large as a filter's smallest tap its largest may be
+_WORTH = 0.95  # of the direct convolution's estimated cycles
 
 
 @dataclass(frozen=True)
@@ -58,6 +71,7 @@ class Tiling:
     """How a convolution is cut.
 
     Attributes:
+        scheme: the algorithm.
         down, across: tiles of an image.
         height: tiles in a register tile.
         panels: cut of the output channels, in registers.
@@ -66,6 +80,7 @@ class Tiling:
         parts: chunks along (blocks, panels).
     """
 
+    scheme: Scheme
     down: int
     across: int
     height: int
@@ -77,82 +92,122 @@ class Tiling:
 
 def fits(c: Correlation) -> bool:
     """Whether a correlation is 3x3, dense and ungrouped, and writes every pixel of its result."""
-    plain = all(a.taps.count == TAPS and a.taps.stride == 1 and a.taps.offset_step == 1 for a in (c.rows, c.columns))
+    plain = all((a.taps.count, a.taps.stride, a.taps.offset_step) == (F2X2.taps, 1, 1) for a in (c.rows, c.columns))
     return plain and c.groups == 1 and c.out_offset == 0 and c.out_strides[2] == c.width \
         and c.out_strides[1] == c.width * c.columns.outputs
 
 
-def tiles_of(c: Correlation) -> tuple[int, int]:
+def tiles_of(c: Correlation, scheme: Scheme) -> tuple[int, int]:
     """Tiles down and across one image."""
-    return -(-c.rows.outputs // OUTPUTS), -(-c.columns.outputs // OUTPUTS)
+    return -(-c.rows.outputs // scheme.outputs), -(-c.columns.outputs // scheme.outputs)
 
 
-def winograd_pays(c: Correlation, num: Numeric, isa: Isa) -> bool:
-    """Whether a correlation ``fits`` and the transforms cost less than the products they save, by estimated
-    cycles."""
+def scheme_that_pays(c: Correlation, schemes: Sequence[Scheme], num: Numeric, isa: Isa) -> Scheme | None:
+    """The algorithm that takes fewest cycles, by an estimate; None where a correlation does not fit or the transforms
+    cost more than the products they save."""
     if not fits(c):
-        return False
-    deep, wide, tiles = -(-c.depth // num.lanes), -(-c.width // num.lanes), c.images * prod(tiles_of(c))
-    ours = PRODUCTS * _product_cycles(tiles, wide, c.depth, isa) + _FILTER_CYCLES * c.depth * wide
-    ours += tiles * (_INPUT_CYCLES * deep + _OUTPUT_CYCLES * wide)
-    taps = prod(sum(a.reads(p, t) for p in range(a.outputs) for t in range(TAPS)) / a.outputs
+        return None
+    wide = -(-c.width // num.lanes)
+    taps = prod(sum(a.reads(p, t) for p in range(a.outputs) for t in range(a.taps.count)) / a.outputs
                 for a in (c.rows, c.columns))
-    return ours < _WORTH * c.images * c.rows.outputs * taps * _product_cycles(c.columns.outputs, wide, c.depth, isa)
+    direct = c.images * c.rows.outputs * taps * _product_cycles(c.columns.outputs, wide, c.depth, _DIRECT_BLOCK, isa)
+    best = min(schemes, key=lambda scheme: _cycles(c, scheme, num, isa))
+    return best if _cycles(c, best, num, isa) < _WORTH * direct else None
+
+
+def _cycles(c: Correlation, scheme: Scheme, num: Numeric, isa: Isa) -> float:
+    """Estimated cycles of a correlation."""
+    deep, wide, tiles = -(-c.depth // num.lanes), -(-c.width // num.lanes), c.images * prod(tiles_of(c, scheme))
+    product = _product_cycles(tiles, wide, c.depth, _BLOCK[scheme], isa)
+    factors = c.depth * wide * num.lanes * num.bytes
+    again = tiles / _BLOCK[scheme] if scheme.products * factors > _CACHED_BYTES else 0
+    filters = factors * (_FILTER_CYCLES + _READ_CYCLES * again)
+    return scheme.products * (product + filters + tiles * (_INPUT_CYCLES * deep + _OUTPUT_CYCLES * wide))
 
 
 def few_tiles(c: Correlation) -> bool:
-    """Whether a correlation has so few tiles that its filter is better transformed where it is used, if it must be
-    transformed in each call: each block of tiles reads all factors of the filter, four times what the filter takes."""
-    return c.images * prod(tiles_of(c)) <= _FEW_TILES
+    """Whether a correlation has so few tiles of 4x4 that its filter is better transformed where it is used, if it must
+    be transformed in each call: each block of tiles reads all factors of the filter, four times what it takes."""
+    return c.images * prod(tiles_of(c, F4X4)) <= _FEW_TILES
 
 
-def _product_cycles(rows: int, vectors: int, steps: int, isa: Isa) -> float:
-    """Estimated cycles of a matrix product in register tiles."""
-    down, across = choose_tile(min(rows, _BLOCK), vectors, steps, isa)
+def _product_cycles(rows: int, vectors: int, steps: int, block: int, isa: Isa) -> float:
+    """Estimated cycles of a matrix product in register tiles, ``block`` rows at a time."""
+    down, across = choose_tile(min(rows, block), vectors, steps, isa)
     cycles = sum(step_cycles(down.widest, wide, isa) * (high - low) for wide, low, high in across.spans())
     return -(-rows // down.widest) * steps * cycles
 
 
-def tiling_of(c: Correlation, num: Numeric, isa: Isa) -> Tiling:
+def tiling_of(c: Correlation, scheme: Scheme, num: Numeric, isa: Isa) -> Tiling:
     """Tiles, blocks and chunks, from the sizes alone."""
-    down, across = tiles_of(c)
+    down, across = tiles_of(c, scheme)
     total = c.images * down * across
-    rows, panels = choose_tile(min(total, _BLOCK), -(-c.width // num.lanes), c.depth, isa)
+    most = _BLOCK[scheme]
+    rows, panels = choose_tile(min(total, most), -(-c.width // num.lanes), c.depth, isa)
     height = rows.widest
-    block = height * max(1, min(_BLOCK // height, -(-total // height)))
-    slot = PRODUCTS * block * panels.widest * num.lanes * num.bytes
+    block = height * max(1, min(most // height, -(-total // height)))
+    slot = scheme.products * block * panels.widest * num.lanes * num.bytes
     together = max(1, min(panels.parts, _SUMS_BYTES // slot))
-    cycles = total * PRODUCTS * max(c.depth, 4) * c.width / num.lanes / 2
+    cycles = total * scheme.products * max(c.depth, 4) * c.width / num.lanes / 2
     wanted = int(max(1, min(MOST_CHUNKS, cycles // CHUNK_CYCLES)))
     blocks = -(-total // block)
     parts = min(blocks, wanted)
     sideways = max(1, min(-(-wanted // parts), panels.parts // _PANELS))
-    return Tiling(down, across, height, panels, block, together, (parts, sideways))
+    return Tiling(scheme, down, across, height, panels, block, together, (parts, sideways))
 
 
 def lower_winograd(contraction: Contraction, c: Correlation, num: Numeric, isa: Isa, order: tuple[int, int],
                    filter_columns: int, label: str) -> Kernel:
-    """The kernel of a correlation that ``fits``.
+    """The kernel of a correlation that ``fits`` by F(4x4, 3x3).
 
     Args:
         order: which operands of the contraction are the image and the filter.
         filter_columns: columns of the filter in memory.
     """
-    w = Winograd(c, tiling_of(c, num, isa), num, filter_columns)
-    finish, filter_chunks = contraction.finish(isa), min(MOST_CHUNKS, w.tiling.panels.parts)
-    phases = (Phase(filter_chunks, lambda e: w.transform_filter(e, contraction.operand(e, order[1]), filter_chunks)),
-              Phase(prod(w.tiling.parts), lambda e: w.compute(e, contraction.operand(e, order[0]), finish)))
+    w = Winograd(c, tiling_of(c, F4X4, num, isa), num, filter_columns)
+    finish = contraction.finish(isa)
+
+    def transform_filter(e: Emitter) -> None:
+        w.transform_filter(e, contraction.operand(e, order[1]))
+
+    def compute(e: Emitter) -> None:
+        w.compute(e, contraction.operand(e, order[0]), finish)
+
+    phases = (Phase(w.filter_chunks, transform_filter), Phase(prod(w.tiling.parts), compute))
     return Kernel(contraction.node, phases, f"winograd {contraction.key(isa)}", (w.filter_bytes,),
                   max(w.scratch, w.pack_scratch), label)
+
+
+def lower_checked_winograd(contraction: Contraction, c: Correlation, num: Numeric, isa: Isa, order: tuple[int, int],
+                           filter_columns: int, label: str, direct: Kernel) -> Kernel:
+    """The kernel of a correlation that ``fits`` by F(2x2, 3x3), and ``direct`` for what that does not compute as
+    exactly: filters whose taps are of unequal size, and results that are not finite."""
+    w = Winograd(c, tiling_of(c, F2X2, num, isa), num, filter_columns)
+    finish = contraction.finish(isa)
+    unequal, infinite = Doubts(0, w.filter_bytes, w.filter_chunks), Doubts(1, 0, prod(w.tiling.parts))
+
+    def transform_filter(e: Emitter) -> None:
+        unequal.tell(e, w.transform_filter(e, contraction.operand(e, order[1])))
+
+    def compute(e: Emitter) -> None:
+        infinite.tell(e, ll.Constant(I1, 0))
+        with e.b.if_then(e.b.not_(unequal.any(e))):
+            infinite.tell(e, w.compute(e, contraction.operand(e, order[0]), finish))
+
+    phases = (Phase(unequal.chunks, transform_filter), Phase(infinite.chunks, compute))
+    kernel = Kernel(contraction.node, phases, f"winograd checked {contraction.key(isa)}",
+                    (w.filter_bytes + unequal.chunks, infinite.chunks), max(w.scratch, w.pack_scratch), label)
+    return otherwise(kernel, (unequal, infinite), direct)
 
 
 class Winograd:
     """Emits the phases. Temporary 0 holds the filters' factors as [product][panel][depth][registers]."""
 
     def __init__(self, c: Correlation, tiling: Tiling, num: Numeric, filter_columns: int) -> None:
-        self.c, self.tiling, self.num = c, tiling, num
+        self.c, self.tiling, self.scheme, self.num = c, tiling, tiling.scheme, num
+        self.checked = self.scheme == F2X2
         self.total = c.images * tiling.down * tiling.across
-        widest, lanes = tiling.panels.widest, num.lanes
+        widest, lanes, products = tiling.panels.widest, num.lanes, tiling.scheme.products
         self.panel = c.depth * widest * lanes
         self.filter_plane = apart(tiling.panels.parts * self.panel)
         self.ahead = self.filter_bytes > _CACHED_BYTES and c.depth >= 2 * _STRETCH
@@ -160,47 +215,74 @@ class Winograd:
         self.factor_plane = apart(tiling.block * self.row)
         self.sum_row = tiling.together * widest * lanes
         self.sum_plane = apart(tiling.block * self.sum_row)
-        self.sums_at = PRODUCTS * self.factor_plane
-        self.spare_at = self.sums_at + PRODUCTS * self.sum_plane
-        self.scratch = (self.spare_at + PRODUCTS * lanes) * num.bytes
+        self.sums_at = products * self.factor_plane
+        self.spare_at = self.sums_at + products * self.sum_plane
+        self.scratch = (self.spare_at + products * lanes) * num.bytes
         grid = Grid(c.images, tiling.down, tiling.across)
         self.patches = Patches(grid, c.rows.inputs, c.columns.inputs, c.depth,
-                               (c.rows.taps.offset, c.columns.taps.offset), OUTPUTS, 1, SCHEME.inputs_to_factors,
-                               self.factor_plane, None, self.spare_at)
-        self.outputs = Outputs(c, grid, SCHEME, self.sum_plane, self.spare_at)
+                               (c.rows.taps.offset, c.columns.taps.offset), self.scheme.outputs, 1,
+                               self.scheme.inputs_to_factors, self.factor_plane, None, self.spare_at)
+        self.outputs = Outputs(c, grid, self.scheme, self.sum_plane, self.spare_at, self.checked)
         one = Plan(Cut(1, 1), tiling.panels, 0, (1, 1))
         self.packer = Correlator(c, one, num, num.element, 0, filter_columns)
 
     @property
     def filter_bytes(self) -> int:
         """Size of the filters' factors."""
-        return PRODUCTS * self.filter_plane * self.num.bytes
+        return self.scheme.products * self.filter_plane * self.num.bytes
+
+    @property
+    def filter_chunks(self) -> int:
+        """Chunks that transform the filter."""
+        return min(MOST_CHUNKS, self.tiling.panels.parts)
 
     @property
     def pack_scratch(self) -> int:
-        """Bytes of one panel of the filter, packed."""
-        return self.packer.slot * self.num.bytes
+        """Bytes of one panel of the filter, packed, and of a register."""
+        return (self.packer.slot + self.num.lanes) * self.num.bytes
 
-    def transform_filter(self, e: Emitter, filter_: ll.Value, chunks: int) -> None:
-        """This chunk's share of the panels: packed to scratch, then transformed."""
+    def transform_filter(self, e: Emitter, filter_: ll.Value) -> ll.Value:
+        """This chunk's share of the panels: packed to scratch, then transformed. Returned is whether the taps of an
+        output channel are of unequal size, an i1."""
         c, num, panels = self.c, self.num, self.tiling.panels
-        first, end = range_of_part(e, e.chunk, panels.parts, chunks)
+        first, end = range_of_part(e, e.chunk, panels.parts, self.filter_chunks)
+        excess = e.at(e.scratch, self.packer.slot, num.element)
+        store(e, num, num.zero, excess, 0)
         for width, panel, channel, last in walk_panels(e, panels, num.lanes, c.width, first, end):
             self.packer.pack_panel(e, filter_, i64(0), channel, e.scratch, width, last)
             target = e.at(e.temp(0), e.b.mul(panel, i64(self.panel)), num.element)
-            run = c.depth * width * num.lanes
-            with e.loop(0, run, num.lanes, "register") as at:
-                source, into = e.at(e.scratch, at, num.element), e.at(target, at, num.element)
-                taps = [[load(e, self.num, source, (i * TAPS + j) * run) for i in range(TAPS)] for j in range(TAPS)]
-                columns = [transform(e, num, SCHEME.filter_to_factors, column) for column in taps]
-                for i in range(SCHEME.points):
-                    row = transform(e, num, SCHEME.filter_to_factors, [column[i] for column in columns])
-                    for j, value in enumerate(row):
-                        store(e, num, value, into, (i * SCHEME.points + j) * self.filter_plane)
+            with e.loop(0, width * num.lanes, num.lanes, "register") as register:
+                sizes = self._transform_filters(e, register, width, target)
+                if self.checked:
+                    low, high = (reduce(partial(_chosen, e, sign), sizes) for sign in "<>")
+                    over = num.multiply_add(e, const(num.vector, -_UNEQUAL), low, high)
+                    store(e, num, _chosen(e, ">", load(e, num, excess, 0), over), excess, 0)
+        return any_lane(e, e.b.fcmp_ordered(">", load(e, num, excess, 0), num.zero))
 
-    def compute(self, e: Emitter, image: ll.Value, finish: Finish) -> None:
-        """This chunk's share of the output pixels."""
+    def _transform_filters(self, e: Emitter, register: ll.Value, width: int, target: ll.Value) -> list[ll.Value]:
+        """The factors of a register of filters from their packed taps. Returned are the sizes of the taps: for each
+        the sum of its weights without their signs, if they are checked."""
+        num, taps, points, matrix = self.num, self.scheme.taps, self.scheme.points, self.scheme.filter_to_factors
+        step = width * num.lanes
+        run = self.c.depth * step
+        sizes = [num.zero] * taps**2 if self.checked else []
+        with e.loop_carried(0, run, step, sizes, "depth") as (depth, now, after):
+            at = e.b.add(depth, register)
+            source, into = e.at(e.scratch, at, num.element), e.at(target, at, num.element)
+            flat = [load(e, num, source, k * run) for k in range(taps**2)]
+            after[:] = [e.b.fadd(total, e.intrinsic("llvm.fabs", num.vector, tap))
+                        for total, tap in zip(now, flat, strict=False)]
+            columns = [transform(e, num, matrix, flat[j::taps]) for j in range(taps)]
+            for i in range(points):
+                row = transform(e, num, matrix, [column[i] for column in columns])
+                for j, value in enumerate(row):
+                    store(e, num, value, into, (i * points + j) * self.filter_plane)
+        return after
+
+    def compute(self, e: Emitter, image: ll.Value, finish: Finish) -> ll.Value:
+        """This chunk's share of the output pixels. Returned is whether one is not finite, if that is checked, an i1."""
         t = self.tiling
+        self.outputs.begin(e, self.num)
         index, part = e.b.udiv(e.chunk, i64(t.parts[1])), e.b.urem(e.chunk, i64(t.parts[1]))
         first_block, end_block = range_of_part(e, index, -(-self.total // t.block), t.parts[0])
         first_panel, end_panel = range_of_part(e, part, t.panels.parts, t.parts[1])
@@ -218,12 +300,13 @@ class Winograd:
                     first, end = (e.b.mul(t.panels.start(e, p), i64(self.num.lanes)) for p in (low, high))
                     given = e.at(e.scratch, at, self.num.element)
                     self.outputs.write(e, self.num, finish, e.b.add(tile, i), given, first, end)
+        return self.outputs.end(e, self.num)
 
     def _multiply(self, e: Emitter, low: ll.Value, high: ll.Value, count: ll.Value) -> None:
-        """36 products of a block's factors with those of panels [low, high)."""
+        """Products of a block's factors with those of panels [low, high)."""
         c, t, num = self.c, self.tiling, self.num
         turns = e.b.udiv(e.b.add(count, i64(t.height - 1)), i64(t.height))
-        with e.loop(0, PRODUCTS, name="product") as product:
+        with e.loop(0, self.scheme.products, name="product") as product:
             factors = e.at(e.scratch, e.b.mul(product, i64(self.factor_plane)), num.element)
             sums = e.at(e.scratch, e.b.add(i64(self.sums_at), e.b.mul(product, i64(self.sum_plane))), num.element)
             for width, panel, channel, _ in walk_panels(e, t.panels, num.lanes, c.width, low, high):
@@ -231,31 +314,41 @@ class Winograd:
                 filters = e.at(e.temp(0), at, num.element)
                 column = e.b.sub(channel, e.b.mul(t.panels.start(e, low), i64(num.lanes)))
                 with e.loop(0, turns, name="turn") as turn:
-                    tile = e.b.mul(turn, i64(t.height))
-                    rows = Rows(e.at(factors, e.b.mul(tile, i64(self.row)), num.element),
+                    row = e.b.mul(turn, i64(t.height))
+                    rows = Rows(e.at(factors, e.b.mul(row, i64(self.row)), num.element),
                                 [r * self.row for r in range(t.height)], 1)
                     columns = Columns(filters, [v * num.lanes for v in range(width)], width * num.lanes, num.lanes,
                                       num.lanes * num.bytes)
-                    done = self._sums(e, rows, columns, turn)
-                    into = e.at(sums, e.b.add(e.b.mul(tile, i64(self.sum_row)), column), num.element)
-                    for r, registers in enumerate(done):
-                        for v, value in enumerate(registers):
-                            store(e, self.num, value, into, r * self.sum_row + v * num.lanes)
+                    into = e.at(sums, e.b.add(e.b.mul(row, i64(self.sum_row)), column), num.element)
+                    for start, count in self._pieces():
+                        done = self._sums(e, rows, columns, turn, start, count)
+                        places = [[r * self.sum_row + v * num.lanes for v in range(width)] for r in range(t.height)]
+                        for place, value in zip(chain(*places), chain(*done), strict=True):
+                            sum_ = num.add(e, load(e, num, into, place), value) if start else value
+                            store(e, num, sum_, into, place)
 
-    def _sums(self, e: Emitter, rows: Rows, columns: Columns, turn: ll.Value) -> Tile:
-        """A register tile of sums; every turn over the tiles fetches a part of the next panel's factors."""
+    def _pieces(self) -> list[tuple[int, int]]:
+        """(first channel, channels) of what is summed by itself: long sums lose digits."""
+        depth = Cut(self.c.depth, -(-self.c.depth // _LONGEST))
+        return [(depth.base * i + min(i, depth.larger), depth.base + (i < depth.larger)) for i in range(depth.parts)]
+
+    def _sums(self, e: Emitter, rows: Rows, columns: Columns, turn: ll.Value, start: int, count: int) -> Tile:
+        """A register tile of sums over ``count`` channels; every turn over the tiles fetches a part of the next panel's
+        factors."""
         t, num, depth = self.tiling, self.num, self.c.depth
         width = len(columns.offsets)
+        rows = replace(rows, base=e.at(rows.base, start, num.element))
+        columns = replace(columns, base=e.at(columns.base, start * columns.step, num.element))
         tile = zeros(num, t.height, width)
         if not self.ahead:
-            return accumulate(e, num, tile, rows, columns, depth)
+            return accumulate(e, num, tile, rows, columns, count)
         turns = t.block // t.height
         stretch = _STRETCH * columns.step
         lines = -(-stretch // (LINE * turns))
         part = e.b.add(i64(depth * columns.step), e.b.mul(turn, i64(lines * LINE)))
         initial = [rows.base, columns.base, e.at(columns.base, part, num.element)]
         flat = [v for row in tile for v in row]
-        with e.loop_carried(0, depth // _STRETCH, 1, [*initial, *flat], "stretch") as (_, now, after):
+        with e.loop_carried(0, count // _STRETCH, 1, [*initial, *flat], "stretch") as (_, now, after):
             for i in range(lines):
                 e.prefetch(e.at(now[2], i * LINE, num.element))
             done = accumulate(e, num, shaped(now[3:], width), replace(rows, base=now[0]),
@@ -263,4 +356,9 @@ class Winograd:
             after[:] = [e.at(now[0], _STRETCH, num.element), e.at(now[1], stretch, num.element),
                         e.at(now[2], stretch, num.element), *[v for row in done for v in row]]
         return accumulate(e, num, shaped(after[3:], width), replace(rows, base=after[0]),
-                          replace(columns, base=after[1]), depth % _STRETCH)
+                          replace(columns, base=after[1]), count % _STRETCH)
+
+
+def _chosen(e: Emitter, sign: str, a: ll.Value, b: ll.Value) -> ll.Value:
+    """The smaller (<) or larger (>) of two registers' lanes; the second where they have no order."""
+    return e.b.select(e.b.fcmp_ordered(sign, a, b), a, b)

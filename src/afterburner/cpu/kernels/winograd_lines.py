@@ -1,9 +1,10 @@
 """Winograd's algorithms along one axis: F(m, r) makes m outputs of an r-tap filter from m + r - 1 inputs by so many
 products.
 
-The transforms interpolate at 0, ±5/8, ±3/2 and, where six points are needed, infinity (Barabasz et al., "Error
-analysis and improving the accuracy of Winograd convolution", 2020, on why not at 0, ±1, ±2): products of these points
-are short binary fractions, and rounding errors grow to a third of those of whole numbers.
+With five or six points the transforms interpolate at 0, ±5/8, ±3/2 and, where six are needed, infinity (Barabasz et
+al., "Error analysis and improving the accuracy of Winograd convolution", 2020, on why not at 0, ±1, ±2): products of
+these points are short binary fractions, and rounding errors grow to a third of those of whole numbers. With four they
+interpolate at 0, ±1 and infinity, which takes sums and halves only.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ from .gemm import Numeric
 
 Matrix = tuple[tuple[Fraction, ...], ...]
 
-_FINITE = tuple(Fraction(n, 8) for n in (0, 5, -5, 12, -12))  # neighbours differ in sign: see ``transform``
+_FEW = tuple(Fraction(n) for n in (0, 1, -1))  # neighbours differ in sign: see ``transform``
+_MANY = tuple(Fraction(n, 8) for n in (0, 5, -5, 12, -12))
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """F(outputs, taps), with five or six points.
+    """F(outputs, taps), with four to six points.
 
     Attributes:
         outputs: computed together along an axis.
@@ -42,6 +44,11 @@ class Scheme:
         return self.outputs + self.taps - 1
 
     @property
+    def finite(self) -> tuple[Fraction, ...]:
+        """The points but infinity."""
+        return _FEW if self.points == len(_FEW) + 1 else _MANY
+
+    @property
     def products(self) -> int:
         """Of a square tile."""
         return self.points**2
@@ -49,19 +56,20 @@ class Scheme:
     @cached_property
     def inputs_to_factors(self) -> Matrix:
         """B^T: a row of the coefficients of the polynomial that vanishes at all other points."""
-        rows = [_polynomial([q for q in _FINITE if q != p], self.points) for p in _FINITE]
-        return tuple(rows if self.points == len(_FINITE) else [*rows, _polynomial(_FINITE, self.points)])
+        rows = [_polynomial([q for q in self.finite if q != p], self.points) for p in self.finite]
+        return tuple(rows if self.points == len(self.finite) else [*rows, _polynomial(self.finite, self.points)])
 
     @cached_property
     def filter_to_factors(self) -> Matrix:
         """G: powers of a point, divided by its distances to the others."""
-        norms = [prod(p - q for q in _FINITE if q != p) for p in _FINITE]
-        return self._at_points([tuple(p**k / n for k in range(self.taps)) for p, n in zip(_FINITE, norms, strict=True)])
+        norms = [prod(p - q for q in self.finite if q != p) for p in self.finite]
+        scaled = [tuple(p**k / n for k in range(self.taps)) for p, n in zip(self.finite, norms, strict=True)]
+        return self._at_points(scaled)
 
     @cached_property
     def gradients_to_factors(self) -> Matrix:
         """A: powers of a point."""
-        return self._at_points([tuple(p**k for k in range(self.outputs)) for p in _FINITE])
+        return self._at_points([tuple(p**k for k in range(self.outputs)) for p in self.finite])
 
     @cached_property
     def products_to_outputs(self) -> Matrix:
@@ -75,7 +83,7 @@ class Scheme:
 
     def _at_points(self, rows: list[tuple[Fraction, ...]]) -> Matrix:
         last = tuple(Fraction(k == len(rows[0]) - 1) for k in range(len(rows[0])))  # at infinity the highest power
-        return tuple(rows if self.points == len(_FINITE) else [*rows, last])
+        return tuple(rows if self.points == len(self.finite) else [*rows, last])
 
 
 def _polynomial(roots: Sequence[Fraction], size: int) -> tuple[Fraction, ...]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from llvmlite import ir as ll
 
-from ..emitter import Emitter, i64
+from ..emitter import I1, Emitter, i64
 from .correlation import Correlation
+from .doubts import any_lane
 from .epilogue import Finish
 from .gemm import Numeric, larger, smaller
 from .winograd_lines import Scheme, transform
-from .winograd_patches import Grid, between, load, registers, store
+from .winograd_patches import REGISTERS, Grid, between, load, registers, store
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Outputs:
         scheme: their algorithm.
         plane: elements between the sums of neighbouring products.
         spare: element of scratch where a register for each product may be kept.
+        checked: note whether all outputs are finite; small tiles only.
     """
 
     c: Correlation
@@ -31,6 +34,26 @@ class Outputs:
     scheme: Scheme
     plane: int
     spare: int
+    checked: bool = False
+
+    def begin(self, e: Emitter, num: Numeric) -> None:
+        """Before the first tile of a chunk."""
+        if self.checked:
+            store(e, num, num.zero, e.scratch, self.spare)
+
+    def end(self, e: Emitter, num: Numeric) -> ll.Value:
+        """After the last tile of a chunk: whether an output is not finite, if they are checked, an i1."""
+        if not self.checked:
+            return ll.Constant(I1, 0)
+        noted = load(e, num, e.scratch, self.spare)
+        return any_lane(e, e.b.fcmp_unordered("uno", noted, noted))
+
+    def _check(self, e: Emitter, num: Numeric, values: list[ll.Value]) -> None:
+        """Products with zero are NaN for what is not finite, and so is a sum with them."""
+        noted = load(e, num, e.scratch, self.spare)
+        for value in values:
+            noted = num.multiply_add(e, value, num.zero, noted)
+        store(e, num, noted, e.scratch, self.spare)
 
     def write(self, e: Emitter, num: Numeric, finish: Finish, tile: ll.Value, given: ll.Value, first: ll.Value,
               end: ll.Value) -> None:
@@ -43,8 +66,32 @@ class Outputs:
         rows = smaller(e, i64(size), e.b.sub(i64(c.rows.outputs), row))
         for whole, stop, lanes in registers(c.width, num.lanes):
             with e.loop(larger(e, first, i64(whole)), smaller(e, end, i64(stop)), num.lanes, "channel") as channel:
-                self._columns(e, num, e.at(given, e.b.sub(channel, first), num.element))
-                self._rows(e, num, finish, e.b.add(target, channel), channel, lanes, across, rows)
+                source, into = e.at(given, e.b.sub(channel, first), num.element), e.b.add(target, channel)
+                if self.scheme.products <= REGISTERS:
+                    self._at_once(e, num, finish, source, into, channel, lanes, across, rows)
+                else:
+                    self._columns(e, num, source)
+                    self._rows(e, num, finish, into, channel, lanes, across, rows)
+
+    def _at_once(self, e: Emitter, num: Numeric, finish: Finish, source: ll.Value, target: ll.Value,
+                 channel: ll.Value, lanes: int, across: ll.Value, rows: ll.Value) -> None:
+        """The outputs of a tile whose sums fit in registers."""
+        c, points, matrix = self.c, self.scheme.points, self.scheme.products_to_outputs
+        columns = [transform(e, num, matrix, [load(e, num, source, (i * points + j) * self.plane)
+                                              for i in range(points)]) for j in range(points)]
+        lines = [transform(e, num, matrix, [column[r] for column in columns]) for r in range(self.scheme.outputs)]
+        if self.checked:
+            self._check(e, num, [value for line in lines for value in line])
+        whole, rest = divmod(c.columns.outputs, self.scheme.outputs)
+        for pixels, low, high in ((self.scheme.outputs, 0, whole), (rest, whole, self.grid.across)):
+            if low == high:
+                continue
+            with between(e, across, low, high, self.grid.across):
+                for r, line in enumerate(lines):
+                    into = e.b.add(target, i64(r * c.out_strides[1]))
+                    surely = r < (c.rows.outputs % self.scheme.outputs or self.scheme.outputs)
+                    with nullcontext() if surely else e.b.if_then(e.b.icmp_signed("<", i64(r), rows)):
+                        finish(e, [[value] for value in line[:pixels]], into, c.out_strides[2], channel, lanes)
 
     def _columns(self, e: Emitter, num: Numeric, source: ll.Value) -> None:
         """Transform the columns of sums into the spare registers."""

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 from llvmlite import ir as ll
 
-from ..emitter import Emitter, i64
+from ..emitter import I1, Emitter, i64
 from .gemm import Numeric, larger, load_lanes, smaller
 from .winograd_lines import Matrix, transform
 
 LINE = 16  # floats of a cache line
+REGISTERS = 16  # of the processors that have fewest: patches of so many pixels are transformed in registers
 
 
 def apart(size: int) -> int:
@@ -34,6 +35,11 @@ def registers(size: int, lanes: int) -> list[tuple[int, int, int]]:
     """Runs of channels that fill registers alike: (first, end, lanes used)."""
     whole = size // lanes * lanes
     return [run for run in ((0, whole, lanes), (whole, size, size - whole)) if run[0] < run[1]]
+
+
+def _where(e: Emitter, num: Numeric, bits: ll.Value, value: ll.Value) -> ll.Value:
+    """The bits of a register that are set in another one."""
+    return e.b.bitcast(e.b.and_(e.b.bitcast(value, bits.type), bits), num.vector)
 
 
 @contextmanager
@@ -110,18 +116,71 @@ class Patches:
         number, down, across = self.grid.position(e, tile)
         top = e.b.add(e.b.mul(down, i64(self.pitch)), i64(self.offset[0]))
         left = e.b.add(e.b.mul(across, i64(self.pitch)), i64(self.offset[1]))
+        if self.side**2 <= REGISTERS and self.stride == 1:
+            self._at_once(e, num, source, number, (top, left), target, first, end)
+            return
         line = e.b.add(e.b.mul(number, i64(self.rows)), top)
         pixel = e.b.add(e.b.mul(line, i64(self.columns)), left)
         given = e.at(source, e.b.mul(pixel, i64(self.channels)), num.element)
         inside = smaller(e, i64(self.side), self._lines_to(e, e.b.sub(i64(0), top)))
         outside = larger(e, inside, smaller(e, i64(self.side), self._lines_to(e, e.b.sub(i64(self.rows), top))))
+        for channel, lanes, into in self._channels(e, num, target, first, end):
+            self._rows(e, num, e.at(given, channel, num.element), across, inside, outside, lanes)
+            self._columns(e, num, into)
+
+    def _channels(self, e: Emitter, num: Numeric, target: ll.Value, first: ll.Value | None,
+                  end: ll.Value | None) -> Iterator[tuple[ll.Value, int, ll.Value]]:
+        """(channel, lanes, where its factors go) of each register of channels [first, end); what is emitted between
+        runs for each."""
         for low, high, lanes in registers(self.channels, num.lanes):
             start = i64(low) if first is None else larger(e, i64(low), first)
             stop = i64(high) if end is None else smaller(e, i64(high), end)
             with e.loop(start, stop, num.lanes, "channel") as channel:
                 at = channel if first is None else e.b.sub(channel, first)
-                self._rows(e, num, e.at(given, channel, num.element), across, inside, outside, lanes)
-                self._columns(e, num, e.at(target, self._place(e, at), num.element))
+                yield channel, lanes, e.at(target, self._place(e, at), num.element)
+
+    def _at_once(self, e: Emitter, num: Numeric, source: ll.Value, number: ll.Value, corner: tuple[ll.Value, ll.Value],
+                 target: ll.Value, first: ll.Value | None, end: ll.Value | None) -> None:
+        """The factors of a patch that fits in registers: where it crosses the border of the image, what lies outside is
+        read from inside and masked."""
+        base = e.at(source, e.b.mul(number, i64(self.rows * self.columns * self.channels)), num.element)
+        sizes = (self.rows, self.columns)
+        inside = [e.b.icmp_unsigned("<=", at, i64(size - self.side)) if size >= self.side else ll.Constant(I1, 0)
+                  for at, size in zip(corner, sizes, strict=True)]
+        with e.b.if_else(e.b.and_(*inside)) as (whole, cut):
+            with whole:
+                pixel = e.b.add(e.b.mul(corner[0], i64(self.columns)), corner[1])
+                given = e.at(base, e.b.mul(pixel, i64(self.channels)), num.element)
+                places = [[i64((r * self.columns + c) * self.channels) for c in range(self.side)]
+                          for r in range(self.side)]
+                for channel, lanes, into in self._channels(e, num, target, first, end):
+                    at = e.at(given, channel, num.element)
+                    self._transform(e, num, [[load_lanes(e, e.at(at, place, num.element), num, lanes) for place in row]
+                                             for row in places], into)
+            with cut:
+                rows, columns = ([self._clamped(e, num, e.b.add(at, i64(k)), size) for k in range(self.side)]
+                                 for at, size in zip(corner, sizes, strict=True))
+                given_rows = [e.at(base, e.b.mul(at, i64(self.columns * self.channels)), num.element) for at, _ in rows]
+                offsets = [e.b.mul(at, i64(self.channels)) for at, _ in columns]
+                for channel, lanes, into in self._channels(e, num, target, first, end):
+                    patch = []
+                    for line, (_, row) in zip(given_rows, rows, strict=True):
+                        at = e.at(line, channel, num.element)
+                        loaded = [load_lanes(e, e.at(at, offset, num.element), num, lanes) for offset in offsets]
+                        patch.append([_where(e, num, e.b.and_(row, column), value)
+                                      for value, (_, column) in zip(loaded, columns, strict=True)])
+                    self._transform(e, num, patch, into)
+
+    def _clamped(self, e: Emitter, num: Numeric, at: ll.Value, size: int) -> tuple[ll.Value, ll.Value]:
+        """The nearest line inside of ``range(size)``, and all bits of a register set where that is ``at`` itself."""
+        inside = e.b.sext(e.b.icmp_unsigned("<", at, i64(size)), ll.IntType(8 * num.bytes))
+        return larger(e, i64(0), smaller(e, at, i64(size - 1))), e.splat(inside, num.lanes)
+
+    def _transform(self, e: Emitter, num: Numeric, patch: list[list[ll.Value]], target: ll.Value) -> None:
+        lines = [transform(e, num, self.matrix, line) for line in patch]
+        for j in range(self.points):
+            for i, value in enumerate(transform(e, num, self.matrix, [line[j] for line in lines])):
+                store(e, num, value, target, (i * self.points + j) * self.plane)
 
     def _lines_to(self, e: Emitter, pixels: ll.Value) -> ll.Value:
         """Lines of a patch in so many rows of pixels."""
