@@ -34,7 +34,8 @@ def always(monkeypatch):
     monkeypatch.setattr(conv_direct, "narrow_pays", lambda *a: False)
     monkeypatch.setattr(conv_direct, "scheme_that_pays",
                         lambda c, schemes, num, isa: winograd.F4X4 if winograd.fits(c) else None)
-    monkeypatch.setattr(conv_filter_grad, "filter_grad_pays", lambda op, dy, num, isa: winograd_filter_grad.fits(op))
+    monkeypatch.setattr(conv_filter_grad, "filter_scheme_that_pays",
+                        lambda op, *a: winograd.F4X4 if winograd_filter_grad.fits(op) else None)
     for module, name in ((conv_direct, "streamed_winograd_pays"), (conv_filter_grad, "whole_filter_grad_pays")):
         monkeypatch.setattr(module, name, lambda *a: False)
 

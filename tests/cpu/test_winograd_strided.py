@@ -53,7 +53,7 @@ def always(monkeypatch):
     """These kernels wherever they are possible, whatever they cost."""
     monkeypatch.setattr(conv_direct, "narrow_pays", lambda *a: False)
     monkeypatch.setattr(conv_direct, "scheme_that_pays", lambda *a: None)
-    monkeypatch.setattr(conv_filter_grad, "filter_grad_pays", lambda *a: False)
+    monkeypatch.setattr(conv_filter_grad, "filter_scheme_that_pays", lambda *a: None)
     monkeypatch.setattr(conv_direct, "streamed_winograd_pays",
                         lambda parts, num, isa: all(map(winograd_streamed.scheme_of, parts)))
     monkeypatch.setattr(conv_filter_grad, "whole_filter_grad_pays",

@@ -47,6 +47,14 @@ def test_the_gradient_of_a_filter_behind_a_relu() -> None:
     check(mark_sparse, filter_gradient(""), filter_gradient(MARK))
 
 
+def test_the_gradient_of_a_filter_for_a_masked_gradient() -> None:
+    def filter_gradient(mark: str) -> str:
+        return (f"graph g(%x: {X}, %y: {Y}, %dy: {Y}) {{\n{ZERO_Y}{MASKED}\n%dw: f32[3,3,2,3] = conv2d_filter_grad("
+                f"%x, %r) {{{CONV}, filter_shape=(3,3,2,3){mark}}}\nreturn %dw\n}}")
+
+    check(mark_sparse, filter_gradient(""), filter_gradient(", sparse_dy=True"))
+
+
 def test_what_is_not_known_to_be_zero_is_not_marked() -> None:
     check_unchanged(mark_sparse, conv(f"%r: {X} = mul(%x, %x)", ""))
     check_unchanged(mark_sparse, conv(RELU.replace("value=0.0", "value=-1.0"), ""))

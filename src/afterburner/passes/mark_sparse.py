@@ -16,13 +16,17 @@ _SEARCHED = 8  # operations back
 
 
 def mark_sparse(graph: Graph) -> Graph:
-    """Set ``sparse`` where the image of conv2d or conv2d_filter_grad, or the dy of conv2d_input_grad, is often zero.
+    """Set ``sparse`` where the image of conv2d or conv2d_filter_grad, or the dy of conv2d_input_grad, is often zero;
+    and ``sparse_dy`` where the dy of conv2d_filter_grad is.
 
         %0: … = maximum(%x, 0.0)                 %0: … = maximum(%x, 0.0)
         %1: … = conv2d(%0, %w) {…}          ->   %1: … = conv2d(%0, %w) {…, sparse=True}
     """
     found = {node for node in graph.nodes if _is_unmarked(node) and _often_zero(_read(node), _SEARCHED)}
-    return marked(graph, found, sparse=True)
+    graph = marked(graph, found, sparse=True)
+    found = {node for node in graph.nodes if isinstance(node.op, Conv2dFilterGrad) and not node.op.sparse_dy
+             and _often_zero(node.operands[1], _SEARCHED)}
+    return marked(graph, found, sparse_dy=True)
 
 
 def _is_unmarked(node: Node) -> bool:

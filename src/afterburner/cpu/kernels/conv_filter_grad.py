@@ -22,7 +22,8 @@ from .filter_grad_tiles import FilterGradient
 from .gemm import Numeric, numeric
 from .matmul import combine_phase, zero_kernel
 from .prologue import Prologue, prologue_of
-from .winograd_filter_grad import filter_grad_pays, lower_winograd_filter_grad
+from .winograd import F2X2, F4X4
+from .winograd_filter_grad import filter_scheme_that_pays, lower_checked_filter_grad, lower_winograd_filter_grad
 from .winograd_whole_filter_grad import few_tiles, lower_whole_filter_grad, whole_filter_grad_pays
 
 
@@ -35,25 +36,45 @@ def lower_conv2d_filter_grad(node: Node, isa: Isa) -> Kernel:
         return zero_kernel(c, isa)
     label = f"conv2d filter grad {op.filter_shape[0]}x{op.filter_shape[1]} {x[3]}->{dy[3]}"
     num = numeric(c.dtype, isa)
-    if prologue is None:
-        if op.groups > 1 and op.filter_shape[2] == 1 and op.filter_shape[3] == op.groups:
-            return lower_depthwise_filter_grad(c, isa, label.replace("conv2d", "depthwise", 1))
-        if isa.precision == "fast" and c.dtype == F32:
-            in_blocks = filter_grad_pays(op, dy, num, isa)
-            if (not in_blocks or few_tiles(op, dy, num, isa)) and whole_filter_grad_pays(op, dy, num, isa):
-                return lower_whole_filter_grad(c, num, isa, f"{label} (Winograd)")
-            if in_blocks:
-                return lower_winograd_filter_grad(c, num, isa, f"{label} (Winograd)")
-    stored = stored_type(c.dtype)
-    found = _gradient_without_zeros(c, prologue, num, stored, isa)
-    gradient = found or _whole_gradient(c, prologue, num, stored, isa)
+    if prologue is None and op.groups > 1 and op.filter_shape[2] == 1 and op.filter_shape[3] == op.groups:
+        return lower_depthwise_filter_grad(c, isa, label.replace("conv2d", "depthwise", 1))
+    if c.dtype == F32:
+        kernel = _winograd(c, prologue, num, isa, label)
+        if kernel is not None:
+            return kernel
+    found = _gradient_without_zeros(c, prologue, num, stored_type(c.dtype), isa)
+    if found is not None:
+        return _kernel(c, found, num, isa, f"{label} (zeros left out)")
+    return _dense(c, prologue, num, isa, label)
+
+
+def _winograd(c: Contraction, prologue: Prologue | None, num: Numeric, isa: Isa, label: str) -> Kernel | None:
+    """The gradient by one of Winograd's algorithms; None where they do not pay."""
+    op, dy, fast = c.root.op, c.shapes[1], isa.precision == "fast" and prologue is None
+    assert isinstance(op, Conv2dFilterGrad)
+    scheme = filter_scheme_that_pays(op, (F2X2, F4X4) if fast else (F2X2,), dy, num, isa)
+    named = f"{label}{c.label} (Winograd)"
+    if fast and (scheme is None or few_tiles(op, dy, num, isa)) and whole_filter_grad_pays(op, dy, num, isa):
+        return lower_whole_filter_grad(c, num, isa, named)
+    if scheme == F4X4:
+        return lower_winograd_filter_grad(c, num, isa, named)
+    if scheme is None:
+        return None
+    return lower_checked_filter_grad(c, prologue, num, isa, named, _dense(c, prologue, num, isa, label))
+
+
+def _dense(c: Contraction, prologue: Prologue | None, num: Numeric, isa: Isa, label: str) -> Kernel:
+    """The gradient of all products."""
+    return _kernel(c, _whole_gradient(c, prologue, num, stored_type(c.dtype), isa), num, isa, label)
+
+
+def _kernel(c: Contraction, gradient: FilterGradient, num: Numeric, isa: Isa, label: str) -> Kernel:
     f, partial = gradient.f, gradient.partial
-    label += " (zeros left out)" if found else ""
     phases = [Phase(prod(f.parts), gradient.emit)]
     if partial:
         phases.append(combine_phase(num, 1, f.sums, f.parts[0], store_result(num, c.dtype)))
     temps = (f.parts[0] * f.sums * num.bytes,) if partial else ()
-    return Kernel(node, tuple(phases), c.key(isa), temps, gradient.scratch, label + c.label)
+    return Kernel(c.node, tuple(phases), c.key(isa), temps, gradient.scratch, label + c.label)
 
 
 def _whole_gradient(c: Contraction, prologue: Prologue | None, num: Numeric, stored: ll.Type,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from llvmlite import ir as ll
 
 from ..emitter import I1, I8, Emitter, i64
 from ..kernel import Kernel, Phase
+from .gemm import Numeric
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,39 @@ def otherwise(kernel: Kernel, doubts: Sequence[Doubts], other: Kernel) -> Kernel
 
     return replace(kernel, phases=(*kernel.phases, *map(only_in_doubt, other.phases)),
                    temps=(*kernel.temps, *other.temps), scratch=max(kernel.scratch, other.scratch))
+
+
+@dataclass(frozen=True)
+class Finite:
+    """Notes in a register of scratch whether values are finite.
+
+    Attributes:
+        at: element of scratch where the register lies, aligned.
+    """
+
+    at: int
+
+    def begin(self, e: Emitter, num: Numeric) -> None:
+        """Before the first values of a chunk."""
+        self._store(e, num, num.zero)
+
+    def note(self, e: Emitter, num: Numeric, values: Iterable[ll.Value]) -> None:
+        """Look at registers: products with zero are NaN for what is not finite, and so is a sum with them."""
+        noted = self._load(e, num)
+        for value in values:
+            noted = num.multiply_add(e, value, num.zero, noted)
+        self._store(e, num, noted)
+
+    def end(self, e: Emitter, num: Numeric) -> ll.Value:
+        """After the last values: whether one was not finite, an i1."""
+        noted = self._load(e, num)
+        return any_lane(e, e.b.fcmp_unordered("uno", noted, noted))
+
+    def _load(self, e: Emitter, num: Numeric) -> ll.Value:
+        return e.load(e.at(e.scratch, self.at, num.element), num.vector, num.lanes * num.bytes)
+
+    def _store(self, e: Emitter, num: Numeric, value: ll.Value) -> None:
+        e.store(value, e.at(e.scratch, self.at, num.element), num.lanes * num.bytes)
 
 
 def any_lane(e: Emitter, lanes: ll.Value) -> ll.Value:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from llvmlite import ir as ll
@@ -29,6 +30,17 @@ class Prologue:
         """Pointer to what is copied."""
         assert self.contraction.body is not None
         return e.operand([i.value for i in self.contraction.body.inputs].index(self.given))
+
+    def maker(self, e: Emitter, num: Numeric, first: ll.Value, count: int) -> Callable[[ll.Value], ll.Value]:
+        """What makes a register of the operand of what was read: of ``count`` elements whose last index begins at
+        ``first``. To be called where this was emitted."""
+        epilogue = Epilogue(self.contraction, num)
+        shared: Shared = {}
+
+        def make(given: ll.Value) -> ll.Value:
+            return epilogue.value_in_row(e, self.contraction.root.operands[0], 0, first, count, {self.given: given},
+                                         shared)
+        return make
 
     def rows(self, e: Emitter, num: Numeric, first: ll.Value, count: int) -> Rows:
         """Ready to copy pieces of ``count`` elements whose last index begins at ``first``."""

@@ -25,7 +25,7 @@ from ..emitter import I1, Emitter, const, i64
 from ..isa import Isa
 from ..kernel import Kernel, Phase
 from .correlation import Correlation, Correlator, Plan
-from .doubts import Doubts, any_lane, otherwise
+from .doubts import Doubts, Finite, any_lane, otherwise
 from .epilogue import Contraction, Finish
 from .gemm import (
     CHUNK_CYCLES,
@@ -218,11 +218,12 @@ class Winograd:
         self.sums_at = products * self.factor_plane
         self.spare_at = self.sums_at + products * self.sum_plane
         self.scratch = (self.spare_at + products * lanes) * num.bytes
+        self.finite = Finite(self.spare_at) if self.checked else None
         grid = Grid(c.images, tiling.down, tiling.across)
         self.patches = Patches(grid, c.rows.inputs, c.columns.inputs, c.depth,
                                (c.rows.taps.offset, c.columns.taps.offset), self.scheme.outputs, 1,
                                self.scheme.inputs_to_factors, self.factor_plane, None, self.spare_at)
-        self.outputs = Outputs(c, grid, self.scheme, self.sum_plane, self.spare_at, self.checked)
+        self.outputs = Outputs(c, grid, self.scheme, self.sum_plane, self.spare_at, self.finite)
         one = Plan(Cut(1, 1), tiling.panels, 0, (1, 1))
         self.packer = Correlator(c, one, num, num.element, 0, filter_columns)
 
@@ -282,7 +283,8 @@ class Winograd:
     def compute(self, e: Emitter, image: ll.Value, finish: Finish) -> ll.Value:
         """This chunk's share of the output pixels. Returned is whether one is not finite, if that is checked, an i1."""
         t = self.tiling
-        self.outputs.begin(e, self.num)
+        if self.finite is not None:
+            self.finite.begin(e, self.num)
         index, part = e.b.udiv(e.chunk, i64(t.parts[1])), e.b.urem(e.chunk, i64(t.parts[1]))
         first_block, end_block = range_of_part(e, index, -(-self.total // t.block), t.parts[0])
         first_panel, end_panel = range_of_part(e, part, t.panels.parts, t.parts[1])
@@ -300,7 +302,7 @@ class Winograd:
                     first, end = (e.b.mul(t.panels.start(e, p), i64(self.num.lanes)) for p in (low, high))
                     given = e.at(e.scratch, at, self.num.element)
                     self.outputs.write(e, self.num, finish, e.b.add(tile, i), given, first, end)
-        return self.outputs.end(e, self.num)
+        return ll.Constant(I1, 0) if self.finite is None else self.finite.end(e, self.num)
 
     def _multiply(self, e: Emitter, low: ll.Value, high: ll.Value, count: ll.Value) -> None:
         """Products of a block's factors with those of panels [low, high)."""

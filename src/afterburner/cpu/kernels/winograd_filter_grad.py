@@ -1,12 +1,18 @@
-"""Gradient of a 3x3 convolution with respect to its filter by Winograd's F(4x4, 3x3), in ``precision=fast``.
+"""Gradient of a 3x3 convolution with respect to its filter by Winograd's algorithms: F(2x2, 3x3), and in
+``precision=fast`` F(4x4, 3x3).
 
-The transpose of the forward algorithm: 36 matrix products of the factors of input patches and of output gradients,
-summed over all tiles, then transformed to the filter's nine taps. Blocks of tiles are transformed to scratch and
-added to sums in memory; parts of the tiles have private sums, added in a fixed order.
+The transpose of the forward algorithm: 16 or 36 matrix products of the factors of input patches and of output
+gradients, summed over all tiles, then transformed to the filter's nine taps. Blocks of tiles are transformed to scratch
+and added to sums in memory; parts of the tiles have private sums, added in a fixed order.
+
+All taps share their products: what bounds the error of one is the largest sum of products among them. They are alike
+unless most elements of x and dy are zero, so default precision takes F(2x2, 3x3) only where dy is not known to have
+many zeros.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -16,7 +22,8 @@ from ...ir.ops.conv import Conv2dFilterGrad
 from ..emitter import Emitter, i64
 from ..isa import Isa
 from ..kernel import Kernel, Phase
-from .epilogue import Contraction, Finish
+from .doubts import Doubts, Finite, otherwise
+from .epilogue import Contraction, Finish, store_result
 from .gemm import (
     CHUNK_CYCLES,
     MOST_CHUNKS,
@@ -33,18 +40,17 @@ from .gemm import (
     walk_panels,
     zeros,
 )
+from .prologue import Prologue
+from .winograd import F2X2, F4X4
 from .winograd_lines import Scheme, transform
 from .winograd_patches import LINE, Grid, Patches, apart, load, registers, store
-
-SCHEME = Scheme(4, 3)
-OUTPUTS, TAPS, PRODUCTS = SCHEME.outputs, SCHEME.taps, SCHEME.products
 
 _BLOCK = 48  # tiles whose products are summed in registers
 _SUMS = 8 << 20  # bytes of private sums
 _PANELS = 4  # of a chunk at least: each chunk transforms the whole input of its tiles
 
-# Cycles of one register of channels of one tile, and of the filter, measured with AVX2.
-_INPUT_CYCLES, _GRADIENT_CYCLES, _FILTER_CYCLES = 220, 190, 500
+# Cycles of one register of channels and one product: of a tile, and of the filter, measured with AVX2.
+_INPUT_CYCLES, _GRADIENT_CYCLES, _FILTER_CYCLES = 6.1, 5.3, 14
 WORTH = 0.9  # of the direct computation's estimated cycles
 DIRECT = 0.85  # of its products' estimated rate that the direct computation reaches
 
@@ -54,12 +60,14 @@ class Tiling:
     """How a filter gradient is cut.
 
     Attributes:
+        scheme: the algorithm.
         grid: tiles of the output.
         rows: cut of the input channels in register tiles.
         panels: cut of the output channels, in registers.
         parts: chunks along (tiles, panels).
     """
 
+    scheme: Scheme
     grid: Grid
     rows: Cut
     panels: Cut
@@ -72,87 +80,125 @@ class Tiling:
 
 def fits(op: Conv2dFilterGrad) -> bool:
     """Whether an operation is the gradient of a dense 3x3 convolution with stride 1."""
-    return op.filter_shape[:2] == (TAPS, TAPS) and op.strides == (1, 1) and op.dilation == (1, 1) and op.groups == 1
+    plain = op.strides == (1, 1) and op.dilation == (1, 1) and op.groups == 1
+    return plain and op.filter_shape[:2] == (F2X2.taps, F2X2.taps)
 
 
-def tiling_of(op: Conv2dFilterGrad, dy: tuple[int, ...], num: Numeric, isa: Isa) -> Tiling:
+def tiling_of(op: Conv2dFilterGrad, scheme: Scheme, dy: tuple[int, ...], num: Numeric, isa: Isa) -> Tiling:
     """Tiles and chunks, from the sizes alone."""
-    grid = Grid(dy[0], -(-dy[1] // OUTPUTS), -(-dy[2] // OUTPUTS))
+    grid = Grid(dy[0], -(-dy[1] // scheme.outputs), -(-dy[2] // scheme.outputs))
     depth, width = op.filter_shape[2:]
     rows, panels = choose_tile(depth, -(-width // num.lanes), _BLOCK, isa)
-    cycles = grid.tiles * PRODUCTS * depth * width / num.lanes / 2
+    cycles = grid.tiles * scheme.products * depth * width / num.lanes / 2
     wanted = int(max(1, min(MOST_CHUNKS, cycles // CHUNK_CYCLES)))
-    size = PRODUCTS * depth * width * num.bytes
+    size = scheme.products * depth * width * num.bytes
     copies = max(1, min(wanted, _SUMS // size, -(-grid.tiles // (4 * _BLOCK))))
     across = max(1, min(-(-wanted // copies), panels.parts // _PANELS))
-    return Tiling(grid, rows, panels, (copies, across))
+    return Tiling(scheme, grid, rows, panels, (copies, across))
 
 
-def filter_grad_pays(op: Conv2dFilterGrad, dy: tuple[int, ...], num: Numeric, isa: Isa) -> bool:
-    """Whether an operation ``fits`` and the transforms cost less than the products they save, by estimated
-    cycles."""
-    if not fits(op) or min(op.filter_shape[2:]) < num.lanes:
-        return False
-    t = tiling_of(op, dy, num, isa)
+def filter_scheme_that_pays(op: Conv2dFilterGrad, schemes: Sequence[Scheme], dy: tuple[int, ...], num: Numeric,
+                            isa: Isa) -> Scheme | None:
+    """The algorithm that takes fewest cycles, by an estimate; None where an operation does not fit or the transforms
+    cost more than the products they save."""
+    schemes = [scheme for scheme in schemes if scheme != F2X2 or not op.sparse_dy]
+    if not schemes or not fits(op) or min(op.filter_shape[2:]) < num.lanes:
+        return None
+    best = min(schemes, key=lambda scheme: _cycles(op, scheme, dy, num, isa))
+    t = tiling_of(op, best, dy, num, isa)
+    direct = prod(dy[:3]) * best.taps**2 * _product_cycles(t, isa)
+    return best if _cycles(op, best, dy, num, isa) < WORTH / DIRECT * direct else None
+
+
+def _cycles(op: Conv2dFilterGrad, scheme: Scheme, dy: tuple[int, ...], num: Numeric, isa: Isa) -> float:
+    """Estimated cycles of an operation."""
+    t = tiling_of(op, scheme, dy, num, isa)
     depth, deep, wide = op.filter_shape[2], -(-op.filter_shape[2] // num.lanes), -(-op.filter_shape[3] // num.lanes)
-    product = sum(step_cycles(t.rows.widest, w, isa) * (high - low) for w, low, high in t.panels.spans())
-    product *= t.rows.parts
     traffic = 1 + LINE / _BLOCK * t.blocks * _BLOCK / t.grid.tiles  # sums are read and written once a block
-    ours = PRODUCTS * product * t.grid.tiles * traffic + _FILTER_CYCLES * depth * wide
-    ours += t.grid.tiles * (_INPUT_CYCLES * deep * t.parts[1] + _GRADIENT_CYCLES * wide)
-    return ours < WORTH / DIRECT * prod(dy[:3]) * TAPS * TAPS * product
+    products = _product_cycles(t, isa) * t.grid.tiles * traffic + _FILTER_CYCLES * depth * wide
+    return scheme.products * (products + t.grid.tiles * (_INPUT_CYCLES * deep * t.parts[1] + _GRADIENT_CYCLES * wide))
+
+
+def _product_cycles(t: Tiling, isa: Isa) -> float:
+    """Estimated cycles of the products of one tile."""
+    return t.rows.parts * sum(step_cycles(t.rows.widest, wide, isa) * (high - low)
+                              for wide, low, high in t.panels.spans())
 
 
 def lower_winograd_filter_grad(contraction: Contraction, num: Numeric, isa: Isa, label: str) -> Kernel:
-    """The kernel of an operation that ``fits``."""
-    op, (x, dy, _) = contraction.root.op, contraction.shapes
-    assert isinstance(op, Conv2dFilterGrad)
-    g = FilterGradient(op, x, dy, tiling_of(op, dy, num, isa), num)
-    finish, chunks = contraction.finish(isa), max(1, min(MOST_CHUNKS, op.filter_shape[2]))
+    """The kernel of an operation that ``fits`` by F(4x4, 3x3)."""
+    g = FilterGradient(contraction, F4X4, None, num, isa)
+    finish = contraction.finish(isa)
 
-    def compute(e: Emitter) -> None:
-        g.compute(e, contraction.operand(e, 0), contraction.operand(e, 1))
+    def combine(e: Emitter) -> None:
+        g.combine(e, finish)
 
-    phases = (Phase(prod(g.tiling.parts), compute), Phase(chunks, lambda e: g.combine(e, chunks, finish)))
+    phases = (Phase(prod(g.tiling.parts), g.compute), Phase(g.combine_chunks, combine))
     return Kernel(contraction.node, phases, f"winograd {contraction.key(isa)}", (g.sums_bytes,), g.scratch, label)
+
+
+def lower_checked_filter_grad(contraction: Contraction, prologue: Prologue | None, num: Numeric, isa: Isa, label: str,
+                              direct: Kernel) -> Kernel:
+    """The kernel of an operation that ``fits`` by F(2x2, 3x3), and ``direct`` for results that are not finite: an
+    infinity would become NaN."""
+    g = FilterGradient(contraction, F2X2, prologue, num, isa)
+    finish, infinite = store_result(num, contraction.dtype), Doubts(1, 0, g.combine_chunks)
+
+    def combine(e: Emitter) -> None:
+        infinite.tell(e, g.combine(e, finish))
+
+    phases = (Phase(prod(g.tiling.parts), g.compute), Phase(infinite.chunks, combine))
+    kernel = Kernel(contraction.node, phases, f"winograd checked {contraction.key(isa)}",
+                    (g.sums_bytes, infinite.chunks), g.scratch, label)
+    return otherwise(kernel, (infinite,), direct)
 
 
 class FilterGradient:
     """Emits the phases. Temporary 0 holds sums as [part][product][input channel][registers]."""
 
-    def __init__(self, op: Conv2dFilterGrad, x: tuple[int, ...], dy: tuple[int, ...], tiling: Tiling,
-                 num: Numeric) -> None:
-        self.num, self.tiling = num, tiling
+    def __init__(self, contraction: Contraction, scheme: Scheme, prologue: Prologue | None, num: Numeric,
+                 isa: Isa) -> None:
+        op, (x, dy, _) = contraction.root.op, contraction.shapes
+        assert isinstance(op, Conv2dFilterGrad)
+        tiling = tiling_of(op, scheme, dy, num, isa)
+        self.contraction, self.prologue, self.scheme, self.tiling, self.num = contraction, prologue, scheme, tiling, num
         self.depth, self.width = op.filter_shape[2:]
         lanes = num.lanes
         self.input_row = -(-self.depth // lanes) * lanes + LINE
         widest = -(-tiling.panels.parts // tiling.parts[1]) * tiling.panels.widest
         self.gradient_row = widest * lanes + LINE
         input_plane, gradient_plane = apart(_BLOCK * self.input_row), apart(_BLOCK * self.gradient_row)
-        self.gradients_at = PRODUCTS * input_plane
-        spare_at = self.gradients_at + PRODUCTS * gradient_plane
-        self.spare_at = spare_at
-        self.scratch = (spare_at + PRODUCTS * lanes) * num.bytes
-        self.inputs = Patches(tiling.grid, x[1], x[2], x[3], (-op.padding[0][0], -op.padding[1][0]), OUTPUTS, 1,
-                              SCHEME.inputs_to_factors, input_plane, None, spare_at)
-        self.gradients = Patches(tiling.grid, dy[1], dy[2], dy[3], (0, 0), OUTPUTS, 1, SCHEME.gradients_to_factors,
-                                 gradient_plane, None, spare_at)
+        self.gradients_at = scheme.products * input_plane
+        self.spare_at = self.gradients_at + scheme.products * gradient_plane
+        self.noted_at = self.spare_at + scheme.products * lanes
+        self.scratch = (self.noted_at + lanes) * num.bytes
+        self.inputs = Patches(tiling.grid, x[1], x[2], x[3], (-op.padding[0][0], -op.padding[1][0]), scheme.outputs, 1,
+                              scheme.inputs_to_factors, input_plane, None, self.spare_at,
+                              None if prologue is None else prologue.maker)
+        self.gradients = Patches(tiling.grid, dy[1], dy[2], dy[3], (0, 0), scheme.outputs, 1,
+                                 scheme.gradients_to_factors, gradient_plane, None, self.spare_at)
         self.row = -(-self.width // lanes) * lanes
         self.plane = apart(self.depth * self.row)
 
     @property
     def sums_bytes(self) -> int:
-        return self.tiling.parts[0] * PRODUCTS * self.plane * self.num.bytes
+        return self.tiling.parts[0] * self.scheme.products * self.plane * self.num.bytes
 
-    def compute(self, e: Emitter, x: ll.Value, dy: ll.Value) -> None:
+    @property
+    def combine_chunks(self) -> int:
+        return max(1, min(MOST_CHUNKS, self.depth))
+
+    def compute(self, e: Emitter) -> None:
         """This chunk's share of the sums."""
         t, num = self.tiling, self.num
+        x = self.contraction.operand(e, 0) if self.prologue is None else self.prologue.operand(e)
+        dy = self.contraction.operand(e, 1)
         part, across = e.b.udiv(e.chunk, i64(t.parts[1])), e.b.urem(e.chunk, i64(t.parts[1]))
         first, end = range_of_part(e, part, t.blocks, t.parts[0])
         low, high = range_of_part(e, across, t.panels.parts, t.parts[1])
         begin = e.b.mul(t.panels.start(e, low), i64(num.lanes))
         stop = e.b.mul(t.panels.start(e, high), i64(num.lanes))
-        sums = e.at(e.temp(0), e.b.mul(part, i64(PRODUCTS * self.plane)), num.element)
+        sums = e.at(e.temp(0), e.b.mul(part, i64(self.scheme.products * self.plane)), num.element)
         with e.loop(first, end, name="block") as block:
             tile = e.b.mul(block, i64(_BLOCK))
             count = smaller(e, i64(_BLOCK), e.b.sub(i64(t.grid.tiles), tile))
@@ -167,9 +213,9 @@ class FilterGradient:
 
     def _multiply(self, e: Emitter, sums: ll.Value, low: ll.Value, high: ll.Value, begin: ll.Value, count: ll.Value,
                   again: ll.Value) -> None:
-        """Add a block's 36 products to the sums, or begin them."""
+        """Add a block's products to the sums, or begin them."""
         t, num = self.tiling, self.num
-        with e.loop(0, PRODUCTS, name="product") as product:
+        with e.loop(0, self.scheme.products, name="product") as product:
             inputs = e.at(e.scratch, e.b.mul(product, i64(self.inputs.plane)), num.element)
             at = e.b.add(i64(self.gradients_at), e.b.mul(product, i64(self.gradients.plane)))
             gradients = e.at(e.scratch, at, num.element)
@@ -195,29 +241,35 @@ class FilterGradient:
                 for value, at in places:
                     store(e, num, value, target, at)
 
-    def combine(self, e: Emitter, chunks: int, finish: Finish) -> None:
-        """This chunk's share of the input channels: sums of all parts, then the filter's gradient."""
-        first, end = range_of_part(e, e.chunk, self.depth, chunks)
+    def combine(self, e: Emitter, finish: Finish) -> ll.Value:
+        """This chunk's share of the input channels: sums of all parts, then the filter's gradient. Returned is whether
+        an element of it is not finite, an i1."""
+        first, end = range_of_part(e, e.chunk, self.depth, self.combine_chunks)
+        finite = Finite(self.noted_at)
+        finite.begin(e, self.num)
         with e.loop(first, end, name="depth") as depth:
             for low, high, lanes in registers(self.width, self.num.lanes):
                 with e.loop(low, high, self.num.lanes, "channel") as channel:
                     at = e.b.add(e.b.mul(depth, i64(self.row)), channel)
-                    self._combine(e, finish, depth, channel, e.at(e.temp(0), at, self.num.element), lanes)
+                    taps = self._taps(e, e.at(e.temp(0), at, self.num.element))
+                    finite.note(e, self.num, taps)
+                    for k, value in enumerate(taps):
+                        tap = e.b.add(i64(k * self.depth), depth)
+                        finish(e, [[value]], e.b.add(e.b.mul(tap, i64(self.width)), channel), 0, channel, lanes)
+        return finite.end(e, self.num)
 
-    def _combine(self, e: Emitter, finish: Finish, depth: ll.Value, channel: ll.Value, source: ll.Value,
-                 lanes: int) -> None:
+    def _taps(self, e: Emitter, source: ll.Value) -> list[ll.Value]:
+        """The taps that a register of sums becomes."""
         num = self.num
         spare = e.at(e.scratch, self.spare_at, num.element)
-        with e.loop(0, PRODUCTS, name="product") as product:
+        with e.loop(0, self.scheme.products, name="product") as product:
             given = e.at(source, e.b.mul(product, i64(self.plane)), num.element)
             with e.loop_carried(1, self.tiling.parts[0], 1, [load(e, num, given, 0)], "part") as (part, now, after):
-                other = load(e, num, given, e.b.mul(part, i64(PRODUCTS * self.plane)))
+                other = load(e, num, given, e.b.mul(part, i64(self.scheme.products * self.plane)))
                 after[0] = num.add(e, now[0], other)
             store(e, num, after[0], spare, e.b.mul(product, i64(num.lanes)))
-        points, lines = SCHEME.points, SCHEME.products_to_filter
-        columns = [transform(e, num, lines, [load(e, num, spare, (i * points + j) * num.lanes) for i in range(points)])
-                   for j in range(points)]
-        for i in range(TAPS):
-            for j, value in enumerate(transform(e, num, lines, [column[i] for column in columns])):
-                tap = e.b.add(i64((i * TAPS + j) * self.depth), depth)
-                finish(e, [[value]], e.b.add(e.b.mul(tap, i64(self.width)), channel), 0, channel, lanes)
+        points, matrix = self.scheme.points, self.scheme.products_to_filter
+        columns = [transform(e, num, matrix, [load(e, num, spare, (i * points + j) * num.lanes)
+                                              for i in range(points)]) for j in range(points)]
+        return [value for i in range(self.scheme.taps)
+                for value in transform(e, num, matrix, [column[i] for column in columns])]

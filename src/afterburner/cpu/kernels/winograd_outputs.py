@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import chain
 
 from llvmlite import ir as ll
 
-from ..emitter import I1, Emitter, i64
+from ..emitter import Emitter, i64
 from .correlation import Correlation
-from .doubts import any_lane
+from .doubts import Finite
 from .epilogue import Finish
 from .gemm import Numeric, larger, smaller
 from .winograd_lines import Scheme, transform
@@ -26,7 +27,7 @@ class Outputs:
         scheme: their algorithm.
         plane: elements between the sums of neighbouring products.
         spare: element of scratch where a register for each product may be kept.
-        checked: note whether all outputs are finite; small tiles only.
+        finite: notes whether all outputs are finite; small tiles only.
     """
 
     c: Correlation
@@ -34,26 +35,7 @@ class Outputs:
     scheme: Scheme
     plane: int
     spare: int
-    checked: bool = False
-
-    def begin(self, e: Emitter, num: Numeric) -> None:
-        """Before the first tile of a chunk."""
-        if self.checked:
-            store(e, num, num.zero, e.scratch, self.spare)
-
-    def end(self, e: Emitter, num: Numeric) -> ll.Value:
-        """After the last tile of a chunk: whether an output is not finite, if they are checked, an i1."""
-        if not self.checked:
-            return ll.Constant(I1, 0)
-        noted = load(e, num, e.scratch, self.spare)
-        return any_lane(e, e.b.fcmp_unordered("uno", noted, noted))
-
-    def _check(self, e: Emitter, num: Numeric, values: list[ll.Value]) -> None:
-        """Products with zero are NaN for what is not finite, and so is a sum with them."""
-        noted = load(e, num, e.scratch, self.spare)
-        for value in values:
-            noted = num.multiply_add(e, value, num.zero, noted)
-        store(e, num, noted, e.scratch, self.spare)
+    finite: Finite | None = None
 
     def write(self, e: Emitter, num: Numeric, finish: Finish, tile: ll.Value, given: ll.Value, first: ll.Value,
               end: ll.Value) -> None:
@@ -80,8 +62,8 @@ class Outputs:
         columns = [transform(e, num, matrix, [load(e, num, source, (i * points + j) * self.plane)
                                               for i in range(points)]) for j in range(points)]
         lines = [transform(e, num, matrix, [column[r] for column in columns]) for r in range(self.scheme.outputs)]
-        if self.checked:
-            self._check(e, num, [value for line in lines for value in line])
+        if self.finite is not None:
+            self.finite.note(e, num, chain(*lines))
         whole, rest = divmod(c.columns.outputs, self.scheme.outputs)
         for pixels, low, high in ((self.scheme.outputs, 0, whole), (rest, whole, self.grid.across)):
             if low == high:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -13,6 +13,7 @@ from .gemm import Numeric, larger, load_lanes, smaller
 from .winograd_lines import Matrix, transform
 
 LINE = 16  # floats of a cache line
+Maker = Callable[[Emitter, Numeric, ll.Value, int], Callable[[ll.Value], ll.Value]]
 REGISTERS = 16  # of the processors that have fewest: patches of so many pixels are transformed in registers
 
 
@@ -85,6 +86,8 @@ class Patches:
         plane: elements between the factors of neighbouring products.
         block: (channels, elements) from one block of channels to the next; inside of one, channels are adjacent.
         spare: element of scratch where a register for each product may be kept.
+        maker: given a place to emit, a channel and lanes, what makes a register of pixels there of what is read; small
+            patches only.
     """
 
     grid: Grid
@@ -98,6 +101,7 @@ class Patches:
     plane: int
     block: tuple[int, int] | None
     spare: int
+    maker: Maker | None = None
 
     @property
     def side(self) -> int:
@@ -154,22 +158,25 @@ class Patches:
                 places = [[i64((r * self.columns + c) * self.channels) for c in range(self.side)]
                           for r in range(self.side)]
                 for channel, lanes, into in self._channels(e, num, target, first, end):
-                    at = e.at(given, channel, num.element)
-                    self._transform(e, num, [[load_lanes(e, e.at(at, place, num.element), num, lanes) for place in row]
-                                             for row in places], into)
+                    at, make = e.at(given, channel, num.element), self._make(e, num, channel, lanes)
+                    self._transform(e, num, [[make(load_lanes(e, e.at(at, place, num.element), num, lanes))
+                                              for place in row] for row in places], into)
             with cut:
                 rows, columns = ([self._clamped(e, num, e.b.add(at, i64(k)), size) for k in range(self.side)]
                                  for at, size in zip(corner, sizes, strict=True))
                 given_rows = [e.at(base, e.b.mul(at, i64(self.columns * self.channels)), num.element) for at, _ in rows]
                 offsets = [e.b.mul(at, i64(self.channels)) for at, _ in columns]
                 for channel, lanes, into in self._channels(e, num, target, first, end):
-                    patch = []
+                    patch, make = [], self._make(e, num, channel, lanes)
                     for line, (_, row) in zip(given_rows, rows, strict=True):
                         at = e.at(line, channel, num.element)
-                        loaded = [load_lanes(e, e.at(at, offset, num.element), num, lanes) for offset in offsets]
+                        loaded = [make(load_lanes(e, e.at(at, offset, num.element), num, lanes)) for offset in offsets]
                         patch.append([_where(e, num, e.b.and_(row, column), value)
                                       for value, (_, column) in zip(loaded, columns, strict=True)])
                     self._transform(e, num, patch, into)
+
+    def _make(self, e: Emitter, num: Numeric, channel: ll.Value, lanes: int) -> Callable[[ll.Value], ll.Value]:
+        return (lambda value: value) if self.maker is None else self.maker(e, num, channel, lanes)
 
     def _clamped(self, e: Emitter, num: Numeric, at: ll.Value, size: int) -> tuple[ll.Value, ll.Value]:
         """The nearest line inside of ``range(size)``, and all bits of a register set where that is ``at`` itself."""

@@ -124,11 +124,13 @@ class Conv2dInputGrad(_Conv):
 class Conv2dFilterGrad(_Conv):
     """Gradient of conv2d with respect to its filter, from (x, dy).
 
-    ``sparse`` says that many elements of x may be zero; it changes no result beyond rounding.
+    ``sparse`` says that many elements of x may be zero, ``sparse_dy`` that many of dy may be; they change no result
+    beyond rounding.
     """
 
     filter_shape: Shape
     sparse: bool = False
+    sparse_dy: bool = False
 
     def infer(self, *types: TensorType) -> tuple[TensorType, ...]:
         require(len(types) == 2, f"takes 2 operands, not {len(types)}")
