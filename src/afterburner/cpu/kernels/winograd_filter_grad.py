@@ -46,11 +46,12 @@ from .winograd_lines import Scheme, transform
 from .winograd_patches import LINE, Grid, Patches, apart, load, registers, store
 
 _BLOCK = 48  # tiles whose products are summed in registers
-_SUMS = 8 << 20  # bytes of private sums
+_SUMS = 8 << 20  # bytes of private sums, and of sums that a third-level cache holds
 _PANELS = 4  # of a chunk at least: each chunk transforms the whole input of its tiles
 
 # Cycles of one register of channels and one product: of a tile, and of the filter, measured with AVX2.
 _INPUT_CYCLES, _GRADIENT_CYCLES, _FILTER_CYCLES = 6.1, 5.3, 14
+_SUM_CYCLES = 0.5  # of a byte of sums that is read from memory and written back
 WORTH = 0.9  # of the direct computation's estimated cycles
 DIRECT = 0.85  # of its products' estimated rate that the direct computation reaches
 
@@ -116,6 +117,9 @@ def _cycles(op: Conv2dFilterGrad, scheme: Scheme, dy: tuple[int, ...], num: Nume
     depth, deep, wide = op.filter_shape[2], -(-op.filter_shape[2] // num.lanes), -(-op.filter_shape[3] // num.lanes)
     traffic = 1 + LINE / _BLOCK * t.blocks * _BLOCK / t.grid.tiles  # sums are read and written once a block
     products = _product_cycles(t, isa) * t.grid.tiles * traffic + _FILTER_CYCLES * depth * wide
+    size = prod(op.filter_shape[2:]) * num.bytes
+    if scheme.products * size > _SUMS:
+        products += _SUM_CYCLES * size * t.blocks
     return scheme.products * (products + t.grid.tiles * (_INPUT_CYCLES * deep * t.parts[1] + _GRADIENT_CYCLES * wide))
 
 
