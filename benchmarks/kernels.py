@@ -7,7 +7,8 @@ Both sides take turns, each turn as many runs as fill a few milliseconds; printe
 of the best and the median ratio of the turns. With one thread, CPU time is measured, which other processes
 disturb less; with more, wall time. With ``--precision fast`` the table has our default precision in the middle and
 ends with the errors (root mean square, relative) to float64 of fast, default and TensorFlow; only convolutions that
-fast changes are shown. ``--ranges`` prints such errors for operands whose channels differ in scale.
+fast changes are shown. ``--ranges`` prints such errors for operands whose channels, pixels or taps differ in scale, and
+beside those of both precisions the errors of direct sums of products.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from unittest.mock import patch
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -25,7 +27,8 @@ import tensorflow as tf
 from native import Bench
 
 from afterburner.cpu import isa as isas
-from afterburner.cpu.kernels import lower
+from afterburner.cpu.kernel import Kernel
+from afterburner.cpu.kernels import conv_direct, conv_filter_grad, lower
 from afterburner.ir import Builder, Node, Op, TensorType
 from afterburner.ir.ops.conv import Conv2d, Conv2dFilterGrad, Conv2dInputGrad, output_size
 from afterburner.ir.ops.matmul import Matmul
@@ -205,13 +208,13 @@ def deviation(result: np.ndarray, exact: np.ndarray) -> float:
 
 RANGES = {  # what channels and taps are multiplied by: exponents of ten drawn from 0 to these
     "equal": (0, 0, 0), "channels to 1e2": (2, 0, 0), "channels to 1e4": (4, 0, 0), "pixels to 1e2": (0, 2, 0),
-    "pixels to 1e4": (0, 4, 0), "taps to 1e2": (0, 0, 2), "taps to 1e4": (0, 0, 4),
+    "pixels to 1e4": (0, 4, 0), "taps to 1e2": (0, 0, 2), "taps to 1e4": (0, 0, 4), "pixels, taps to 1e4": (0, 4, 4),
 }
 
 
 def print_ranges() -> None:
-    """Errors of fast and default precision on operands of unequal scale: root mean square over root mean square
-    value, and the largest relative to the output's own sum of |x||w|."""
+    """Errors of fast and default precision and of direct sums on operands of unequal scale: root mean square over root
+    mean square value, and the largest relative to the output's own sum of |x||w|."""
     x, w, y = (2, 28, 28, 64), (3, 3, 64, 64), (2, 28, 28, 64)
     attributes = dict(strides=(1, 1), padding=ONE, dilation=(1, 1), groups=1)
     cases = {"f": (Conv2d(**attributes), [x, w]), "w": (Conv2dFilterGrad(**attributes, filter_shape=w), [x, y]),
@@ -225,14 +228,22 @@ def print_ranges() -> None:
             exact, = node.op.evaluate(*wide)
             magnitude, = node.op.evaluate(*map(np.abs, wide))
             line = []
-            for precision in ("fast", "default"):
-                isa = isas.host(None, precision)
-                bench = Bench(lower(node, isa), arrays, isa, 1)
+            for way in ("fast", "default", "direct"):
+                isa = isas.host(None, "default" if way == "direct" else way)
+                bench = Bench(direct_kernel(node, isa) if way == "direct" else lower(node, isa), arrays, isa, 1)
                 bench.cycles(1)
                 result = bench.results[0]
                 worst = np.max(np.abs(result - exact) / magnitude)
-                line.append(f"{precision} {deviation(result, exact):.1e} {worst:.1e}")
-            print(f"{kind} {label:16s} {'   '.join(line)}", flush=True)
+                line.append(f"{way} {deviation(result, exact):.1e} {worst:.1e}")
+            print(f"{kind} {label:20s} {'   '.join(line)}", flush=True)
+
+
+def direct_kernel(node: Node, isa: isas.Isa) -> Kernel:
+    """The kernel of a convolution or its gradient that Winograd's algorithm has no part in."""
+    never = dict(return_value=None)
+    with patch.object(conv_direct, "scheme_that_pays", **never), \
+            patch.object(conv_filter_grad, "filter_scheme_that_pays", **never):
+        return lower(node, isa)
 
 
 def scale_unequally(array: np.ndarray, exponents: tuple[int, int, int], is_filter: bool) -> None:

@@ -59,8 +59,8 @@ def set_precision(precision: str) -> None:
     """Choose the arithmetic of what is called from now on; functions are compiled anew for it when next called.
 
     Args:
-        precision: "default", or "fast": float32 convolutions may take Winograd's algorithm; on a processor with the
-            instruction for it, operands of products may be rounded to bfloat16.
+        precision: "default", or "fast": float32 convolutions may take Winograd's algorithms of any size; on a
+            processor with the instruction for it, operands of products may be rounded to bfloat16.
 
     Raises:
         OptionError: neither of these.

@@ -121,11 +121,11 @@ def check_precision() -> Iterator[Finding]:
 
     if options().precision == "default":
         yield Finding("Precision", GOOD,
-                      "default: Winograd's algorithm is never used, nor is float32 rounded to bfloat16")
+                      "default: as exact as direct sums; float32 is never rounded to bfloat16")
         return
     rounded = "products may round float32 to bfloat16 (this processor has the instruction)" if isa.host().bf16_dot \
         else "no product rounds float32 to bfloat16 (this processor lacks the instruction)"
-    yield Finding("Precision", NOTE, f"fast: convolutions may take Winograd's algorithm; {rounded}")
+    yield Finding("Precision", NOTE, f"fast: convolutions may take Winograd's algorithms of any size; {rounded}")
 
 
 def check_threads() -> Iterator[Finding]:

@@ -23,8 +23,8 @@ class Isa:
         triple: LLVM target triple.
         cpu: LLVM CPU name, "" for none in particular.
         features: LLVM feature string.
-        precision: "default", or "fast": float32 convolutions may take Winograd's algorithm, and contractions round to
-            bfloat16 where ``bf16_dot``.
+        precision: "default", or "fast": float32 convolutions may take Winograd's algorithms of any size, and
+            contractions round to bfloat16 where ``bf16_dot``.
         library: large matrix products call a library (see ``blas``).
     """
 

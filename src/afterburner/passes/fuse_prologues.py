@@ -15,7 +15,7 @@ from .fuse_epilogues import MAX_EPILOGUE_NODES, TRANSCENDENTALS
 from .fusion_groups import CONTRACTIONS
 
 MIN_CHANNELS = 8  # of a filter's gradient: with fewer the input is not copied channel by channel
-TAPS = (2, 3, 4)  # of a filter to a stride: where Winograd's algorithm may take its gradient
+TAPS = (2, 3, 4)  # of a filter to a stride: where Winograd's largest algorithms may take its gradient
 
 
 def is_simple(body: Graph) -> bool:
@@ -42,7 +42,7 @@ def is_simple(body: Graph) -> bool:
 
 def can_make(node: Node, value: Value, body: Graph, fast: bool = False) -> bool:
     """Whether ``node`` can compute its operand ``value`` by the simple loop ``body`` where it reads it; with ``fast``
-    not where Winograd's algorithm may take it, which copies patches, not channels."""
+    not where Winograd's largest algorithms may take it, which make nothing as they read patches."""
     if isinstance(node.op, Conv2dFilterGrad):
         if fast and _may_be_transformed(node.op):
             return False

@@ -56,8 +56,8 @@ def optimize(graph: Graph, skip: Collection[str] = (), dump: Dump | None = None,
         skip: names of passes to leave out, to find the one that breaks something.
         dump: called with a pass's name, its result and its seconds where it changed the graph.
         epilogues: whether the target's contractions take elementwise work on their results.
-        fast: whether the target may compute convolutions by Winograd's algorithm, which takes no elementwise work on
-            an operand and is faster than leaving out zeros.
+        fast: whether the target may compute convolutions by Winograd's largest algorithms, which take no elementwise
+            work on an operand and are faster than leaving out zeros.
         lower: whether the target generates code for a graph as it stands, which then is fused and ordered for that; a
             target that fuses by itself wants it cleaned up only.
 

@@ -344,7 +344,7 @@ def rematerialize(graph: Graph, limits: Limits = LIMITS, fast: bool = False) -> 
     Args:
         graph: fused, in the order in which it runs.
         limits: what memory is worth.
-        fast: whether the target may compute convolutions by Winograd's algorithm, which makes no operand.
+        fast: whether the target may compute convolutions by Winograd's largest algorithms, which make no operand.
     """
     search = _Search(graph, limits, fast)
     before = search.lives.peak
