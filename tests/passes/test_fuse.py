@@ -347,3 +347,45 @@ def test_epilogue_computes_cheap_operands_again() -> None:
           return %7
         }""")
     assert kernels(graph) == ["loop: mul maximum reduce_sum", "loop: exp", "matmul: matmul mul mul"]
+
+
+IMAGE, FILTER = "f32[1,64,64,16]", "f32[1,1,16,16]"
+CONV = "strides=(1,1), padding=((0,0),(0,0)), dilation=(1,1), groups=1"
+
+
+def summed(work: str, returned: str) -> Graph:
+    """A convolution, elementwise work on its result %y, and sums."""
+    head = f"graph g(%x: {IMAGE}, %w: {FILTER}, %o: {IMAGE})"
+    return fuse(graph_of(f"{head} {{\n%y: {IMAGE} = conv2d(%x, %w) {{{CONV}}}\n{work}\nreturn {returned}\n}}"))
+
+
+def test_sums_over_all_pixels_ride_on_the_convolution() -> None:
+    graph = summed(f"%m: {IMAGE} = mul(%y, %o)\n%s: f32[16] = reduce_sum(%y) {{axes=(0,1,2)}}\n"
+                   "%t: f32[16] = reduce_sum(%m) {axes=(0,1,2)}", "%y, %s, %t")
+    (node,) = graph.nodes
+    assert [r.shape for r in node.results] == [(1, 64, 64, 16), (16,), (16,)]
+
+
+def test_what_a_sum_alone_needs_is_not_written() -> None:
+    graph = summed(f"%m: {IMAGE} = mul(%y, %o)\n%s: f32[16] = reduce_sum(%m) {{axes=(0,1,2)}}", "%s")
+    (node,) = graph.nodes
+    assert [r.shape for r in node.results] == [(16,)]
+
+
+def test_what_waits_for_a_sum_is_another_kernel() -> None:
+    graph = summed(f"%s: f32[16] = reduce_sum(%y) {{axes=(0,1,2)}}\n%b: {IMAGE} = broadcast(%s) {{shape=(1,64,64,16), "
+                   f"axes=(3,)}}\n%d: {IMAGE} = sub(%y, %b)\n%t: f32[16] = reduce_sum(%d) {{axes=(0,1,2)}}", "%d, %t")
+    first, second = graph.nodes
+    assert [r.shape for r in first.results] == [(1, 64, 64, 16), (16,)]
+    assert [r.shape for r in second.results] == [(1, 64, 64, 16), (16,)]
+
+
+def test_sums_over_other_axes_do_not_ride_on_a_convolution() -> None:
+    graph = summed("%s: f32[64,16] = reduce_sum(%y) {axes=(0,1)}", "%y, %s")
+    assert len(graph.nodes) == 2
+
+
+def test_sums_of_small_results_do_not_ride_on_a_convolution() -> None:
+    small = "graph g(%x: f32[1,8,8,16], %w: f32[1,1,16,16]) {\n%y: f32[1,8,8,16] = conv2d(%x, %w) {" + CONV + "}\n" \
+        "%s: f32[16] = reduce_sum(%y) {axes=(0,1,2)}\nreturn %y, %s\n}"
+    assert len(fuse(graph_of(small)).nodes) == 2

@@ -85,6 +85,7 @@ class Emitter:
         isa: the instruction set.
         chunk: i64, the piece of work to compute.
         scratch: pointer to this worker's private memory, 64-byte aligned.
+        sums: pointer to what this chunk adds up of a contraction's result, if it does (``column_sums``).
     """
 
     def __init__(self, function: ll.Function, node: Node, isa: Isa) -> None:
@@ -99,6 +100,7 @@ class Emitter:
         self._positions = {v: i for i, v in reversed(list(enumerate((*node.operands, *node.results))))}
         self._first_temp = len(node.operands) + len(node.results)
         self._pointers: dict[int, ll.Value] = {}
+        self.sums: ll.Value | None = None
 
     def operand(self, index: int) -> ll.Value:
         """Pointer to operand ``index`` of the node: dense, row-major, its element's alignment."""

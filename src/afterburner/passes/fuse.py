@@ -175,7 +175,7 @@ def fuse(graph: Graph, epilogues: bool = True) -> Graph:
     Kind "loop": one domain; outputs are tensors with the domain's number of elements, or reductions
     over the same axes of it with elementwise work on what they leave. Kind "matmul", "conv2d",
     "conv2d_input_grad", "conv2d_input_grad_pooled": the contraction and elementwise work on its result; outputs have
-    its shape.
+    its shape, or are sums of such tensors over all axes but the last.
     Reshapes, constants and what fuses with nothing stay as they are.
 
     Args:

@@ -1,13 +1,16 @@
-"""Elementwise work that rides on a contraction: applied to its result while that is in registers."""
+"""Elementwise work, and sums over all rows, that ride on a contraction: done while its result is in registers."""
 
 from __future__ import annotations
 
-from ..ir import Value
+from ..ir import Shape, Value
 from .fusion_groups import CONTRACTIONS, Group, Grouping
 
 MAX_EPILOGUE_NODES = 32
 MAX_LOOKAHEAD = 96  # nodes considered, so as not to cut where it costs most
 MAX_TRANSCENDENTALS = 3
+MAX_SUMS = 4  # of a kernel
+MIN_SUMMED_BYTES = 1 << 18  # of a result; of less a loop adds up as fast
+SUMMING = ("conv2d", "conv2d_input_grad")
 TRANSCENDENTALS = frozenset((
     "exp", "expm1", "log", "log1p", "tanh", "sigmoid", "erf", "sin", "cos", "pow", "atan2"))
 
@@ -25,6 +28,35 @@ def fuse_epilogues(grouping: Grouping) -> None:
             chain = _without_burden(grouping, member, chain)
             for follower in (*chain, *_feeders(grouping, member, chain)):
                 grouping.absorb(member, follower)
+            _absorb_sums(grouping, member)
+
+
+def _absorb_sums(grouping: Grouping, root: int) -> None:
+    """Let a convolution add up over all pixels what it has on its tile: gradients of a bias, and what a batch
+    normalization needs of its gradient. Nobody reads the result for them again."""
+    node, result = grouping.nodes[root], grouping.nodes[root].results[0]
+    if node.op.name not in SUMMING or node.op.groups > 1:  # type: ignore[attr-defined]
+        return
+    if result.type.dtype.name != "f32" or result.type.bytes < MIN_SUMMED_BYTES:
+        return
+    inside = set(grouping.group(root).members)
+    for member in sorted({u for m in inside for u in grouping.users[m]} - inside):
+        taken = sum(grouping.nodes[m].op.reduction for m in grouping.group(root).members)
+        if taken == MAX_SUMS:
+            return
+        if _is_sum(grouping, member, result.shape):
+            grouping.absorb(root, member)
+        elif _can_follow(grouping, root, inside, member) and grouping.nodes[member].results[0] not in grouping.returned:
+            users = grouping.users[member]
+            if len(users) == 1 and _is_sum(grouping, users[0], result.shape) and grouping.absorb(root, member):
+                grouping.absorb(root, users[0])
+
+
+def _is_sum(grouping: Grouping, member: int, shape: Shape) -> bool:
+    """Whether a node adds up, and nothing else, all rows of a tensor."""
+    node = grouping.nodes[member]
+    return node.op.name == "reduce_sum" and node.operands[0].shape == shape \
+        and node.op.axes == tuple(range(len(shape) - 1)) and len(grouping.group(member).members) == 1  # type: ignore[attr-defined]
 
 
 def _candidates(grouping: Grouping, root: int) -> list[int]:

@@ -17,6 +17,7 @@ from ..halves import is_half
 from ..isa import Isa
 from ..kernel import Kernel, Phase
 from . import library
+from .column_sums import with_sums
 from .conv_input_grad_narrow import lower_narrow_input_grad, narrow_pays
 from .correlation import Axis, Correlation, Correlator, Plan, Taps
 from .correlation_masked import MaskedCorrelator, masked_plan
@@ -216,15 +217,22 @@ def _lower(contraction: Contraction, isa: Isa, correlations: Callable[[], list[C
     num = numeric(contraction.dtype, isa)
     parts = correlations()
     if is_depthwise(parts[0]):
-        return lower_depthwise(contraction, isa, parts, order, filter_columns, label.replace("conv2d", "depthwise", 1))
+        label = label.replace("conv2d", "depthwise", 1)
+        return with_sums(lower_depthwise(contraction, isa, parts, order, filter_columns, label), contraction, isa)
     product = pointwise_product(parts, contraction.dtype, isa)
     if product is not None:
-        return lower_product(contraction, product, isa, order, label)
+        return with_sums(lower_product(contraction, product, isa, order, label), contraction, isa)
     if contraction.dtype == F32:
         kernel = _winograd(contraction, parts, num, isa, order, filter_columns, label)
         if kernel is not None:
             return kernel
-    parts = [c.trimmed for c in parts]
+    kernel = _directly(contraction, [c.trimmed for c in parts], num, isa, order, filter_columns, label)
+    return with_sums(kernel, contraction, isa)
+
+
+def _directly(contraction: Contraction, parts: list[Correlation], num: Numeric, isa: Isa, order: tuple[int, int],
+              filter_columns: int, label: str) -> Kernel:
+    """The layer by its products, all or those that are not zero."""
     num_of_pairs = pairs(contraction.dtype, isa)
     if num_of_pairs is not None:
         paired = _paired(contraction, parts, num_of_pairs, isa, order, filter_columns, f"{label} (bfloat16 pairs)")
@@ -250,17 +258,18 @@ def _winograd(contraction: Contraction, parts: list[Correlation], num: Numeric, 
     scheme = None
     if len(parts) == 1:
         scheme = scheme_that_pays(parts[0], (F2X2, F4X4) if fast else (F2X2,), num, isa)
-    if fast and (scheme is None or (few_tiles(parts[0]) and not is_kept(contraction))) \
-            and streamed_winograd_pays(parts, num, isa):
-        return lower_streamed_winograd(contraction, parts, num, isa, order, filter_columns, label)
+    kept = kept_filter(contraction, order[1], 1)
+    by_use = scheme is None or (few_tiles(parts[0]) and not is_kept(contraction))
+    if fast and by_use and streamed_winograd_pays(parts, num, isa):
+        kernel = lower_streamed_winograd(contraction, parts, num, isa, order, filter_columns, label)
+        return with_sums(kernel, contraction, isa)
     if scheme is None:
         return None
     if scheme == F4X4:
-        kernel = lower_winograd(contraction, parts[0], num, isa, order, filter_columns, label)
-    else:
-        direct = _dense(contraction, [parts[0].trimmed], num, isa, order, filter_columns, label, False)
-        kernel = lower_checked_winograd(contraction, parts[0], num, isa, order, filter_columns, label, direct)
-    return replace(kernel, kept=kept_filter(contraction, order[1], 1))
+        kernel = lower_winograd(contraction, parts[0], num, isa, order, filter_columns, label, kept)
+        return with_sums(kernel, contraction, isa)
+    direct = _dense(contraction, [parts[0].trimmed], num, isa, order, filter_columns, label, False)
+    return lower_checked_winograd(contraction, parts[0], num, isa, order, filter_columns, label, kept, direct)
 
 
 def _dense(contraction: Contraction, parts: list[Correlation], num: Numeric, isa: Isa, order: tuple[int, int],
@@ -422,5 +431,5 @@ def lower_conv2d_input_grad(node: Node, isa: Isa) -> Kernel:
     assert isinstance(op, Conv2dInputGrad)
     label = f"conv2d input grad {w[0]}x{w[1]} {w[3]}->{w[2]}{contraction.label}"
     if not contraction.empty and narrow_pays(op, w, contraction.dtype, isa):
-        return lower_narrow_input_grad(contraction, isa, label)
+        return with_sums(lower_narrow_input_grad(contraction, isa, label), contraction, isa)
     return _lower(contraction, isa, lambda: gradient_correlations(op, w, dy), (1, 0), w[1], label)

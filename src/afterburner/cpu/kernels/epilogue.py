@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial, reduce
 
 import numpy as np
 from llvmlite import ir as ll
 
-from ...ir import DType, Graph, Node, Value, print_graph
+from ...ir import DTYPES, DType, Graph, Node, Value, print_graph
 from .. import scalar
 from ..emitter import I8, Emitter, i64
 from ..isa import Isa
@@ -23,7 +24,7 @@ of the last register): computes and stores what becomes of the sums."""
 Shared = dict[tuple[Value, int], ll.Value]  # what does not depend on the row, by value and number in the tile
 
 ROOTS = frozenset({"matmul", "conv2d", "conv2d_input_grad", "conv2d_input_grad_pooled"})
-_IN_REGISTERS = 6  # operations; longer epilogues, and those with polynomials, loop over the tile's rows
+_IN_REGISTERS = 8  # operations; longer epilogues, and those with polynomials, loop over the tile's rows
 _POLYNOMIALS = frozenset({"exp", "expm1", "log", "log1p", "tanh", "sigmoid", "erf", "sin", "cos", "pow", "atan2",
                           "floor_mod", "trunc_mod"})
 
@@ -115,9 +116,20 @@ class Contraction:
             return table(e, value.constant)
         return e.operand([i.value for i in self.body.inputs].index(value))
 
+    @property
+    def sums(self) -> tuple[Node, ...]:
+        """Sums over all rows of the result that the fusion returns (``column_sums``)."""
+        return tuple(n for n in self.body.nodes if n.op.reduction) if self.body is not None else ()
+
+    def result(self, e: Emitter, sum_: Node) -> ll.Value:
+        """Pointer to the result that is one of the sums."""
+        assert self.body is not None
+        return e.result([o.value for o in self.body.outputs].index(sum_.results[0]))
+
     def streams(self, e: Emitter) -> list[Stream]:
         """What finishing a tile reads and writes besides the sums, element by element."""
-        written = [Stream(e.result(i), v.type.dtype.bytes, True) for i, v in enumerate(self.node.results)]
+        written = [Stream(e.result(i), v.type.dtype.bytes, True) for i, v in enumerate(self.node.results)
+                   if v.shape == self.shapes[-1]]
         inputs = [i.value for i in self.body.inputs] if self.body is not None else []
         return written + [Stream(e.operand(i), v.type.dtype.bytes, False) for i, v in enumerate(inputs)
                           if v not in self.root.operands and v.shape == self.shapes[-1]]
@@ -204,23 +216,34 @@ class Epilogue:
                 if node.results[0].shape == shape and given and (source.type.size == 1 or row):
                     continue
                 raise Unsupported(f"an epilogue that broadcasts {source.type} along {axes}")
+            if self._is_sum(node, shape):
+                continue
             if not node.op.elementwise or node.results[0].shape != shape:
                 raise Unsupported(f"an epilogue with {node.op.name}")
+
+    def _is_sum(self, node: Node, shape: tuple[int, ...]) -> bool:
+        """Whether a node adds up all rows of a float32, for the fusion to return."""
+        if node.op.name != "reduce_sum" or node.operands[0].shape != shape or self.root.op.name == "matmul":
+            return False
+        read = any(node.results[0] in n.operands for n in self.body.nodes)
+        all_rows = node.op.axes == tuple(range(len(shape) - 1))  # type: ignore[attr-defined]
+        return all_rows and not read and node.operands[0].type.dtype == self.contraction.dtype == DTYPES["f32"]
 
     def finish(self, e: Emitter, tile: Tile, offset: ll.Value, stride: int, column: ll.Value, last: int) -> None:
         """Compute and store all outputs of a tile."""
         heavy = [n for n in self.body.nodes if n.op.elementwise]
         if len(tile) == 1 or (len(heavy) <= _IN_REGISTERS and not any(n.op.name in _POLYNOMIALS for n in heavy)):
             shared: Shared = {}
-            for r, row in enumerate(tile):
-                self._row(e, row, e.b.add(offset, i64(r * stride)), column, last, shared)
+            summed = [self._row(e, row, e.b.add(offset, i64(r * stride)), column, last, shared)
+                      for r, row in enumerate(tile)]
+            self._add(e, summed, column)
             return
         spilled = self._spill(e, tile)
         assert self.num is not None
         with e.loop(0, len(tile), name="finish") as r:
             row = [e.load(e.at(spilled, e.b.add(e.b.mul(r, i64(len(tile[0]))), i64(v)), self.num.vector),
                           self.num.vector, self.num.lanes * self.num.bytes) for v in range(len(tile[0]))]
-            self._row(e, row, e.b.add(offset, e.b.mul(r, i64(stride))), column, last, {})
+            self._add(e, [self._row(e, row, e.b.add(offset, e.b.mul(r, i64(stride))), column, last, {})], column)
 
     def _spill(self, e: Emitter, tile: Tile) -> ll.Value:
         """The tile in memory of this function, so that a loop can walk over its rows."""
@@ -234,19 +257,38 @@ class Epilogue:
             e.store(value, e.at(base, i, self.num.vector), self.num.lanes * self.num.bytes)
         return base
 
-    def _row(self, e: Emitter, row: list[ll.Value], offset: ll.Value, column: ll.Value, last: int,
-             shared: Shared) -> None:
+    def _add(self, e: Emitter, rows: list[list[list[ll.Value]]], column: ll.Value) -> None:
+        """Add what rows have for each sum and register of columns to what the chunk has."""
         assert self.num is not None
+        width = padded(self.shape[-1], self.num)
+        for index in range(len(self.contraction.sums)):
+            for v in range(len(rows[0])):
+                assert e.sums is not None
+                at = e.b.add(column, i64(index * width + v * self.num.lanes))
+                address = e.at(e.sums, at, self.num.element)
+                total = reduce(partial(self.num.add, e), (row[v][index] for row in rows))
+                so_far = e.load(address, self.num.vector, self.num.bytes)
+                e.store(self.num.add(e, so_far, total), address, self.num.bytes)
+
+    def _row(self, e: Emitter, row: list[ll.Value], offset: ll.Value, column: ll.Value, last: int,
+             shared: Shared) -> list[list[ll.Value]]:
+        """Compute and store the outputs of a row; for each register what is added to the sums."""
+        assert self.num is not None
+        summed = []
         for v, sums in enumerate(row):
             lanes = last if v == len(row) - 1 else self.num.lanes
             step = i64(v * self.num.lanes)
             at = _Place(e.b.add(offset, step), e.b.add(column, step), lanes, v)
             values = {self.root.results[0]: scalar.rounded(e, sums, self.contraction.dtype)}
+            summed.append([self._value(e, n.operands[0], at, values, shared) for n in self.contraction.sums])
             for i, output in enumerate(self.body.outputs):
+                if output.value.shape != self.shape:
+                    continue
                 dtype = output.value.type.dtype
                 raw = scalar.to_memory(e, self._value(e, output.value, at, values, shared), dtype)
                 address = e.at(e.result(i), at.offset, scalar.memory_type(dtype))
                 store_part(e, raw, address, lanes, dtype.bytes)
+        return summed
 
     def value_in_row(self, e: Emitter, value: Value, vector: int, column: ll.Value, lanes: int,
                      known: dict[Value, ll.Value], shared: Shared) -> ll.Value:
@@ -289,6 +331,11 @@ class Epilogue:
         element = scalar.memory_type(dtype)
         address = e.at(self.contraction._pointer(e, value), index, element)
         return scalar.from_memory(e, load_part(e, address, element, self.num.lanes, lanes, dtype.bytes), dtype)
+
+
+def padded(width: int, num: Numeric) -> int:
+    """Columns of whole registers."""
+    return -(-width // num.lanes) * num.lanes
 
 
 def _uniform(array: np.ndarray) -> bool:

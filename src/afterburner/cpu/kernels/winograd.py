@@ -24,6 +24,7 @@ from llvmlite import ir as ll
 from ..emitter import I1, Emitter, const, i64
 from ..isa import Isa
 from ..kernel import Kernel, Phase
+from .column_sums import with_sums
 from .correlation import Correlation, Correlator, Plan
 from .doubts import Doubts, Finite, any_lane, otherwise
 from .epilogue import Contraction, Finish
@@ -157,12 +158,13 @@ def tiling_of(c: Correlation, scheme: Scheme, num: Numeric, isa: Isa) -> Tiling:
 
 
 def lower_winograd(contraction: Contraction, c: Correlation, num: Numeric, isa: Isa, order: tuple[int, int],
-                   filter_columns: int, label: str) -> Kernel:
+                   filter_columns: int, label: str, kept: tuple[int, int] | None) -> Kernel:
     """The kernel of a correlation that ``fits`` by F(4x4, 3x3).
 
     Args:
         order: which operands of the contraction are the image and the filter.
         filter_columns: columns of the filter in memory.
+        kept: as of the kernel.
     """
     w = Winograd(c, tiling_of(c, F4X4, num, isa), num, filter_columns)
     finish = contraction.finish(isa)
@@ -175,11 +177,11 @@ def lower_winograd(contraction: Contraction, c: Correlation, num: Numeric, isa: 
 
     phases = (Phase(w.filter_chunks, transform_filter), Phase(prod(w.tiling.parts), compute))
     return Kernel(contraction.node, phases, f"winograd {contraction.key(isa)}", (w.filter_bytes,),
-                  max(w.scratch, w.pack_scratch), label)
+                  max(w.scratch, w.pack_scratch), label, kept)
 
 
 def lower_checked_winograd(contraction: Contraction, c: Correlation, num: Numeric, isa: Isa, order: tuple[int, int],
-                           filter_columns: int, label: str, direct: Kernel) -> Kernel:
+                           filter_columns: int, label: str, kept: tuple[int, int] | None, direct: Kernel) -> Kernel:
     """The kernel of a correlation that ``fits`` by F(2x2, 3x3), and ``direct`` for what that does not compute as
     exactly: filters whose taps are of unequal size, and results that are not finite."""
     w = Winograd(c, tiling_of(c, F2X2, num, isa), num, filter_columns)
@@ -196,8 +198,9 @@ def lower_checked_winograd(contraction: Contraction, c: Correlation, num: Numeri
 
     phases = (Phase(unequal.chunks, transform_filter), Phase(infinite.chunks, compute))
     kernel = Kernel(contraction.node, phases, f"winograd checked {contraction.key(isa)}",
-                    (w.filter_bytes + unequal.chunks, infinite.chunks), max(w.scratch, w.pack_scratch), label)
-    return otherwise(kernel, (unequal, infinite), direct)
+                    (w.filter_bytes + unequal.chunks, infinite.chunks), max(w.scratch, w.pack_scratch), label, kept)
+    direct = with_sums(direct, contraction, isa)
+    return otherwise(with_sums(kernel, contraction, isa), (unequal, infinite), direct)
 
 
 class Winograd:
