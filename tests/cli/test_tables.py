@@ -107,6 +107,7 @@ def test_every_kernel_on_request() -> None:
 
 @pytest.mark.parametrize("label, kind", [
     ("conv2d filter grad 3x3 64->64 (Winograd)", "conv2d filter grad 3x3 (Winograd)"),
+    ("conv2d 3x3 64->64 reduce_sum (Winograd 2x2)", "conv2d 3x3 (Winograd)"),
     ("depthwise 5x5 72->72 add", "depthwise 5x5"), ("matmul 32x784x128 add", "matmul"), ("random key", "random")])
 def test_kind_of_a_kernel(label: str, kind: str) -> None:
     assert kernel_tables.kind_of(label) == kind

@@ -166,9 +166,9 @@ def test_only_where_it_pays(name):
         node, _ = build(name, (image, (3, 3, *channels), (1, 1), ONE, (1, 1), 1), dtype)
         return lower(node, isas.host()).label
 
-    assert "(Winograd)" in label((4, 28, 28, 64), (64, 64))
-    assert "(Winograd)" in label((16, 14, 14, 256), (256, 256))
+    assert "(Winograd 2x2)" in label((4, 28, 28, 64), (64, 64))
+    assert "(Winograd 2x2)" in label((16, 14, 14, 256), (256, 256))
     for dtype in ("f64", "f16", "bf16"):
-        assert "(Winograd)" not in label((4, 28, 28, 64), (64, 64), dtype)
-    assert "(Winograd)" not in label((4, 28, 28, 3), (3, 4))
-    assert "(Winograd)" not in label((1, 7, 7, 512), (512, 512))
+        assert "(Winograd 2x2)" not in label((4, 28, 28, 64), (64, 64), dtype)
+    assert "(Winograd 2x2)" not in label((4, 28, 28, 3), (3, 4))
+    assert "(Winograd 2x2)" not in label((1, 7, 7, 512), (512, 512))

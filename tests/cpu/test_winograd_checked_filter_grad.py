@@ -120,9 +120,9 @@ def test_channels_of_zeros_have_no_gradient(always):
 
 def test_only_where_dy_is_not_known_to_have_many_zeros():
     node, _ = build(NAME, ((4, 28, 28, 64), (3, 3, 64, 64), (1, 1), ONE, (1, 1), 1), "f32")
-    assert "(Winograd)" in lower(node, isas.host()).label
+    assert "(Winograd 2x2)" in lower(node, isas.host()).label
     node.op = replace(node.op, sparse_dy=True)
-    assert "(Winograd)" not in lower(node, isas.host()).label
+    assert "(Winograd 2x2)" not in lower(node, isas.host()).label
 
 
 def test_only_where_it_pays():
@@ -130,9 +130,9 @@ def test_only_where_it_pays():
         node, _ = build(NAME, (image, (3, 3, *channels), (1, 1), ONE, (1, 1), 1), dtype)
         return lower(node, isas.host()).label
 
-    assert "(Winograd)" in label((4, 28, 28, 64), (64, 64))
-    assert "(Winograd)" in label((16, 14, 14, 256), (256, 256))
+    assert "(Winograd 2x2)" in label((4, 28, 28, 64), (64, 64))
+    assert "(Winograd 2x2)" in label((16, 14, 14, 256), (256, 256))
     for dtype in ("f64", "f16", "bf16"):
-        assert "(Winograd)" not in label((4, 28, 28, 64), (64, 64), dtype)
-    assert "(Winograd)" not in label((4, 28, 28, 3), (3, 4))
-    assert "(Winograd)" not in label((1, 7, 7, 512), (512, 512))
+        assert "(Winograd 2x2)" not in label((4, 28, 28, 64), (64, 64), dtype)
+    assert "(Winograd 2x2)" not in label((4, 28, 28, 3), (3, 4))
+    assert "(Winograd 2x2)" not in label((1, 7, 7, 512), (512, 512))

@@ -10,7 +10,7 @@ from tests.frontend import kit
 from tests.models.networks import NETWORKS, check_bits, check_saved, train, train_taken, wrong_gradients
 from tests.models.zoo import ROUNDING
 
-SIZE, BATCH, STEPS = 32, 4, 4
+SIZE, BATCH, STEPS = 40, 4, 4  # at 32 a value of the DenseNet is so near a kink that rounding decides (``smooth``)
 
 
 @pytest.fixture(autouse=True)

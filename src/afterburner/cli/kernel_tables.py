@@ -68,7 +68,7 @@ def kind_of(label: str) -> str:
         return "loop with sums" if "reduce" in label else "loop"
     words = label.split()
     channels = next((i for i, word in enumerate(words) if "->" in word), 1)
-    return " ".join(words[:channels] + [word for word in words if word == "(Winograd)"])
+    return " ".join(words[:channels] + ["(Winograd)"] * ("(Winograd" in label))
 
 
 def _common_model(kernels: list[Record]) -> str:

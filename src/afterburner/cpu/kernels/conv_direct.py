@@ -254,22 +254,23 @@ def _directly(contraction: Contraction, parts: list[Correlation], num: Numeric, 
 def _winograd(contraction: Contraction, parts: list[Correlation], num: Numeric, isa: Isa, order: tuple[int, int],
               filter_columns: int, label: str) -> Kernel | None:
     """The layer by one of Winograd's algorithms; None where they do not pay."""
-    fast, label = isa.precision == "fast", f"{label} (Winograd)"
+    fast, named = isa.precision == "fast", f"{label} (Winograd)"
     scheme = None
     if len(parts) == 1:
         scheme = scheme_that_pays(parts[0], (F2X2, F4X4) if fast else (F2X2,), num, isa)
     kept = kept_filter(contraction, order[1], 1)
     by_use = scheme is None or (few_tiles(parts[0]) and not is_kept(contraction))
     if fast and by_use and streamed_winograd_pays(parts, num, isa):
-        kernel = lower_streamed_winograd(contraction, parts, num, isa, order, filter_columns, label)
+        kernel = lower_streamed_winograd(contraction, parts, num, isa, order, filter_columns, named)
         return with_sums(kernel, contraction, isa)
     if scheme is None:
         return None
     if scheme == F4X4:
-        kernel = lower_winograd(contraction, parts[0], num, isa, order, filter_columns, label, kept)
+        kernel = lower_winograd(contraction, parts[0], num, isa, order, filter_columns, named, kept)
         return with_sums(kernel, contraction, isa)
     direct = _dense(contraction, [parts[0].trimmed], num, isa, order, filter_columns, label, False)
-    return lower_checked_winograd(contraction, parts[0], num, isa, order, filter_columns, label, kept, direct)
+    named = f"{label} (Winograd 2x2)"
+    return lower_checked_winograd(contraction, parts[0], num, isa, order, filter_columns, named, kept, direct)
 
 
 def _dense(contraction: Contraction, parts: list[Correlation], num: Numeric, isa: Isa, order: tuple[int, int],

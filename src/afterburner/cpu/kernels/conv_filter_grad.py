@@ -53,14 +53,15 @@ def _winograd(c: Contraction, prologue: Prologue | None, num: Numeric, isa: Isa,
     op, dy, fast = c.root.op, c.shapes[1], isa.precision == "fast" and prologue is None
     assert isinstance(op, Conv2dFilterGrad)
     scheme = filter_scheme_that_pays(op, (F2X2, F4X4) if fast else (F2X2,), dy, num, isa)
-    named = f"{label}{c.label} (Winograd)"
+    named = f"{label} (Winograd)"
     if fast and (scheme is None or few_tiles(op, dy, num, isa)) and whole_filter_grad_pays(op, dy, num, isa):
         return lower_whole_filter_grad(c, num, isa, named)
     if scheme == F4X4:
         return lower_winograd_filter_grad(c, num, isa, named)
     if scheme is None:
         return None
-    return lower_checked_filter_grad(c, prologue, num, isa, named, _dense(c, prologue, num, isa, label))
+    direct = _dense(c, prologue, num, isa, label)
+    return lower_checked_filter_grad(c, prologue, num, isa, f"{label}{c.label} (Winograd 2x2)", direct)
 
 
 def _dense(c: Contraction, prologue: Prologue | None, num: Numeric, isa: Isa, label: str) -> Kernel:
