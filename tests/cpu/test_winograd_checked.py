@@ -8,6 +8,7 @@ from ranges import RANGES, magnitudes
 from test_conv import build
 from test_epilogue import bias_relu, fused, masked, residual_tanh
 from test_winograd import CASES, ONE
+from winograd_kit import checked, direct
 
 from afterburner.cpu import isa as isas
 from afterburner.cpu.kernels import conv_direct, lower, winograd
@@ -26,22 +27,6 @@ def always(monkeypatch):
     monkeypatch.setattr(conv_direct, "narrow_pays", lambda *a: False)
     monkeypatch.setattr(conv_direct, "scheme_that_pays",
                         lambda c, schemes, num, isa: winograd.F2X2 if winograd.fits(c) else None)
-
-
-def checked(node, isa_name=None):
-    isa = isas.host(isa_name)
-    kernel = lower(node, isa)
-    assert kernel.key.startswith("winograd checked")
-    return kernel, isa
-
-
-def direct(node, arrays, monkeypatch):
-    """What the direct kernel makes of the operands."""
-    with monkeypatch.context() as m:
-        m.setattr(conv_direct, "scheme_that_pays", lambda *a: None)
-        kernel = lower(node, isas.host())
-    assert "Winograd" not in kernel.label
-    return run_kernel(kernel, arrays, isas.host())[0]
 
 
 @pytest.mark.parametrize("isa_name", INSTRUCTION_SETS)

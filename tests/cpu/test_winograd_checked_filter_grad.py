@@ -10,6 +10,7 @@ from guarded import run_guarded
 from ranges import RANGES, magnitudes
 from test_conv import build
 from test_winograd import CASES, ONE
+from winograd_kit import checked, direct
 
 from afterburner.cpu import isa as isas
 from afterburner.cpu.kernels import conv_filter_grad, lower, winograd, winograd_filter_grad
@@ -25,22 +26,6 @@ def always(monkeypatch):
     """Winograd wherever it is possible, whatever it costs."""
     monkeypatch.setattr(conv_filter_grad, "filter_scheme_that_pays",
                         lambda op, *a: winograd.F2X2 if winograd_filter_grad.fits(op) else None)
-
-
-def checked(node, isa_name=None):
-    isa = isas.host(isa_name)
-    kernel = lower(node, isa)
-    assert kernel.key.startswith("winograd checked")
-    return kernel, isa
-
-
-def direct(node, arrays, monkeypatch):
-    """What the direct kernel makes of the operands."""
-    with monkeypatch.context() as m:
-        m.setattr(conv_filter_grad, "filter_scheme_that_pays", lambda *a: None)
-        kernel = lower(node, isas.host())
-    assert "Winograd" not in kernel.label
-    return run_kernel(kernel, arrays, isas.host())[0]
 
 
 @pytest.mark.parametrize("isa_name", INSTRUCTION_SETS)

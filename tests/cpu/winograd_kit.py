@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 from cpu_harness import run_kernel
 from guarded import run_guarded
 from test_epilogue import fused
@@ -10,7 +11,7 @@ from test_epilogue import fused
 from afterburner.cpu import isa as isas
 from afterburner.cpu.isa import Isa
 from afterburner.cpu.kernel import Kernel
-from afterburner.cpu.kernels import lower
+from afterburner.cpu.kernels import conv_direct, conv_filter_grad, lower
 from afterburner.ir import Node, interpret
 
 # An output shares its products with its tile: what bounds its error is the largest sum of |x||w| of the tile, here
@@ -28,6 +29,24 @@ def lowered(node: Node, isa_name: str | None) -> tuple[Kernel, Isa]:
     kernel = lower(node, isa)
     assert "(Winograd)" in kernel.label
     return kernel, isa
+
+
+def checked(node: Node, isa_name: str | None = None) -> tuple[Kernel, Isa]:
+    """The kernel of default precision, which must be one by F(2x2, 3x3)."""
+    isa = isas.host(isa_name)
+    kernel = lower(node, isa)
+    assert kernel.key.startswith("winograd checked")
+    return kernel, isa
+
+
+def direct(node: Node, arrays: list[np.ndarray], monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
+    """What the direct kernel makes of the operands."""
+    with monkeypatch.context() as m:
+        m.setattr(conv_direct, "scheme_that_pays", lambda *a: None)
+        m.setattr(conv_filter_grad, "filter_scheme_that_pays", lambda *a: None)
+        kernel = lower(node, isas.host())
+    assert "Winograd" not in kernel.label
+    return run_kernel(kernel, arrays, isas.host())[0]
 
 
 def check_f32(node: Node, arrays: list[np.ndarray], isa_name: str) -> None:
