@@ -212,6 +212,26 @@ RANGES = {  # what channels and taps are multiplied by: exponents of ten drawn f
 }
 
 
+def align(array: np.ndarray, is_filter: bool) -> None:
+    """Every fourth column of pixels 10,000 times as large; the taps that meet it in one of two outputs 10 times as
+    small, which F(2x2, 3x3) takes for equal."""
+    if is_filter:
+        array[:, 2] /= 10
+    else:
+        array[:, :, 2::4] *= 1e4
+
+
+def thin_out(array: np.ndarray, is_filter: bool) -> None:
+    """Every element multiplied by a power of ten to 10,000; of an image one element in 16 is kept."""
+    rng = np.random.default_rng(1)
+    array *= 10 ** rng.uniform(0, 4, array.shape).astype(np.float32)
+    if not is_filter:
+        array[rng.random(array.shape) >= 1 / 16] = 0
+
+
+ARRANGED = {"aligned": align, "few elements": thin_out}  # where F(2x2, 3x3) is less exact
+
+
 def print_ranges() -> None:
     """Errors of fast and default precision and of direct sums on operands of unequal scale: root mean square over root
     mean square value, and the largest relative to the output's own sum of |x||w|."""
@@ -220,10 +240,13 @@ def print_ranges() -> None:
     cases = {"f": (Conv2d(**attributes), [x, w]), "w": (Conv2dFilterGrad(**attributes, filter_shape=w), [x, y]),
              "i": (Conv2dInputGrad(**attributes, input_shape=x), [w, y])}
     for kind, (op, shapes) in cases.items():
-        for label, exponents in RANGES.items():
+        for label, change in {**RANGES, **ARRANGED}.items():
             node, arrays = node_of(op, shapes)
             for array in arrays:
-                scale_unequally(array, exponents, array.shape == w)
+                if callable(change):
+                    change(array, array.shape == w)
+                else:
+                    scale_unequally(array, change, array.shape == w)
             wide = [a.astype(np.float64) for a in arrays]
             exact, = node.op.evaluate(*wide)
             magnitude, = node.op.evaluate(*map(np.abs, wide))

@@ -85,7 +85,7 @@ class Options:
     isa: str = _knob("", str, "instruction set override: avx512, avx2, neon or generic")
     precision: str = _knob("default", _one_of(PRECISION), "fast: float32 convolutions by Winograd's algorithms of any "
                            "size, products of bfloat16 where the processor has an instruction for them, which loses "
-                           "digits; default: never what is less exact than direct sums")
+                           "digits; default: only what is by norm about as exact as direct sums")
     deterministic: bool = _knob(False, _flag, "1: never measure which device is fastest; what any could choose runs "
                                 "on the cpu (so does TensorFlow's own op determinism)")
     accelerate: bool = _knob(True, _flag, "0: on Macs, large matrix products never call Apple's Accelerate, as with "

@@ -86,7 +86,7 @@ def test_doctor_tells_what_fast_precision_does_here(dot: bool, said: str, capsys
         assert doctor.examine() == 0
     assert said in capsys.readouterr().out
     assert doctor.examine() == 0
-    assert "default: as exact as direct sums; float32 is never rounded to bfloat16" in capsys.readouterr().out
+    assert "default: about as exact as direct sums; float32 is never rounded to bfloat16" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser can write anywhere")

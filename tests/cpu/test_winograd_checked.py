@@ -8,10 +8,9 @@ from ranges import RANGES, magnitudes
 from test_conv import build
 from test_epilogue import bias_relu, fused, masked, residual_tanh
 from test_winograd import CASES, ONE
-from winograd_kit import checked, direct
+from winograd_kit import check_where_it_pays, checked, direct
 
-from afterburner.cpu import isa as isas
-from afterburner.cpu.kernels import conv_direct, lower, winograd
+from afterburner.cpu.kernels import conv_direct, winograd
 from afterburner.ir import interpret
 from afterburner.ir.ops.conv import Conv2d
 
@@ -147,13 +146,4 @@ def test_factors_of_a_kept_filter_and_its_doubts_are_kept(always):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_only_where_it_pays(name):
-    def label(image, channels, dtype="f32"):
-        node, _ = build(name, (image, (3, 3, *channels), (1, 1), ONE, (1, 1), 1), dtype)
-        return lower(node, isas.host()).label
-
-    assert "(Winograd 2x2)" in label((4, 28, 28, 64), (64, 64))
-    assert "(Winograd 2x2)" in label((16, 14, 14, 256), (256, 256))
-    for dtype in ("f64", "f16", "bf16"):
-        assert "(Winograd 2x2)" not in label((4, 28, 28, 64), (64, 64), dtype)
-    assert "(Winograd 2x2)" not in label((4, 28, 28, 3), (3, 4))
-    assert "(Winograd 2x2)" not in label((1, 7, 7, 512), (512, 512))
+    check_where_it_pays(name)

@@ -10,7 +10,7 @@ from guarded import run_guarded
 from ranges import RANGES, magnitudes
 from test_conv import build
 from test_winograd import CASES, ONE
-from winograd_kit import checked, direct
+from winograd_kit import check_where_it_pays, checked, direct
 
 from afterburner.cpu import isa as isas
 from afterburner.cpu.kernels import conv_filter_grad, lower, winograd, winograd_filter_grad
@@ -111,13 +111,4 @@ def test_only_where_dy_is_not_known_to_have_many_zeros():
 
 
 def test_only_where_it_pays():
-    def label(image, channels, dtype="f32"):
-        node, _ = build(NAME, (image, (3, 3, *channels), (1, 1), ONE, (1, 1), 1), dtype)
-        return lower(node, isas.host()).label
-
-    assert "(Winograd 2x2)" in label((4, 28, 28, 64), (64, 64))
-    assert "(Winograd 2x2)" in label((16, 14, 14, 256), (256, 256))
-    for dtype in ("f64", "f16", "bf16"):
-        assert "(Winograd 2x2)" not in label((4, 28, 28, 64), (64, 64), dtype)
-    assert "(Winograd 2x2)" not in label((4, 28, 28, 3), (3, 4))
-    assert "(Winograd 2x2)" not in label((1, 7, 7, 512), (512, 512))
+    check_where_it_pays(NAME)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from cpu_harness import run_kernel
 from guarded import run_guarded
+from test_conv import build
 from test_epilogue import fused
 
 from afterburner.cpu import isa as isas
@@ -47,6 +48,18 @@ def direct(node: Node, arrays: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
         kernel = lower(node, isas.host())
     assert "Winograd" not in kernel.label
     return run_kernel(kernel, arrays, isas.host())[0]
+
+
+def check_where_it_pays(name: str) -> None:
+    """Default precision takes F(2x2, 3x3) for layers of many pixels and channels, in float32 only."""
+    def taken(image: tuple[int, ...], channels: tuple[int, int], dtype: str = "f32") -> bool:
+        same = ((1, 1), (1, 1))
+        node, _ = build(name, (image, (3, 3, *channels), (1, 1), same, (1, 1), 1), dtype)
+        return "(Winograd 2x2)" in lower(node, isas.host()).label
+
+    assert taken((4, 28, 28, 64), (64, 64)) and taken((16, 14, 14, 256), (256, 256))
+    assert not any(taken((4, 28, 28, 64), (64, 64), dtype) for dtype in ("f64", "f16", "bf16"))
+    assert not taken((4, 28, 28, 3), (3, 4)) and not taken((1, 7, 7, 512), (512, 512))
 
 
 def check_f32(node: Node, arrays: list[np.ndarray], isa_name: str) -> None:

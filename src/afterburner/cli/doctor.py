@@ -121,7 +121,7 @@ def check_precision() -> Iterator[Finding]:
 
     if options().precision == "default":
         yield Finding("Precision", GOOD,
-                      "default: as exact as direct sums; float32 is never rounded to bfloat16")
+                      "default: about as exact as direct sums; float32 is never rounded to bfloat16")
         return
     rounded = "products may round float32 to bfloat16 (this processor has the instruction)" if isa.host().bf16_dot \
         else "no product rounds float32 to bfloat16 (this processor lacks the instruction)"

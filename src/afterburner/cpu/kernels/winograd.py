@@ -5,10 +5,11 @@ Filters are transformed once a call. A block of tiles is then computed at a time
 become as many factors, a matrix product with the filters' factors follows for each, and what they sum becomes 2x2 or
 4x4 outputs, to which the epilogue is applied. Factors and sums of a block stay near the second-level cache.
 
-F(2x2, 3x3) is more exact than the direct sum of products: each output is made of its own inputs only, by sums and
-halves. It is not where the taps of a filter differ in size as much as the pixels that they meet: a large product of
-another tap is then added and taken away again. So the kernel compares the sizes of the taps of each filter, and
-computes directly if they are too unequal. So it does if a result is not finite: an infinity would become NaN.
+F(2x2, 3x3) is by norm more exact than the direct sum of products: each output is made of its own inputs only, by sums
+and halves. Single outputs are not where the taps of a filter differ in size as much as the pixels that they meet: a
+large product of another tap is then added and taken away again. So the kernel compares the sizes of the taps of each
+filter, and computes directly if they are too unequal. So it does if a result is not finite: an infinity would become
+NaN.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@ The transpose of the forward algorithm: 16 or 36 matrix products of the factors 
 gradients, summed over all tiles, then transformed to the filter's nine taps. Blocks of tiles are transformed to scratch
 and added to sums in memory; parts of the tiles have private sums, added in a fixed order.
 
-All taps share their products: what bounds the error of one is the largest sum of products among them. They are alike
-unless most elements of x and dy are zero, so default precision takes F(2x2, 3x3) only where dy is not known to have
-many zeros.
+All taps share their products: what bounds the error of one is the largest sum of products among them. These differ
+where most elements of x or dy are zero, so default precision takes F(2x2, 3x3) only where dy is not known to have
+many zeros; and where both are large at the same distance, which is not looked for.
 """
 
 from __future__ import annotations

@@ -1,0 +1,82 @@
+"""Times 3x3 convolutions and filter gradients by Winograd's algorithms beside those by their products.
+
+    python benchmarks/winograd.py [--isa avx2] [--turns 5] [part of a case's name ...]
+
+All ways take turns in one process, on two pinned threads; printed are the best times in milliseconds: all products,
+zeros left out ("-" where that has no plan), F(2x2, 3x3) and F(4x4, 3x3). Half of the image's elements are zero.
+"""
+
+from __future__ import annotations
+
+import argparse
+from unittest.mock import patch
+
+import numpy as np
+from kernels import direct_kernel, node_of, ticks_per_second
+from native import Bench
+
+from afterburner.cpu import isa as isas
+from afterburner.cpu.kernel import Kernel
+from afterburner.cpu.kernels import conv_direct, conv_filter_grad, lower
+from afterburner.cpu.kernels.winograd import F2X2, F4X4
+from afterburner.cpu.kernels.winograd_lines import Scheme
+from afterburner.ir import Node
+from afterburner.ir.ops.conv import Conv2d, Conv2dFilterGrad
+
+PADDING = ((1, 1), (1, 1))
+CASES = {  # image, output channels
+    "56² 64->64": ((16, 56, 56, 64), 64), "28² 128->128": ((16, 28, 28, 128), 128),
+    "14² 256->256": ((16, 14, 14, 256), 256), "7² 512->512": ((16, 7, 7, 512), 512),
+    "56² 128->32": ((16, 56, 56, 128), 32), "14² 128->32": ((16, 14, 14, 128), 32),
+    "256² 64->64": ((1, 256, 256, 64), 64), "64² 256->256": ((1, 64, 64, 256), 256),
+    "32² 512->512": ((1, 32, 32, 512), 512),
+}
+
+
+def by(scheme: Scheme, node: Node, isa: isas.Isa) -> Kernel:
+    """The kernel by an algorithm, whether it pays or not."""
+    with patch.object(conv_direct, "scheme_that_pays", return_value=scheme), \
+            patch.object(conv_filter_grad, "filter_scheme_that_pays", return_value=scheme):
+        return lower(node, isa)
+
+
+def milliseconds(image: tuple[int, ...], outputs: int, gradient: bool, isa: isas.Isa, turns: int, rate: float) -> str:
+    """The best times of all ways."""
+    filter_, result = (3, 3, image[3], outputs), (*image[:3], outputs)
+
+    def node(sparse: bool) -> Node:
+        attributes = dict(strides=(1, 1), padding=PADDING, dilation=(1, 1), groups=1, sparse=sparse)
+        op = Conv2dFilterGrad(**attributes, filter_shape=filter_) if gradient else Conv2d(**attributes)
+        return node_of(op, [image, result if gradient else filter_])[0]
+
+    operands = node_of(node(False).op, [image, result if gradient else filter_])[1]
+    operands[0] = np.maximum(operands[0], 0)
+    sparse = direct_kernel(node(True), isa)
+    kernels = [direct_kernel(node(False), isa), sparse if "(zeros left out)" in sparse.label else None,
+               *(by(scheme, node(False), isa) for scheme in (F2X2, F4X4))]
+    benches = [None if kernel is None else Bench(kernel, operands, isa) for kernel in kernels]
+    best = [float("inf")] * len(benches)
+    for _ in range(turns):
+        best = [b if bench is None else min(b, float(bench.cycles(3).min()))
+                for b, bench in zip(best, benches, strict=True)]
+    return "  ".join("     -" if np.isinf(b) else f"{b / rate * 1e3:6.2f}" for b in best)
+
+
+def main() -> None:
+    """Run the cases whose names hold one of the given texts."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--isa")
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("names", nargs="*")
+    words = parser.parse_args()
+    isa, rate = isas.host(words.isa), ticks_per_second()
+    print(f"{'ms':28s} products  zeros  F(2x2)  F(4x4)")
+    for name, (image, outputs) in CASES.items():
+        for gradient in (False, True):
+            title = f"{name}{' filter gradient' * gradient}"
+            if not words.names or any(n in title for n in words.names):
+                print(f"{title:28s}  {milliseconds(image, outputs, gradient, isa, words.turns, rate)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
