@@ -229,7 +229,7 @@ def thin_out(array: np.ndarray, is_filter: bool) -> None:
         array[rng.random(array.shape) >= 1 / 16] = 0
 
 
-ARRANGED = {"aligned": align, "few elements": thin_out}  # where F(2x2, 3x3) is less exact
+ARRANGED = {"aligned": align, "few elements": thin_out}  # where F(2x2, 3x3) would be less exact
 
 
 def print_ranges() -> None:

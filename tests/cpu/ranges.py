@@ -47,9 +47,25 @@ def _every_element(x: np.ndarray, w: np.ndarray) -> None:
     w *= _scales(*w.shape)
 
 
+def _aligned(x: np.ndarray, w: np.ndarray) -> None:
+    """Large pixels never meet in one column of taps; or that column is the smaller one, within a filter's limit."""
+    x[:, :, 2::4] *= 1e4
+    if w.shape[0] == x.shape[0]:
+        w[:, :, 2::4] *= 1e4
+    else:
+        w[:, 2] /= 10
+
+
+def _few_elements(x: np.ndarray, w: np.ndarray) -> None:
+    """As many elements of x as one in 16."""
+    _every_element(x, w)
+    x[np.random.default_rng(0).random(x.shape) >= 1 / 16] = 0
+
+
 RANGES: dict[str, Callable[[np.ndarray, np.ndarray], None]] = {
     f.__name__.removeprefix("_"): f
-    for f in (_equal, _rectified, _channels, _filters_channels, _pixels, _taps, _pixels_and_taps, _every_element)
+    for f in (_equal, _rectified, _channels, _filters_channels, _pixels, _taps, _pixels_and_taps, _every_element,
+              _aligned, _few_elements)
 }  # by name: changes an image and a filter in place
 
 

@@ -68,6 +68,18 @@ def test_error_on_wide_ranges_is_within_twice_the_direct_kernels(kind, name, alw
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("kind", "found"), [("equal", False), ("rectified", False), ("channels", False),
+                                             ("pixels", False), ("few_elements", True)])
+def test_a_sample_tells_what_is_computed_directly(kind, found, name, always, monkeypatch):
+    node, arrays = build(name, ((2, 24, 24, 64), (3, 3, 64, 64), (1, 1), ONE, (1, 1), 1), "f32")
+    image, filter_ = (0, 1) if name == "conv2d" else (1, 0)
+    RANGES[kind](arrays[image], arrays[filter_])
+    kernel, isa = checked(node)
+    got, = run_kernel(kernel, arrays, isa)
+    assert (got.tobytes() == direct(node, arrays, monkeypatch).tobytes()) == found
+
+
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("ratio", "same"), [(10, False), (20, True), (np.inf, True)])
 def test_filters_with_unequal_taps_are_computed_directly(ratio, same, name, always, monkeypatch):
     node, arrays = build(name, MIDDLE, "f32")

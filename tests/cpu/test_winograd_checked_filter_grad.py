@@ -69,6 +69,16 @@ def test_error_on_wide_ranges_is_within_twice_the_direct_kernels(kind, rectified
     assert ours[0] <= 2 * theirs[0] and ours[1] <= 2 * theirs[1]
 
 
+@pytest.mark.parametrize(("kind", "found"), [("equal", False), ("rectified", False), ("channels", False),
+                                             ("aligned", True), ("few_elements", True)])
+def test_a_sample_tells_what_is_computed_directly(kind, found, always, monkeypatch):
+    node, arrays = build(NAME, ((2, 28, 28, 48), (3, 3, 48, 48), (1, 1), ONE, (1, 1), 1), "f32")
+    RANGES[kind](*arrays)
+    kernel, isa = checked(node)
+    got, = run_kernel(kernel, arrays, isa)
+    assert (got.tobytes() == direct(node, arrays, monkeypatch).tobytes()) == found
+
+
 @pytest.mark.parametrize("which", [0, 1])
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
 def test_what_is_not_finite_is_as_in_the_direct_kernel(value, which, always, monkeypatch):

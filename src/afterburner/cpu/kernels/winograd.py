@@ -8,8 +8,8 @@ become as many factors, a matrix product with the filters' factors follows for e
 F(2x2, 3x3) is by norm more exact than the direct sum of products: each output is made of its own inputs only, by sums
 and halves. Single outputs are not where the taps of a filter differ in size as much as the pixels that they meet: a
 large product of another tap is then added and taken away again. So the kernel compares the sizes of the taps of each
-filter, and computes directly if they are too unequal. So it does if a result is not finite: an infinity would become
-NaN.
+filter, and what bounds its errors with what bounds those of direct sums on a sample of outputs (``winograd_sample``);
+it computes directly if these are too unequal. So it does if a result is not finite: an infinity would become NaN.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ from .gemm import (
 from .winograd_lines import Scheme, transform
 from .winograd_outputs import Outputs
 from .winograd_patches import LINE, Grid, Patches, apart, load, store
+from .winograd_sample import ConvolutionSample
 
 F2X2, F4X4 = Scheme(2, 3), Scheme(4, 3)
 
@@ -184,24 +185,30 @@ def lower_winograd(contraction: Contraction, c: Correlation, num: Numeric, isa: 
 def lower_checked_winograd(contraction: Contraction, c: Correlation, num: Numeric, isa: Isa, order: tuple[int, int],
                            filter_columns: int, label: str, kept: tuple[int, int] | None, direct: Kernel) -> Kernel:
     """The kernel of a correlation that ``fits`` by F(2x2, 3x3), and ``direct`` for what that does not compute as
-    exactly: filters whose taps are of unequal size, and results that are not finite."""
+    exactly: filters whose taps are of unequal size, operands of which a sample tells so, and results that are not
+    finite."""
     w = Winograd(c, tiling_of(c, F2X2, num, isa), num, filter_columns)
-    finish = contraction.finish(isa)
-    unequal, infinite = Doubts(0, w.filter_bytes, w.filter_chunks), Doubts(1, 0, prod(w.tiling.parts))
+    sample, finish = ConvolutionSample(c, num, filter_columns), contraction.finish(isa)
+    unequal, inexact = Doubts(0, w.filter_bytes, w.filter_chunks), Doubts(1, 0, sample.chunks)
+    infinite = Doubts(1, sample.chunks, prod(w.tiling.parts))
 
     def transform_filter(e: Emitter) -> None:
         unequal.tell(e, w.transform_filter(e, contraction.operand(e, order[1])))
 
+    def compare(e: Emitter) -> None:
+        inexact.tell(e, sample.differs(e, *(contraction.operand(e, k) for k in order)))
+
     def compute(e: Emitter) -> None:
         infinite.tell(e, ll.Constant(I1, 0))
-        with e.b.if_then(e.b.not_(unequal.any(e))):
+        with e.b.if_then(e.b.not_(e.b.or_(unequal.any(e), inexact.any(e)))):
             infinite.tell(e, w.compute(e, contraction.operand(e, order[0]), finish))
 
-    phases = (Phase(unequal.chunks, transform_filter), Phase(infinite.chunks, compute))
+    phases = (Phase(unequal.chunks, transform_filter), Phase(inexact.chunks, compare), Phase(infinite.chunks, compute))
     kernel = Kernel(contraction.node, phases, f"winograd checked {contraction.key(isa)}",
-                    (w.filter_bytes + unequal.chunks, infinite.chunks), max(w.scratch, w.pack_scratch), label, kept)
+                    (w.filter_bytes + unequal.chunks, inexact.chunks + infinite.chunks),
+                    max(w.scratch, w.pack_scratch, sample.scratch), label, kept)
     direct = with_sums(direct, contraction, isa)
-    return otherwise(with_sums(kernel, contraction, isa), (unequal, infinite), direct)
+    return otherwise(with_sums(kernel, contraction, isa), (unequal, inexact, infinite), direct)
 
 
 class Winograd:

@@ -7,7 +7,7 @@ and added to sums in memory; parts of the tiles have private sums, added in a fi
 
 All taps share their products: what bounds the error of one is the largest sum of products among them. These differ
 where most elements of x or dy are zero, so default precision takes F(2x2, 3x3) only where dy is not known to have
-many zeros; and where both are large at the same distance, which is not looked for.
+many zeros; and where both are large at the same distance, which a sample of taps tells (``winograd_sample``).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from math import prod
 from llvmlite import ir as ll
 
 from ...ir.ops.conv import Conv2dFilterGrad
-from ..emitter import Emitter, i64
+from ..emitter import I1, Emitter, i64
 from ..isa import Isa
 from ..kernel import Kernel, Phase
 from .doubts import Doubts, Finite, otherwise
@@ -44,6 +44,7 @@ from .prologue import Prologue
 from .winograd import F2X2, F4X4
 from .winograd_lines import Scheme, transform
 from .winograd_patches import LINE, Grid, Patches, apart, load, registers, store
+from .winograd_sample import FilterGradientSample
 
 _BLOCK = 48  # tiles whose products are summed in registers
 _SUMS = 8 << 20  # bytes of private sums, and of sums that a third-level cache holds
@@ -143,18 +144,29 @@ def lower_winograd_filter_grad(contraction: Contraction, num: Numeric, isa: Isa,
 
 def lower_checked_filter_grad(contraction: Contraction, prologue: Prologue | None, num: Numeric, isa: Isa, label: str,
                               direct: Kernel) -> Kernel:
-    """The kernel of an operation that ``fits`` by F(2x2, 3x3), and ``direct`` for results that are not finite: an
-    infinity would become NaN."""
+    """The kernel of an operation that ``fits`` by F(2x2, 3x3), and ``direct`` for what that does not compute as
+    exactly: operands of which a sample tells so, and results that are not finite: an infinity would become NaN."""
     g = FilterGradient(contraction, F2X2, prologue, num, isa)
-    finish, infinite = store_result(num, contraction.dtype), Doubts(1, 0, g.combine_chunks)
+    sample, finish = g.sample(), store_result(num, contraction.dtype)
+    inexact = Doubts(1, 0, sample.chunks)
+    infinite = Doubts(1, inexact.chunks, g.combine_chunks)
+
+    def compare(e: Emitter) -> None:
+        inexact.tell(e, sample.differs(e, *g.operands(e)))
+
+    def compute(e: Emitter) -> None:
+        with e.b.if_then(e.b.not_(inexact.any(e))):
+            g.compute(e)
 
     def combine(e: Emitter) -> None:
-        infinite.tell(e, g.combine(e, finish))
+        infinite.tell(e, ll.Constant(I1, 0))
+        with e.b.if_then(e.b.not_(inexact.any(e))):
+            infinite.tell(e, g.combine(e, finish))
 
-    phases = (Phase(prod(g.tiling.parts), g.compute), Phase(infinite.chunks, combine))
+    phases = (Phase(inexact.chunks, compare), Phase(prod(g.tiling.parts), compute), Phase(infinite.chunks, combine))
     kernel = Kernel(contraction.node, phases, f"winograd checked {contraction.key(isa)}",
-                    (g.sums_bytes, infinite.chunks), g.scratch, label)
-    return otherwise(kernel, (infinite,), direct)
+                    (g.sums_bytes, inexact.chunks + infinite.chunks), max(g.scratch, sample.scratch), label)
+    return otherwise(kernel, (inexact, infinite), direct)
 
 
 class FilterGradient:
@@ -192,11 +204,20 @@ class FilterGradient:
     def combine_chunks(self) -> int:
         return max(1, min(MOST_CHUNKS, self.depth))
 
+    def sample(self) -> FilterGradientSample:
+        """Of the results."""
+        x, dy, _ = self.contraction.shapes
+        return FilterGradientSample(self.tiling.grid, x, dy, self.inputs.offset, self.num, self.prologue)
+
+    def operands(self, e: Emitter) -> tuple[ll.Value, ll.Value]:
+        """Pointers to x, or what the prologue makes x of, and dy."""
+        x = self.contraction.operand(e, 0) if self.prologue is None else self.prologue.operand(e)
+        return x, self.contraction.operand(e, 1)
+
     def compute(self, e: Emitter) -> None:
         """This chunk's share of the sums."""
         t, num = self.tiling, self.num
-        x = self.contraction.operand(e, 0) if self.prologue is None else self.prologue.operand(e)
-        dy = self.contraction.operand(e, 1)
+        x, dy = self.operands(e)
         part, across = e.b.udiv(e.chunk, i64(t.parts[1])), e.b.urem(e.chunk, i64(t.parts[1]))
         first, end = range_of_part(e, part, t.blocks, t.parts[0])
         low, high = range_of_part(e, across, t.panels.parts, t.parts[1])
