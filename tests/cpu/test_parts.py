@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import time
 
 import numpy as np
 import pytest
@@ -92,6 +93,16 @@ def test_the_same_bits_with_stops_and_without():
     executable.run_in_parts(inputs, begin, finish)
     for i, want in enumerate(whole):
         np.testing.assert_array_equal(pieces[i], want)
+
+
+def test_the_time_of_stops_is_no_kernels():
+    executable = compile_graph(_updates(4), Options(threads=2, profile=True))
+    inputs = [aligned(t.shape, np.dtype(np.float32)) for t in executable.input_types]
+    outputs = [aligned(t.shape, np.dtype(np.float32)) for t in executable.output_types]
+    began = time.perf_counter()
+    executable.run_in_parts([a.ctypes.data for a in inputs], lambda begun: [outputs[i].ctypes.data for i in begun],
+                            lambda finished: time.sleep(0.2))
+    assert 0 < sum(executable.kernel_seconds()) < time.perf_counter() - began - 4 * 0.2
 
 
 def test_large_results_do_not_share_a_wave(monkeypatch):

@@ -146,7 +146,8 @@ class CpuExecutable:
             shared.run(team, self._address, workers)
             self._version = version
             if self._profile is not None:
-                self._profile.add(self._frame, first)
+                self._profile.note(self._frame, first, self._frame.segments)
+                self._profile.add(first)
 
     def _begin(self, version: object) -> int:
         """Let the next run leave out what is kept where that is still right; the first of its segments."""
@@ -178,11 +179,13 @@ class CpuExecutable:
                     self._pack(self._words, 8 * (FRAME_BASES + ARENA), shared.arena.address, *inputs, *outputs)
                     frame.select(*part.segments)
                     shared.run(team, self._address, workers)
+                    if self._profile is not None:
+                        self._profile.note(frame, *part.segments)
                     finish(part.finished)
             finally:
                 frame.select(0, frame.segments)
             if self._profile is not None:
-                self._profile.add(frame, 0)
+                self._profile.add(0)
 
     def _poison_arena(self) -> None:
         if self._settings.poison is not None:
@@ -216,12 +219,16 @@ class _Profile:
         owners = [step[0].parts[0].kernel for step in steps if len(step) == 1 and len(step[0].parts) == 1]
         self._owners = np.array(owners, np.int64)
         self._least = np.full(kernels, np.inf)
+        self._spent = np.zeros(len(steps) + 1, np.int64)
 
-    def add(self, frame: Frame, first: int) -> None:
-        """Take note of a run that began with segment ``first``."""
-        if frame.stamps is None:
-            return
-        spent = np.diff(frame.stamps)[:len(self._owners)]
+    def note(self, frame: Frame, first: int, end: int) -> None:
+        """Take note of segments [first, end), which have run without a stop."""
+        if frame.stamps is not None:
+            self._spent[first:end] = np.diff(frame.stamps[first:end + 1])
+
+    def add(self, first: int) -> None:
+        """Count a run that began with segment ``first`` and has been noted."""
+        spent = self._spent[:len(self._owners)].copy()
         spent[:first] = 0
         sums = np.bincount(self._owners, spent * 1e-9, len(self._least))
         self._least = np.minimum(self._least, sums)
