@@ -137,6 +137,41 @@ def test_a_joined_tensor_is_cut_from_a_longer_one() -> None:
     same_bits(graph, again)
 
 
+def test_a_joined_tensor_is_cut_from_one_that_begins_with_it() -> None:
+    """Three blocks, each of which reads the one before and normalises what it joins: the first is cut from a later one,
+    and what is made of it in the same kernel is made of it again, not of its parts."""
+    joined = """
+          %{n}: f32[64,{wide}], %n{n}: f32[64,{wide}] = fusion(%{before}, %{part}) {{kind='loop'}} with
+            graph loop(%p0: f32[64,{less}], %p1: f32[64,32]) {{
+              %0: f32[64,{wide}] = concat(%p0, %p1) {{axis=1}}
+              %1: f32[64,{wide}] = neg(%0)
+              return %0, %1
+            }}"""
+    first = joined.format(n=2, wide=64, before=0, part=1, less=32)
+    second = joined.format(n=4, wide=96, before=2, part=3, less=64)
+    third = joined.format(n=6, wide=128, before=4, part=5, less=96)
+    text = f"""
+        graph g(%a: f32[64,32], %b: f32[64,32], %m: f32[64,64], %k: f32[96,32], %n: f32[128,64]) {{
+          %0: f32[64,32] = matmul(%m, %a) {{transpose_a=False, transpose_b=False}}
+          %1: f32[64,32] = matmul(%m, %b) {{transpose_a=False, transpose_b=False}}{first}
+          %3: f32[64,32] = matmul(%n2, %a) {{transpose_a=False, transpose_b=False}}{second}
+          %5: f32[64,32] = matmul(%n4, %k) {{transpose_a=False, transpose_b=False}}{third}
+          %7: f32[64,64] = matmul(%n6, %n) {{transpose_a=False, transpose_b=False}}
+          %8: f32[128,64] = matmul(%6, %7) {{transpose_a=True, transpose_b=False}}
+          %9: f32[64,64] = matmul(%6, %8) {{transpose_a=False, transpose_b=False}}
+          %10: f32[64,64] = matmul(%9, %2) {{transpose_a=False, transpose_b=False}}
+          %11: f32[64,64] = matmul(%10, %n2) {{transpose_a=False, transpose_b=False}}
+          return %11
+        }}"""
+    graph = graph_of(text)
+    again = eager(graph)
+    assert plan(again, {}, lambda node: ()).peak_bytes < plan(graph, {}, lambda node: ()).peak_bytes
+    late = [n for n in again.nodes if n.op.name == "fusion" and len(n.results) == 1]
+    names = [[inner.op.name for inner in n.op.regions()[0].nodes] for n in late]
+    assert ["slice"] in names and ["neg"] in names
+    same_bits(graph, again)
+
+
 CONVOLUTIONS = """
         graph g(%x: f32[1,8,8,16], %s: f32[16], %w: f32[3,3,16,16]) {
           %0: f32[1,8,8,16] = fusion(%x, %s) {kind='loop'} with

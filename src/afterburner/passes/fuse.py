@@ -39,14 +39,16 @@ def _stands_alone(grouping: Grouping, member: int) -> bool:
 
 
 def _fuse_concatenations(grouping: Grouping) -> None:
-    """Let the one kernel that reads a concatenation element by element read its parts instead: the code is written
-    once for each part, so the kernel must be short. Reductions, which would not be cut so, are left alone."""
+    """Let the first kernel that reads a concatenation element by element read its parts instead, and write it for the
+    others, if there are any: the code is written once for each part, so the kernel must be short. Reductions, which
+    would not be cut so, are left alone."""
     for member, node in enumerate(grouping.nodes):
         if node.op.name != "concat" or len(node.operands) > MAX_PARTS or node.results[0] in grouping.returned:
             continue
-        readers = {grouping.clusters.find(u) for u in grouping.users[member]}
-        if len(readers) == 1 and _can_read_parts(grouping, grouping.groups[readers.pop()]):
-            grouping.join(member, grouping.users[member][0])
+        able = (u for u in sorted(grouping.users[member]) if _can_read_parts(grouping, grouping.group(u)))
+        first = next(able, None)
+        if first is not None:
+            grouping.join(member, first)
 
 
 def _can_read_parts(grouping: Grouping, reader: Group) -> bool:
@@ -145,8 +147,15 @@ def _cheap_cone(grouping: Grouping, group: Group, copied: set[int], value: Value
                 or cost > MAX_RECOMPUTED:
             return set()
         cone.add(member)
-        stack.extend(s for s, _, _ in grouping.sources[member] if s in group.members or s in copied)
+        stack.extend(s for s, _, _ in grouping.sources[member]
+                     if (s in group.members and not _is_joined_for_others(grouping, group, s)) or s in copied)
     return cone
+
+
+def _is_joined_for_others(grouping: Grouping, group: Group, member: int) -> bool:
+    """Whether a member is a concatenation that is in memory for others to read."""
+    node = grouping.nodes[member]
+    return node.op.name == "concat" and grouping.is_read_outside(group, member, node.results[0])
 
 
 def _can_recompute(grouping: Grouping, reader: Group, cone: set[int]) -> bool:

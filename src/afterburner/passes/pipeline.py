@@ -13,6 +13,7 @@ from .fold_constants import fold_constants
 from .fuse import fuse
 from .mark_kept import mark_kept
 from .mark_sparse import mark_sparse
+from .nest_concatenations import nest_concatenations
 from .order import order
 from .record_maxima import record_maxima
 from .rematerialize import rematerialize
@@ -70,6 +71,7 @@ def optimize(graph: Graph, skip: Collection[str] = (), dump: Dump | None = None,
         ("eliminate_dead_code", eliminate_dead_code),
         ("mark_sparse", mark_sparse),
         ("mark_kept", mark_kept),
+        ("nest_concatenations", nest_concatenations),
         ("fuse", partial(fuse, epilogues=epilogues)),
         ("eliminate_dead_code", eliminate_dead_code),  # views that only a fusion read, now inside it
         ("order", order),

@@ -7,7 +7,7 @@ could do this: the two uses are hundreds of kernels apart.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ..ir import Builder, Graph, Node, Op, Value
@@ -95,17 +95,21 @@ def _by_their_makers(values: Sequence[Value]) -> Iterator[_Recipe]:
 
 
 def _part_of_loop(body: Graph, value: Value, node: Node) -> Iterator[_Recipe]:
-    """The part of a loop that makes one result, unless it reduces."""
+    """The part of a loop that makes one result, unless it reduces; of a concatenation that is another result of it
+    rather than of its parts."""
     builder = Builder(body.name)
     new: dict[Value, Value] = {}
     operands: list[Value] = []
-    needed = _ancestors(body.outputs[value.index].value)
-    for item, operand in zip(body.inputs, node.operands, strict=True):
-        if item.value in needed:
-            new[item.value] = builder.input(item.value.type, f"p{len(operands)}")
-            operands.append(operand)
+    read = dict(zip((i.value for i in body.inputs), node.operands, strict=True))
+    read.update((o.value, result) for o, result in zip(body.outputs, node.results, strict=True)
+                if result is not value and _concatenation(o.value) is not None)
+    needed = _ancestors(body.outputs[value.index].value, read)
+    for inside, outside in read.items():
+        if inside in needed:
+            new[inside] = builder.input(inside.type, f"p{len(operands)}")
+            operands.append(outside)
     for inner in body.nodes:
-        if not needed.isdisjoint(inner.results):
+        if not needed.isdisjoint(inner.results) and read.keys().isdisjoint(inner.results):
             if not (inner.op.elementwise or inner.op.name in _MOVES):
                 return
             results = builder.add(inner.op, *(new[v] for v in inner.operands), loc=inner.loc)
@@ -117,10 +121,12 @@ def _part_of_loop(body: Graph, value: Value, node: Node) -> Iterator[_Recipe]:
         yield _Recipe(value, op, tuple(operands), 0.0, inside=True)
 
 
-def _ancestors(value: Value) -> set[Value]:
+def _ancestors(value: Value, given: Container[Value]) -> set[Value]:
+    """A value and all that it is made of, as far as what is given."""
     found, pending = {value}, [value]
     while pending:
-        node = pending.pop().node
+        last = pending.pop()
+        node = None if last in given else last.node
         fresh = [v for v in node.operands if v not in found] if node is not None else []
         found.update(fresh)
         pending += fresh
@@ -132,11 +138,11 @@ def _from_longer_concatenations(graph: Graph, values: Sequence[Value]) -> Iterat
     rows: dict[Value, tuple[int, tuple[Value, ...]]] = {}
     holders: dict[Value, list[Value]] = {}
     for node in graph.nodes:
-        axis = _concatenates(node)
-        if axis is not None:
-            rows[node.results[0]] = axis, node.operands
-            for piece in dict.fromkeys(node.operands):
-                holders.setdefault(piece, []).append(node.results[0])
+        for result, axis, operands in _concatenations(node):
+            pieces = tuple(p for v in operands for p in (rows[v][1] if rows.get(v, (-1,))[0] == axis else (v,)))
+            rows[result] = axis, pieces
+            for piece in dict.fromkeys(pieces):
+                holders.setdefault(piece, []).append(result)
     for value in values:
         own_axis, row = rows.get(value, (None, (value,)))
         for whole in holders.get(row[0], ()):
@@ -146,13 +152,21 @@ def _from_longer_concatenations(graph: Graph, values: Sequence[Value]) -> Iterat
                 yield _slice(value, whole, axis, sum(p.shape[axis] for p in parts[:start]))
 
 
-def _concatenates(node: Node) -> int | None:
-    """The axis of a node that does nothing but concatenate its operands."""
-    if not isinstance(node.op, Fusion) or len(node.op.body.nodes) != 1:
-        return None
-    (inner,) = node.op.body.nodes
-    plain = isinstance(inner.op, Concat) and inner.operands == tuple(i.value for i in node.op.body.inputs)
-    return inner.op.axis if plain and isinstance(inner.op, Concat) else None
+def _concatenations(node: Node) -> Iterator[tuple[Value, int, tuple[Value, ...]]]:
+    """Results of a loop that are concatenations of its operands: (result, axis, operands)."""
+    if not isinstance(node.op, Fusion):
+        return
+    body = node.op.body
+    read = dict(zip((i.value for i in body.inputs), node.operands, strict=True))
+    for output, result in zip(body.outputs, node.results, strict=True):
+        op = _concatenation(output.value)
+        if op is not None and output.value.node is not None and all(v in read for v in output.value.node.operands):
+            yield result, op.axis, tuple(read[v] for v in output.value.node.operands)
+
+
+def _concatenation(value: Value) -> Concat | None:
+    op = None if value.node is None else value.node.op
+    return op if isinstance(op, Concat) else None
 
 
 def _slice(value: Value, whole: Value, axis: int, start: int) -> _Recipe:
