@@ -8,7 +8,7 @@ overlap, and never across the threads' barriers; here it is a question about a g
 
 from __future__ import annotations
 
-from ..ir import Graph, Value
+from ..ir import Graph, Node, Value
 from .fuse_epilogues import TRANSCENDENTALS, can_recompute, fuse_epilogues
 from .fusion_bodies import build_fused
 from .fusion_groups import CONTRACTIONS, Group, Grouping
@@ -17,6 +17,7 @@ MIN_SHARED = 0.25  # siblings join if at least this share of the smaller one's t
 MAX_RECOMPUTED = 10  # cost of what a kernel computes again rather than read: 1 a node, 3 a division
 MAX_REREAD = 0.75  # of the bytes that writing and reading a value moves, for computing it again instead
 MAX_PARTS, MAX_WORK_ON_PARTS = 32, 8  # of a concatenation, and nodes of the kernel that reads them
+NEARLY_ALL = 0.75  # of a concatenation, that one part must be for it to be written by a kernel that reads it
 _EXPENSIVE = TRANSCENDENTALS | {"floor_div", "floor_mod", "trunc_div", "trunc_mod"}
 _DIVISIONS = ("div", "sqrt", "rsqrt")
 
@@ -39,16 +40,21 @@ def _stands_alone(grouping: Grouping, member: int) -> bool:
 
 
 def _fuse_concatenations(grouping: Grouping) -> None:
-    """Let the first kernel that reads a concatenation element by element read its parts instead, and write it for the
-    others, if there are any: the code is written once for each part, so the kernel must be short. Reductions, which
-    would not be cut so, are left alone."""
+    """Let a kernel that reads a concatenation element by element read its parts instead: the code is written once for
+    each part, so the kernel must be short. Reductions, which would not be cut so, are left alone. Where others read it
+    too it is written on the way, if one part is nearly all of it: each part is a sweep of its own, and two tensors
+    written in short runs take longer than one, which then is read again."""
     for member, node in enumerate(grouping.nodes):
         if node.op.name != "concat" or len(node.operands) > MAX_PARTS or node.results[0] in grouping.returned:
             continue
-        able = (u for u in sorted(grouping.users[member]) if _can_read_parts(grouping, grouping.group(u)))
-        first = next(able, None)
-        if first is not None:
-            grouping.join(member, first)
+        readers = {grouping.clusters.find(u): u for u in reversed(grouping.users[member])}
+        able = [u for u in readers.values() if _can_read_parts(grouping, grouping.group(u))]
+        if able and (len(readers) == 1 or _is_nearly_one_part(node)):
+            grouping.join(member, min(able))
+
+
+def _is_nearly_one_part(concat: Node) -> bool:
+    return max(v.type.bytes for v in concat.operands) >= NEARLY_ALL * concat.results[0].type.bytes
 
 
 def _can_read_parts(grouping: Grouping, reader: Group) -> bool:

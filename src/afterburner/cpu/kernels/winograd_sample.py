@@ -34,8 +34,6 @@ _SHARE = 256  # as many registers of outputs of a tile are in the sample as one 
 _FEWEST_SUMMED, _SUMMED = 64, 256  # tiles of a filter gradient's sample
 _SHARE_SUMMED = 8  # one tile in so many is in it
 _CHANNELS = 2  # of x for each chunk of it
-
-
 _PITCH, _SIDE = 2, 4  # pixels between tiles, and along a patch
 
 
@@ -85,9 +83,7 @@ class ConvolutionSample:
                 taps = e.at(e.scratch, e.b.mul(k, i64(num.lanes)), num.element)
                 filters = _square([_without_sign(e, num, load(e, num, taps, t * depth * num.lanes)) for t in range(9)])
                 inside, outside = _both(e, num, _INPUTS, patch), _both(e, num, _FILTER, filters)
-                products = [num.multiply_add(e, a, b, total)
-                            for a, b, total in zip(_flat(inside), _flat(outside), sums, strict=False)]
-                sums_after[:] = products + [
+                sums_after[:] = _products(e, num, inside, outside, sums[:9]) + [
                     _summed(e, num, [(patch[i + p][j + q], filters[i][j]) for i in range(3) for j in range(3)],
                             sums[9 + 2 * p + q]) for p in range(2) for q in range(2)]
             bounds = _flat(_both(e, num, _OUTPUTS, _square(sums_after[:9])))
@@ -127,9 +123,7 @@ class FilterGradientSample:
                 patch = _patch(e, num, patches, k, num.lanes)
                 gradients = [[load(e, num, outputs, (2 * i + j) * num.lanes) for j in range(2)] for i in range(2)]
                 inside, outside = _both(e, num, _INPUTS, patch), _both(e, num, _transposed(_OUTPUTS), gradients)
-                products = [num.multiply_add(e, a, b, total)
-                            for a, b, total in zip(_flat(inside), _flat(outside), sums, strict=False)]
-                sums_after[:] = products + [
+                sums_after[:] = _products(e, num, inside, outside, sums[:9]) + [
                     _summed(e, num, [(patch[i + p][j + q], gradients[p][q]) for p in range(2) for q in range(2)],
                             sums[9 + 3 * i + j]) for i in range(3) for j in range(3)]
             bounds = _flat(_both(e, num, _transposed(_FILTER), _square(sums_after[:9])))
@@ -222,6 +216,12 @@ def _both(e: Emitter, num: Numeric, matrix: Matrix, square: Sequence[Sequence[ll
     """``matrix`` times ``square`` times ``matrix`` transposed."""
     columns = [transform(e, num, matrix, column) for column in zip(*square, strict=True)]
     return [transform(e, num, matrix, row) for row in zip(*columns, strict=True)]
+
+
+def _products(e: Emitter, num: Numeric, inside: Sequence[Sequence[ll.Value]], outside: Sequence[Sequence[ll.Value]],
+              totals: Sequence[ll.Value]) -> list[ll.Value]:
+    """``totals`` with the products of two squares, factor by factor, added."""
+    return [num.multiply_add(e, a, b, total) for a, b, total in zip(_flat(inside), _flat(outside), totals, strict=True)]
 
 
 def _summed(e: Emitter, num: Numeric, terms: Sequence[tuple[ll.Value, ll.Value]], total: ll.Value) -> ll.Value:
