@@ -1,4 +1,4 @@
-"""Where TensorFlow's graph functions pass: the private names of TensorFlow that we hook, all here.
+"""Where TensorFlow's graph functions pass, and where all that we hook in TensorFlow is installed and taken back.
 
 Tested with TensorFlow 2.18 to 2.21. ``AtomicFunction.call_flat`` receives every call of a graph function
 from Python, from Keras, from tapes and from loaded models, with flat eager tensors.
