@@ -1,4 +1,5 @@
-"""Which pass or which kernel makes a graph go wrong: everything against the interpreter, one at a time."""
+"""Which pass or which kernel makes a graph go wrong, one at a time. The interpreter computes a graph before and after
+each pass, and what each kernel should."""
 
 from __future__ import annotations
 
@@ -21,8 +22,9 @@ class Finding:
     """A step that was tried.
 
     Attributes:
-        what: "pass fuse" or "kernel matmul + add".
-        trouble: how it differs from the interpreter, or the error; "" if it agrees.
+        what: "pass fuse", "kernel matmul + add", or "passes" where they cannot begin.
+        trouble: how its results differ from those before the pass, or from the interpreter's, or the error; "" if
+            they agree.
         text: the smallest graph that shows it.
     """
 
@@ -32,27 +34,41 @@ class Finding:
 
 
 def bisect(graph: Graph, seed: int = 0) -> Iterator[Finding]:
-    """Try every pass, then every kernel of the result, on seeded inputs.
+    """Try every pass that the options do not leave out, then every kernel of the result, on seeded inputs.
 
     Args:
         graph: an imported graph, as a failure file holds it.
         seed: of the inputs.
     """
     arguments = [sample(i.value.type, seed + n) for n, i in enumerate(graph.inputs)]
-    expected = interpret(graph, arguments)
     stages: list[tuple[str, Graph]] = []
+    stopped: Finding | None = None
     try:
-        final = optimize(graph, dump=lambda name, after, seconds: stages.append((name, after)),
-                         fast=options().precision == "fast")
+        optimize(graph, skip=options().skip_passes, dump=lambda name, after, seconds: stages.append((name, after)),
+                 fast=options().precision == "fast")
     except Exception as error:  # noqa: BLE001 - the finding is the error
-        yield Finding("pass", f"{type(error).__name__}: {error}", str(stages[-1][1] if stages else graph))
+        last = stages[-1][1] if stages else graph
+        stopped = Finding(_pass_of(error), f"{type(error).__name__}: {error}", str(last))
+    yield from _passes(graph, stages, arguments)
+    if stopped is not None:
+        yield stopped
         return
-    before = graph
+    yield from _kernels(stages[-1][1] if stages else graph, arguments)
+
+
+def _pass_of(error: Exception) -> str:
+    name = getattr(error, "pass_name", "")
+    return f"pass {name}" if name else "passes"
+
+
+def _passes(graph: Graph, stages: Sequence[tuple[str, Graph]], arguments: Sequence[np.ndarray]) -> Iterator[Finding]:
+    """Every stage against the one before it: a pass answers for the change that it makes, not for earlier ones."""
+    before, expected = graph, interpret(graph, arguments)
     for name, after in stages:
-        trouble = difference(interpret(after, arguments), expected)
+        results = interpret(after, arguments)
+        trouble = difference(results, expected)
         yield Finding(f"pass {name}", trouble, str(before) if trouble else "")
-        before = after
-    yield from _kernels(final, arguments)
+        before, expected = after, results
 
 
 def _kernels(graph: Graph, arguments: Sequence[np.ndarray]) -> Iterator[Finding]:

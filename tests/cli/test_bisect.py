@@ -5,9 +5,10 @@ import pytest
 
 from afterburner import bisect as engine
 from afterburner.cli import main
-from afterburner.ir import parse_graph
+from afterburner.ir import Graph, parse_graph, rewrite
 from afterburner.ir.ops import elementwise
 from afterburner.options import overridden
+from afterburner.passes import pipeline
 
 GRAPH = """graph f(%x: f32[5,7], %w: f32[7,3]) {
   %0: f32[5,3] = matmul(%x, %w) {transpose_a=False, transpose_b=False}
@@ -25,22 +26,58 @@ def test_a_right_graph_has_no_findings(tmp_path, capsys):
     assert "all passes and kernels agree" in capsys.readouterr().out
 
 
-def test_a_wrong_pass_is_named(monkeypatch):
-    from afterburner.ir import rewrite
-    from afterburner.passes import pipeline
+def spoil(graph):
+    """``expm1`` for ``exp``; nothing where there is none."""
+    def replace(builder, node, operands):
+        return builder.add(elementwise.Expm1(), *operands) if node.op.name == "exp" else None
 
-    def spoil(graph):
-        def replace(builder, node, operands):
-            if node.op.name == "exp":
-                return builder.add(elementwise.Expm1(), *operands)
-            return None
+    return rewrite(graph, replace) if any(n.op.name == "exp" for n in graph.nodes) else graph
 
-        return rewrite(graph, replace)
 
-    passes = tuple((n, spoil if n == "simplify" else p) for n, p in pipeline.CLEANUP)
+def stumble(graph):
+    raise ZeroDivisionError("over its own feet")
+
+
+def leave_open(graph):
+    return Graph(graph.name, graph.inputs, graph.nodes[1:], graph.outputs)
+
+
+def instead_of_simplify(monkeypatch, pass_):
+    passes = tuple((n, pass_ if n == "simplify" else p) for n, p in pipeline.CLEANUP)
     monkeypatch.setattr(pipeline, "CLEANUP", passes)
-    findings = [f for f in engine.bisect(parse_graph(GRAPH)) if f.trouble]
-    assert findings[0].what == "pass simplify"
+
+
+def convicted(graph=GRAPH):
+    return [f for f in engine.bisect(parse_graph(graph)) if f.trouble]
+
+
+def test_only_the_wrong_pass_is_named(monkeypatch):
+    instead_of_simplify(monkeypatch, spoil)
+    findings = list(engine.bisect(parse_graph(GRAPH)))
+    assert [f.what for f in findings if f.trouble] == ["pass simplify"]
+    assert "pass fuse" in [f.what for f in findings]
+
+
+@pytest.mark.parametrize("pass_, trouble", [(stumble, "ZeroDivisionError: over its own feet"),
+                                            (leave_open, "IRError: ")])
+def test_a_pass_that_raises_is_named(monkeypatch, pass_, trouble):
+    instead_of_simplify(monkeypatch, pass_)
+    (finding,) = convicted()
+    assert finding.what == "pass simplify" and finding.trouble.startswith(trouble)
+    assert parse_graph(finding.text)
+
+
+def test_passes_that_are_left_out_are_not_tried(monkeypatch):
+    instead_of_simplify(monkeypatch, stumble)
+    with overridden(skip_passes=("simplify", "fuse")):
+        findings = list(engine.bisect(parse_graph(GRAPH)))
+    assert not any(f.trouble or "fuse" in f.what for f in findings)
+
+
+def test_a_pass_that_does_not_exist_is_told():
+    with overridden(skip_passes=("fusion",)):
+        (finding,) = convicted()
+    assert finding.what == "passes" and "no pass named fusion" in finding.trouble
 
 
 def test_a_wrong_kernel_is_named(monkeypatch):
@@ -49,9 +86,8 @@ def test_a_wrong_kernel_is_named(monkeypatch):
         return [r + np.float32(0.01) for r in results] if "matmul" in str(graph) else results
 
     monkeypatch.setattr(engine, "run", off_by_a_little)
-    findings = [f for f in engine.bisect(parse_graph(GRAPH)) if f.trouble]
-    assert len(findings) == 1 and "matmul" in findings[0].what
-    assert parse_graph(findings[0].text)
+    (finding,) = convicted()
+    assert finding.what == "kernel matmul + exp" and parse_graph(finding.text)
 
 
 @pytest.mark.parametrize("text, message", [(None, "cannot read"), ("graph oops", "holds no graph")])

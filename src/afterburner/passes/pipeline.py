@@ -32,19 +32,30 @@ CLEANUP: tuple[tuple[str, Pass], ...] = (
 )
 MAX_ROUNDS = 6  # of cleanup: each pass makes work for the others, soon less and less
 
+
 def _run(passes: Sequence[tuple[str, Pass]], graph: Graph, skip: Collection[str], dump: Dump | None) -> Graph:
     for name, run in passes:
         if name in skip:
             continue
-        start = time.perf_counter()
-        changed = run(graph)
-        seconds = time.perf_counter() - start
+        changed, seconds = _one(name, run, graph)
         if changed is graph:
             continue
-        graph = verify(changed)
+        graph = changed
         if dump is not None:
             dump(name, graph, seconds)
     return graph
+
+
+def _one(name: str, run: Pass, graph: Graph) -> tuple[Graph, float]:
+    """A pass's verified result, ``graph`` itself where it changed nothing, and its seconds."""
+    start = time.perf_counter()
+    try:
+        changed = run(graph)
+        seconds = time.perf_counter() - start
+        return (graph if changed is graph else verify(changed)), seconds
+    except Exception as error:
+        error.pass_name = name  # type: ignore[attr-defined]
+        raise
 
 
 def optimize(graph: Graph, skip: Collection[str] = (), dump: Dump | None = None,
@@ -63,7 +74,7 @@ def optimize(graph: Graph, skip: Collection[str] = (), dump: Dump | None = None,
             target that fuses by itself wants it cleaned up only.
 
     Raises:
-        IRError: a pass made an ill-formed graph.
+        IRError: a pass made an ill-formed graph. ``pass_name`` names it, as in all that a pass raises.
         ValueError: ``skip`` names no pass.
     """
     lowering: tuple[tuple[str, Pass], ...] = (
