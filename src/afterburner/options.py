@@ -26,48 +26,64 @@ class OptionError(ValueError):
     """A variable or argument with a value that has no meaning; the message lists what has."""
 
 
-def _flag(text: str) -> bool:
-    lowered = text.strip().lower()
+def _flag(given: object) -> bool:
+    lowered = str(given).strip().lower()
     if lowered in ("1", "true", "yes", "on"):
         return True
     if lowered in ("", "0", "false", "no", "off"):
         return False
-    raise OptionError(f"{text!r} is not 0 or 1")
+    raise OptionError(f"{given!r} is not 0 or 1")
 
 
-def _count(text: str) -> int:
-    if not text.strip().isdigit():
-        raise OptionError(f"{text!r} is not a whole number")
+def _count(given: object) -> int:
+    text = str(given).strip()
+    if not text.isdecimal():
+        raise OptionError(f"{given!r} is not a whole number")
     return int(text)
 
 
-def _one_of(choices: tuple[str, ...]) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text not in choices:
-            raise OptionError(f"{text!r} is none of {', '.join(choices)}")
-        return text
+def _text(given: object) -> str:
+    if not isinstance(given, str):
+        raise OptionError(f"{given!r} is not a text")
+    return given
+
+
+def _one_of(choices: tuple[str, ...]) -> Callable[[object], str]:
+    def parse(given: object) -> str:
+        if not isinstance(given, str) or given not in choices:
+            raise OptionError(f"{given!r} is none of {', '.join(choices)}")
+        return given
 
     return parse
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name for name in text.replace(",", ";").split(";") if name)
+def _names(given: object) -> tuple[str, ...]:
+    if isinstance(given, str):
+        return tuple(name for name in given.replace(",", ";").split(";") if name)
+    if not isinstance(given, list | tuple | set | frozenset) or not all(isinstance(name, str) for name in given):
+        raise OptionError(f"{given!r} is not a list of names")
+    return tuple(given)
 
 
-def _number(text: str) -> float | None:
-    if not text.strip():
+def _number(given: object) -> float | None:
+    if given is None or (isinstance(given, str) and not given.strip()):
         return None
     try:
-        return float(text)
-    except ValueError:
-        raise OptionError(f"{text!r} is not a number") from None
+        return float("" if isinstance(given, bool) else given)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise OptionError(f"{given!r} is not a number") from None
 
 
-def _path(text: str) -> Path | None:
-    return Path(text).expanduser() if text else None
+def _path(given: object) -> Path | None:
+    if given is None or given == "":
+        return None
+    if not isinstance(given, str | os.PathLike):
+        raise OptionError(f"{given!r} is not a path")
+    return Path(given).expanduser()
 
 
-def _knob(default: Any, parse: Callable[[str], Any], help_: str) -> Any:
+def _knob(default: Any, parse: Callable[[object], Any], help_: str) -> Any:
+    """A field. ``parse`` takes a variable's text or a value of Python, and raises an OptionError for any other."""
     return field(default=default, metadata={"parse": parse, "help": help_})
 
 
@@ -82,7 +98,7 @@ class Options:
     device: str = _knob("any", _one_of(DEVICES), "any (measured where it cannot be known), cpu or gpu (through MLX)")
     gpu_emulate: bool = _knob(False, _flag, "1: the gpu target runs on MLX's CPU device where there is no GPU; slow, "
                               "for tests")
-    isa: str = _knob("", str, "instruction set override: avx512, avx2, neon or generic")
+    isa: str = _knob("", _text, "instruction set override: avx512, avx2, neon or generic")
     precision: str = _knob("default", _one_of(PRECISION), "fast: float32 convolutions by Winograd's algorithms of any "
                            "size, products of bfloat16 where the processor has an instruction for them, which loses "
                            "digits; default: only what is by norm about as exact as direct sums")
@@ -104,7 +120,7 @@ class Options:
     poison: float | None = _knob(None, _number, "a number or nan: fill the memory of intermediate values and results "
                                  "with it before each run (finds reads of memory that nothing has written)")
     profile: bool = _knob(False, _flag, "1: time every kernel (afterburner explain sets it)")
-    fault: str = _knob("", str, "plant a failure, for tests: rule, codegen or run")
+    fault: str = _knob("", _text, "plant a failure, for tests: rule, codegen or run")
 
     @cached_property
     def setting(self) -> tuple[str, str, bool, bool]:
@@ -173,17 +189,28 @@ def options() -> Options:
 def set_options(**changes: Any) -> Options:
     """Change options for this process and return the previous ones.
 
+    Args:
+        changes: values, or texts as their environment variables take them.
+
     Raises:
         TypeError: no option of that name.
-        OptionError: a precision or a device that does not exist.
+        OptionError: a value that has no meaning for its option; nothing is changed then.
     """
     global _current
-    for name in ("precision", "device"):
-        if name in changes:
-            _knobs()[name].metadata["parse"](changes[name])
+    valid = {name: _valid(name, given) for name, given in changes.items()}
     previous = options()
-    _current = replace(previous, **changes)
+    _current = replace(previous, **valid)
     return previous
+
+
+def _valid(name: str, given: object) -> Any:
+    knob = _knobs().get(name)
+    if knob is None:
+        raise TypeError(f"no option {name!r}; there are {', '.join(_knobs())}")
+    try:
+        return knob.metadata["parse"](given)
+    except OptionError as error:
+        raise OptionError(f"{name}: {error}") from None
 
 
 @contextmanager

@@ -1,0 +1,79 @@
+"""``set_options`` takes for each option what has a meaning, and refuses what has none before anything is changed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from afterburner.options import OptionError, Options, from_environment, options, overridden, set_options
+
+FLAGS = ("disable", "strict", "gpu_emulate", "deterministic", "accelerate", "cache", "log_graphs", "profile")
+COUNTS = ("threads", "compile_after", "variants", "cache_limit")
+NAMES = ("skip_ops", "skip_passes")
+PATHS = ("cache_dir", "dump")
+TEXTS = ("isa", "fault")
+TAKEN: list[tuple[str, Any, Any]] = [  # option, what is given, what is then in force
+    *((name, given, result) for name in FLAGS
+      for given, result in ((True, True), (False, False), ("on", True), ("0", False), (1, True))),
+    *((name, given, 3) for name in COUNTS for given in (3, "3", " 3 ")),
+    *((name, given, ("MatMul", "Relu")) for name in NAMES
+      for given in ("MatMul;Relu", ("MatMul", "Relu"), ["MatMul", "Relu"])),
+    *((name, "MatMul", ("MatMul",)) for name in NAMES),
+    *((name, given, Path("/tmp/x")) for name in PATHS for given in ("/tmp/x", Path("/tmp/x"))),
+    *((name, given, None) for name in PATHS for given in ("", None)),
+    *((name, "avx2", "avx2") for name in TEXTS),
+    ("verbosity", "silent", "silent"), ("device", "cpu", "cpu"), ("precision", "fast", "fast"),
+    ("poison", 2, 2.0), ("poison", "-1.5", -1.5), ("poison", None, None), ("poison", "", None),
+]
+REFUSED: list[tuple[str, Any]] = [
+    *((name, given) for name in FLAGS for given in ("maybe", 2, None, [])),
+    *((name, given) for name in COUNTS for given in (-3, "-3", "many", "²", 1.5, True, None)),
+    *((name, given) for name in NAMES for given in (3, None, ("MatMul", 3), b"MatMul")),
+    *((name, given) for name in PATHS for given in (3, True, ["/tmp"])),
+    *((name, given) for name in TEXTS for given in (3, None, Path("avx2"))),
+    *((name, given) for name in ("verbosity", "device", "precision") for given in ("loud", "", None, 1, ["cpu"])),
+    *(("poison", given) for given in ("much", True, [1.0])),
+]
+
+
+@pytest.fixture(autouse=True)
+def afterwards_as_before() -> Iterator[None]:
+    with overridden():
+        yield
+
+
+@pytest.mark.parametrize(("name", "given", "result"), TAKEN, ids=str)
+def test_what_has_a_meaning_is_taken(name: str, given: Any, result: Any) -> None:
+    set_options(**{name: given})
+    found = getattr(options(), name)
+    assert found == result and type(found) is type(result)
+
+
+@pytest.mark.parametrize(("name", "given"), REFUSED, ids=str)
+def test_what_has_none_is_refused(name: str, given: Any) -> None:
+    before = options()
+    with pytest.raises(OptionError, match=f"^{name}: .* is n"):
+        set_options(**{"isa": "avx2", name: given})
+    assert options() is before
+
+
+def test_every_option_is_tried() -> None:
+    names = {item.name for item in fields(Options)}
+    assert {name for name, *_ in TAKEN} == names == {name for name, *_ in REFUSED}
+
+
+def test_an_option_that_does_not_exist_is_a_wrong_argument() -> None:
+    with pytest.raises(TypeError, match="no option 'thread'"):
+        set_options(thread=4)
+
+
+def test_the_environment_gives_the_same_values() -> None:
+    assert from_environment({"AFTERBURNER_SKIP_OPS": "MatMul,Relu"}).skip_ops == ("MatMul", "Relu")
+    assert math.isnan(from_environment({"AFTERBURNER_POISON": "nan"}).poison or 0.0)
+    with pytest.raises(OptionError, match="^AFTERBURNER_THREADS: '²' is not a whole number"):
+        from_environment({"AFTERBURNER_THREADS": "²"})
