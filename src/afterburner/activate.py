@@ -24,7 +24,7 @@ def enable() -> None:
     if options().disable or _wanted:
         return
     hardware.require(options().device)
-    _wanted = True
+    _wanted = True  # until TensorFlow turns out not to be one that can be hooked
     if "tensorflow" in sys.modules and hasattr(sys.modules["tensorflow"], "function"):
         _install()
     else:
@@ -33,10 +33,15 @@ def enable() -> None:
 
 def disable() -> None:
     """Take the hooks out; those too that stand ready since Python's start."""
-    global _wanted
     sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, Waiter)]
     if not _wanted:
         return
+    _leave()
+
+
+def _leave() -> None:
+    """Graph functions are TensorFlow's again."""
+    global _wanted
     _wanted = False
     capture = sys.modules.get(f"{__package__}.frontend.capture")
     if capture is not None:
@@ -49,6 +54,7 @@ def _install() -> None:
     if not support.is_supported(version, support.TENSORFLOW):
         say(f"TensorFlow {version} is not supported, {support.text(support.TENSORFLOW)} are; "
             "the program runs without Afterburner")
+        _leave()
         return
     try:
         from .compile import engine
@@ -56,6 +62,7 @@ def _install() -> None:
 
         capture.install(engine())
     except Exception as error:  # noqa: BLE001 - whatever is wrong here, the program is to run
+        _leave()
         if options().strict:
             raise
         say(f"the program runs without Afterburner: {type(error).__name__}: {error}; "

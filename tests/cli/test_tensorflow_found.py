@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from commands import afterburner
 
 from afterburner.cli import bench, doctor, machine
 from afterburner.cli.errors import CommandError
+from afterburner.options import overridden
 
 
 @pytest.fixture
@@ -19,14 +21,22 @@ def fake_tensorflow(tmp_path: Path) -> Path:
     folder = tmp_path / "tensorflow-2.15.1.dist-info"
     folder.mkdir()
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: tensorflow\nVersion: 2.15.1\n")
-    (tmp_path / "program.py").write_text("import tensorflow as tf\nprint('ran on', tf.__version__)\n")
+    (tmp_path / "program.py").write_text(
+        "import afterburner\nfrom afterburner.compat import mlcompute\nprint('wanted:', afterburner.is_enabled())\n"
+        "import tensorflow as tf\nprint('ran on', tf.__version__)\n"
+        "print('enabled:', afterburner.is_enabled(), mlcompute.is_apple_mlc_enabled())\n")
     return tmp_path
+
+
+def ran_on(version: str) -> str:
+    """What the program of ``fake_tensorflow`` prints where TensorFlow could not be hooked."""
+    return f"wanted: True\nran on {version}\nenabled: False False\n"
 
 
 def test_program_runs_on_a_release_we_do_not_know(fake_tensorflow: Path) -> None:
     done = afterburner("run", "program.py", cwd=fake_tensorflow, AFTERBURNER_VERBOSITY="line",
                        path=str(fake_tensorflow))
-    assert (done.returncode, done.stdout) == (0, "ran on 2.15.1\n")
+    assert (done.returncode, done.stdout) == (0, ran_on("2.15.1"))
     assert done.stderr == ("afterburner: TensorFlow 2.15.1 is not supported, 2.18–2.21 are; "
                            "the program runs without Afterburner\n")
 
@@ -35,9 +45,29 @@ def test_program_runs_where_tensorflow_cannot_be_hooked(fake_tensorflow: Path) -
     (fake_tensorflow / "tensorflow" / "__init__.py").write_text("__version__ = '2.21.0'\nfunction = None\n")
     done = afterburner("run", "program.py", cwd=fake_tensorflow, AFTERBURNER_VERBOSITY="line",
                        AFTERBURNER_STRICT="0", path=str(fake_tensorflow))
-    assert (done.returncode, done.stdout) == (0, "ran on 2.21.0\n")
+    assert (done.returncode, done.stdout) == (0, ran_on("2.21.0"))
     assert done.stderr.startswith("afterburner: the program runs without Afterburner: ")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_hooks_that_were_set_are_taken_out_where_one_cannot_be(monkeypatch: pytest.MonkeyPatch, strict: bool) -> None:
+    from tensorflow.python.eager.polymorphic_function import atomic_function
+
+    import afterburner
+    from afterburner.frontend import session
+
+    def fail(engine: object) -> None:
+        raise AttributeError("no such place")
+
+    monkeypatch.setattr(session, "install", fail)
+    stock = atomic_function.AtomicFunction.call_flat
+    with overridden(strict=strict), pytest.raises(AttributeError) if strict else nullcontext():
+        afterburner.enable()
+    assert not afterburner.is_enabled() and atomic_function.AtomicFunction.call_flat is stock
+    monkeypatch.undo()
+    with afterburner.enabled():
+        assert afterburner.is_enabled()
 
 
 def test_doctor_finds_a_release_we_do_not_know(fake_tensorflow: Path) -> None:
