@@ -9,7 +9,7 @@ import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 
 _CALL = re.compile(r"(Stateful)?PartitionedCall(_\d+)?|gradient_tape|while\[\d+\]")  # wrap a layer's path
+_KINDS_SHOWN = 4  # of the operations that are left, in one line
 _SLOW_OPS = 1000  # from here on compilation takes seconds
 _QUIET_SECONDS = 2.0  # of a compilation, before its progress is shown
 _LINE_SECONDS = 10.0  # between two lines of progress in a log
@@ -296,7 +297,18 @@ def _line(report: FunctionReport, part: PartReport) -> str:
             f"({report.arithmetic_share:.0%} of the arithmetic) on {part.device}, "
             f"{len(part.kernels)} kernels {origin} in {part.compile_seconds:.2f} s")
     if report.left:
-        reasons = Counter(op.reason for op in report.left)
-        kinds = ", ".join(dict.fromkeys(op.type for op in report.left[:4]))
-        text += f"; left to TensorFlow: {kinds}{', …' if len(report.left) > 4 else ''} ({next(iter(reasons))})"
+        text += f"; left to TensorFlow: {_why_left(report.left)}"
     return text
+
+
+def _why_left(left: Sequence[LeftOp]) -> str:
+    """The most common reason behind the kinds of operations it holds for, then the other kinds."""
+    reason, _ = Counter(op.reason for op in left).most_common(1)[0]
+    others = [op for op in left if op.reason != reason]
+    text = f"{_kinds(op for op in left if op.reason == reason)} ({reason})"
+    return f"{text}, and for other reasons {_kinds(others)}" if others else text
+
+
+def _kinds(left: Iterable[LeftOp]) -> str:
+    kinds = list(dict.fromkeys(op.type for op in left))
+    return ", ".join(kinds[:_KINDS_SHOWN] + ["…"] * (len(kinds) > _KINDS_SHOWN))

@@ -13,7 +13,17 @@ from rich.console import Console
 from afterburner.cli import bench, chart, kernel_tables, markdown, tables
 from afterburner.cli.errors import CommandError
 from afterburner.cli.machine import Machine
-from afterburner.report import ChoiceReport, FunctionReport, KernelReport, LeftOp, PartReport, Report, layer_of
+from afterburner.options import overridden
+from afterburner.report import (
+    ChoiceReport,
+    FunctionReport,
+    KernelReport,
+    LeftOp,
+    PartReport,
+    Recorder,
+    Report,
+    layer_of,
+)
 
 MACHINE = Machine("A processor", 2, 8.0, "Linux x86_64", "3.11.7", "2.21.0", "3.15.1", "0.1.0")
 
@@ -242,3 +252,29 @@ def test_child_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench.subprocess, "run", FakeChild(status=3))
     with pytest.raises(CommandError, match="mlp on stock failed with status 3: ValueError: no such thing"):
         bench.action(bench.Plan(("mlp",), threads=2), "", None)()
+
+
+def _left(*ops: tuple[str, str]) -> list[LeftOp]:
+    return [LeftOp(kind, f"{kind}_{number}", "train.py:7", reason) for number, (kind, reason) in enumerate(ops)]
+
+
+@pytest.mark.parametrize(("left", "told"), [
+    (_left(), ""),
+    (_left(("Print", "no rule for Print")), "; left to TensorFlow: Print (no rule for Print)"),
+    (_left(("Where", "no rule for Where"), ("Add", "float16"), ("Mul", "float16"), ("Add", "float16")),
+     "; left to TensorFlow: Add, Mul (float16), and for other reasons Where"),
+    (_left(*[("Where", "no rule for Where")] * 5), "; left to TensorFlow: Where (no rule for Where)"),
+    (_left(*((kind, "float16") for kind in "ABCDE")), "; left to TensorFlow: A, B, C, D, … (float16)"),
+])
+def test_the_line_gives_a_reason_of_the_operations_that_it_names(
+        left: list[LeftOp], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    class Compiled:
+        """An executable; only referred to."""
+
+    recorder, executable = Recorder(), Compiled()
+    entry = recorder.entry("step")
+    entry.report.left = left
+    with overridden(verbosity="line"):
+        recorder.compiled(entry, PartReport("", 3, [], 0.5, False, 0, "cpu"), executable)  # type: ignore[arg-type]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.partition(" in 0.50 s")[2] == told
