@@ -35,7 +35,7 @@ def test_keeps_and_finds(cache):
 
 def test_folder_and_files_are_private(cache):
     cache.put(KEY, b"code")
-    assert stat.S_IMODE(cache.path.stat().st_mode) == 0o700
+    assert [stat.S_IMODE(p.stat().st_mode) for p in (cache.path.parent, cache.path)] == [0o700, 0o700]
     assert stat.S_IMODE(file_of(cache).stat().st_mode) == 0o600
 
 

@@ -1,5 +1,7 @@
 """Machine peaks: measured, kept, and read back only where they are whole."""
 
+import stat
+
 import pytest
 
 from afterburner.cpu.isa import host
@@ -24,6 +26,19 @@ def test_a_damaged_file_counts_as_absent(tmp_path, text):
     assert load_peak(path, "a") is None
     save_peak(path, "a", PEAK)
     assert load_peak(path, "a") == PEAK
+
+
+def test_a_peak_is_private_and_only_read_where_it_is_ours(tmp_path):
+    path = tmp_path / "new" / "er" / "peak.json"
+    save_peak(path, "a", PEAK)
+    assert [stat.S_IMODE(p.stat().st_mode) for p in (path.parent.parent, path.parent, path)] == [0o700, 0o700, 0o600]
+    path.chmod(0o666)
+    assert load_peak(path, "a") is None
+    save_peak(path, "b", PEAK)
+    assert load_peak(path, "a") is None and load_peak(path, "b") == PEAK
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    assert load_peak(path, "b") is None
 
 
 def test_a_folder_that_cannot_be_written_is_no_error(tmp_path):

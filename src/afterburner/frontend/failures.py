@@ -6,6 +6,7 @@ import traceback
 from pathlib import Path
 
 from ..options import options
+from ..runtime import private_folder
 
 
 def describe(name: str, when: str, error: Exception) -> str:
@@ -18,15 +19,27 @@ def describe(name: str, when: str, error: Exception) -> str:
 
 def _write(name: str, when: str, error: Exception) -> Path | None:
     graph = getattr(error, "graph_text", "")
-    folder = options().dump or options().cache_path / "failures"
+    trace = "".join(traceback.format_exception(error))
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path = folder / f"{_plain(name)}.{when}.txt"
-        trace = "".join(traceback.format_exception(error))
-        path.write_text(f"{_commented(trace)}\n{graph}", encoding="utf-8")
+        path = _folder() / f"{_plain(name)}.{when}.txt"
+        private_folder.write(path, f"{_commented(trace)}\n{graph}".encode(errors="backslashreplace"))
     except OSError:
         return None
     return path
+
+
+def _folder() -> Path:
+    """Where reports go: the folder that was asked for, whoever else may write it, or our own.
+
+    Raises:
+        OSError: it cannot be made, or ours is not this user's alone.
+    """
+    folder = options().dump or options().cache_path / "failures"
+    private_folder.make(folder)
+    refusal = None if options().dump else private_folder.refusal(folder)
+    if refusal is not None:
+        raise PermissionError(refusal)
+    return folder
 
 
 def _commented(text: str) -> str:

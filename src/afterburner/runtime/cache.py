@@ -6,17 +6,17 @@ import contextlib
 import hashlib
 import logging
 import os
-import secrets
-import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import private_folder
+from .private_folder import TEMPORARY
+
 _MAGIC = b"AFTRBRN1"
 _HEADER = len(_MAGIC) + 32  # then the SHA-256 of what follows
 _SUFFIX = ".obj"
-_TEMPORARY = ".tmp"
 _STALE_SECONDS = 3600.0  # a temporary file this old was left by a process that died
 _TRIMMED_TO = 0.9  # of the limit, so that not every write has to trim
 
@@ -50,11 +50,11 @@ class ObjectCache:
 
     def get(self, key: str) -> bytes | None:
         """The bytes kept under ``key``, or None."""
-        if self._refusal() is not None:
+        if private_folder.refusal(self.path) is not None:
             return None
         path = self._file(key)
         try:
-            raw = _read_private(path)
+            raw = private_folder.read(path)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -71,19 +71,15 @@ class ObjectCache:
     def put(self, key: str, payload: bytes) -> bool:
         """Keep ``payload`` under ``key``; whether that worked. A failure is logged once."""
         try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private_folder.make(self.path)
         except OSError as error:
             return self._warn(f"cannot make {self.path}: {error}")
-        refusal = self._refusal()
+        refusal = private_folder.refusal(self.path)
         if refusal is not None:
             return self._warn(refusal)
-        temporary = self.path / f"{key}.{os.getpid()}.{secrets.token_hex(4)}{_TEMPORARY}"
         try:
-            _write_private(temporary, _MAGIC + hashlib.sha256(payload).digest() + payload)
-            os.replace(temporary, self._file(key))
+            private_folder.write(self._file(key), _MAGIC + hashlib.sha256(payload).digest() + payload)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
             return self._warn(f"cannot write to {self.path}: {error}")
         self.trim()
         return True
@@ -110,7 +106,7 @@ class ObjectCache:
         """Delete the least recently used entries above the limit, and what dead processes left."""
         now = time.time()
         for item, info in list(self._files()):
-            if item.name.endswith(_TEMPORARY) and now - info.st_mtime > _STALE_SECONDS:
+            if item.name.endswith(TEMPORARY) and now - info.st_mtime > _STALE_SECONDS:
                 with contextlib.suppress(OSError):
                     os.unlink(item.path)
         entries = self.entries()
@@ -131,26 +127,12 @@ class ObjectCache:
         try:
             with os.scandir(self.path) as items:
                 for item in items:
-                    if not item.name.endswith((_SUFFIX, _TEMPORARY)):
+                    if not item.name.endswith((_SUFFIX, TEMPORARY)):
                         continue
                     with contextlib.suppress(OSError):
                         yield item, item.stat(follow_symlinks=False)
         except OSError:
             return
-
-    def _refusal(self) -> str | None:
-        """Why the folder may not be used; None where it may, or does not exist yet."""
-        try:
-            info = os.stat(self.path)
-        except OSError:
-            return None
-        if not stat.S_ISDIR(info.st_mode):
-            return f"{self.path} is not a folder"
-        if info.st_uid != os.geteuid():
-            return f"{self.path} belongs to another user; set AFTERBURNER_CACHE_DIR to a folder of your own"
-        if info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            return f"{self.path} can be written by others; chmod 700 it to have compiled objects kept"
-        return None
 
     def _warn(self, message: str) -> bool:
         if self.path not in _warned:
@@ -164,23 +146,3 @@ def _checked(raw: bytes) -> bytes | None:
     if raw[:_HEADER] != _MAGIC + hashlib.sha256(payload).digest():
         return None
     return payload
-
-
-def _read_private(path: Path) -> bytes:
-    """The file's bytes; empty, and so damaged, where someone else could have written it."""
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
-    with os.fdopen(handle, "rb") as file:
-        info = os.fstat(handle)
-        if info.st_uid != os.geteuid() or info.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            return b""
-        return file.read()
-
-
-def _write_private(path: Path, data: bytes) -> None:
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o600)
-    try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(handle, view):]
-    finally:
-        os.close(handle)

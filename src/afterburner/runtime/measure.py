@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import secrets
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from . import private_folder
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,10 @@ class MachinePeak:
 
 
 def load_peak(path: Path, machine: str) -> MachinePeak | None:
-    """The peak kept in the file ``path`` for ``machine``; None where there is none, or it is damaged."""
+    """The peak kept in the file ``path`` for ``machine``; None where there is none, where it is damaged, and where
+    someone else could have written it."""
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))[machine]
+        kept = json.loads(private_folder.read(path))[machine]
         return MachinePeak(float(kept["flops"]), float(kept["flops_one"]), float(kept["bandwidth"]),
                            int(kept["threads"]))
     except (OSError, ValueError, KeyError, TypeError):
@@ -46,17 +47,12 @@ def load_peak(path: Path, machine: str) -> MachinePeak | None:
 def save_peak(path: Path, machine: str, peak: MachinePeak) -> None:
     """Keep a peak; a folder that cannot be written is no error."""
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
+        kept = json.loads(private_folder.read(path))
     except (OSError, ValueError):
         kept = {}
     if not isinstance(kept, dict):
         kept = {}
     kept[machine] = asdict(peak)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(kept, indent=1), encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+    with contextlib.suppress(OSError):
+        private_folder.make(path.parent)
+        private_folder.write(path, json.dumps(kept, indent=1).encode())
