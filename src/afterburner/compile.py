@@ -127,8 +127,7 @@ def _identity(graph: Graph) -> str:
 
 
 def _decisions() -> Decisions | None:
-    from .runtime.cache import ObjectCache
-    from .runtime.decisions import FOLDER, LIMIT_BYTES, Decisions
+    from .runtime import cache_folder
+    from .runtime.decisions import Decisions
 
-    settings = options()
-    return Decisions(ObjectCache(settings.cache_path / FOLDER, LIMIT_BYTES)) if settings.cache else None
+    return Decisions(cache_folder.decisions(options())) if options().cache else None

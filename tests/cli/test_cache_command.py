@@ -52,6 +52,31 @@ def test_choices_of_a_device_are_counted_and_cleared(filled: Path) -> None:
     assert list((filled / FOLDER).iterdir()) == []
 
 
+def test_all_that_is_ours_is_cleared_and_told(filled: Path) -> None:
+    ObjectCache(filled / "host", MIB).put("ab" * 32, b"{}")
+    for name in ("peak.json", "peak.json.7.ab12.tmp", "failures/step.run.txt", "failures/step.compile.txt"):
+        (filled / name).parent.mkdir(exist_ok=True)
+        (filled / name).write_text("{}")
+    foreign = [filled / "peak.txt", filled / "failures" / "thesis.doc", filled / "host" / "notes", filled / "letters"]
+    for file in foreign:
+        file.write_text("not ours")
+    done = afterburner("cache", "clear", AFTERBURNER_CACHE_DIR=str(filled))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith(
+        ", and 1 descriptions of a processor, 2 measurements of this machine's peaks, 2 reports of failures\n")
+    assert sorted(p for p in filled.rglob("*") if p.is_file()) == sorted(foreign)
+    assert "removed 0 objects, 0.0 MiB, from" in afterburner("cache", "clear",
+                                                             AFTERBURNER_CACHE_DIR=str(filled)).stdout
+
+
+def test_what_lies_behind_a_link_is_not_cleared(filled: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "letter.txt").write_text("not ours")
+    (filled / "failures").symlink_to(elsewhere)
+    assert afterburner("cache", "clear", AFTERBURNER_CACHE_DIR=str(filled)).returncode == 0
+    assert (elsewhere / "letter.txt").exists()
+
+
 def test_limit_keeps_what_was_used_last(filled: Path) -> None:
     done = afterburner("cache", "limit", "3", AFTERBURNER_CACHE_DIR=str(filled))
     assert (done.returncode, done.stderr) == (0, "")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from afterburner.frontend import failures
 from afterburner.frontend.failures import describe
 from afterburner.options import overridden
 
@@ -38,6 +39,16 @@ def test_a_link_in_its_place_is_not_followed(folder: Path, tmp_path: Path) -> No
     describe("step", "run", ERROR)
     assert (tmp_path / "precious").read_text() == "precious"
     assert "no such luck" in (folder / "step.run.txt").read_text()
+
+
+def test_only_the_newest_reports_are_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(failures, "_KEPT", 3)
+    for number in range(5):
+        describe(f"step{number}", "run", ERROR)
+        os.utime(folder / f"step{number}.run.txt", (1000 + number, 1000 + number))
+    (folder / "notes").touch()
+    describe("last", "run", ERROR)
+    assert {path.name for path in folder.iterdir()} == {"step3.run.txt", "step4.run.txt", "last.run.txt", "notes"}
 
 
 def test_a_folder_of_others_is_not_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -254,7 +254,10 @@ def _cache_show() -> Action:
 
 @cache_app.command("clear")
 def _cache_clear() -> Action:
-    """Remove every compiled object; graphs are compiled anew when they are next met."""
+    """Remove all that is kept: compiled objects, measurements, reports of failures.
+
+    Graphs are compiled anew when they are next met.
+    """
     from . import cache
 
     return cache.clear

@@ -1,14 +1,15 @@
-"""``afterburner cache``: the folder of compiled objects."""
+"""``afterburner cache``: the folder of compiled objects, and of what else is kept."""
 
 from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from afterburner.options import options
+from afterburner.runtime import cache_folder
 from afterburner.runtime.cache import ObjectCache
-from afterburner.runtime.decisions import FOLDER, LIMIT_BYTES
 
 from .errors import CommandError
 
@@ -17,13 +18,7 @@ MIB = 2**20
 
 def open_cache() -> ObjectCache:
     """The cache that compiled graphs use with the options in force."""
-    settings = options()
-    return ObjectCache(settings.cache_path / "objects", settings.cache_limit * MIB)
-
-
-def open_decisions() -> ObjectCache:
-    """Which devices were found fastest."""
-    return ObjectCache(options().cache_path / FOLDER, LIMIT_BYTES)
+    return cache_folder.objects(options())
 
 
 def show() -> int:
@@ -33,7 +28,7 @@ def show() -> int:
     print(f"folder   {cache.path}")
     print(f"objects  {len(entries)}, {sum(e.size for e in entries) / MIB:.1f} MiB")
     print(f"limit    {cache.limit_bytes // MIB} MiB (AFTERBURNER_CACHE_LIMIT)")
-    print(f"choices  {len(open_decisions().entries())} measured, of the fastest device for a graph")
+    print(f"choices  {len(cache_folder.decisions(options()).entries())} measured, of the fastest device for a graph")
     trouble = why_unusable(cache.path)
     if not options().cache:
         print("state    switched off by AFTERBURNER_CACHE=0")
@@ -43,21 +38,51 @@ def show() -> int:
 
 
 def clear() -> int:
-    """Remove every object, and what was measured of devices.
+    """Remove every object, what was found out of devices and processors, and the reports of failures; nothing else.
 
     Raises:
         CommandError: some could not be removed.
     """
-    cache = open_cache()
+    chosen, cache = options(), open_cache()
     size = cache.size()
+    removed = _emptied(cache)
+    others = {
+        "measured choices of a device": _emptied(cache_folder.decisions(chosen)),
+        "descriptions of a processor": _emptied(cache_folder.hosts(chosen)),
+        "measurements of this machine's peaks": _deleted(cache_folder.peak_files(chosen)),
+        "reports of failures": _deleted(cache_folder.failure_files(chosen)),
+    }
+    told = ", ".join(f"{count} {what}" for what, count in others.items() if count)
+    print(f"removed {removed} objects, {size / MIB:.1f} MiB, from {cache.path}" + (f", and {told}" if told else ""))
+    return 0
+
+
+def _emptied(cache: ObjectCache) -> int:
+    """How many entries were removed.
+
+    Raises:
+        CommandError: not all could be.
+    """
     removed = cache.clear()
     _require_gone(cache, len(cache.entries()))
-    decisions = open_decisions()
-    forgotten = decisions.clear()
-    _require_gone(decisions, len(decisions.entries()))
-    print(f"removed {removed} objects, {size / MIB:.1f} MiB, from {cache.path}"
-          + (f", and {forgotten} measured choices of a device" if forgotten else ""))
-    return 0
+    return removed
+
+
+def _deleted(files: Iterable[Path]) -> int:
+    """How many files were removed.
+
+    Raises:
+        CommandError: one could not be.
+    """
+    count = 0
+    for file in files:
+        try:
+            file.unlink(missing_ok=True)
+        except OSError as error:
+            message = f"{file} can't be removed: {error.strerror}; check who owns the folder"
+            raise CommandError(message, status=1) from None
+        count += 1
+    return count
 
 
 def limit(megabytes: int) -> int:

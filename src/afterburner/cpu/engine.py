@@ -16,6 +16,7 @@ from typing import Any
 import llvmlite
 
 from ..options import Options
+from ..runtime import cache_folder
 from ..runtime.arena import Arena
 from ..runtime.cache import ObjectCache
 from ..runtime.team import Team, TeamCode
@@ -87,7 +88,7 @@ class Engine:
 
 def object_cache(chosen: Options) -> ObjectCache | None:
     """The cache of compiled objects; None where it is switched off."""
-    return ObjectCache(chosen.cache_path / "objects", chosen.cache_limit << 20) if chosen.cache else None
+    return cache_folder.objects(chosen) if chosen.cache else None
 
 
 def cached(identity: str, isa: Isa, compile_: Callable[[], bytes],

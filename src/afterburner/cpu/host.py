@@ -12,10 +12,8 @@ from pathlib import Path
 import llvmlite
 
 from ..options import options
-from ..runtime.cache import ObjectCache
+from ..runtime import cache_folder
 
-_FOLDER = "host"  # in the cache folder
-_LIMIT_BYTES = 1 << 20  # a processor takes 3 kB
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _PROCESSORS = Path("/proc/cpuinfo")
 _TELLING = (  # lines of /proc/cpuinfo that are about the kind of processor, not about its state
@@ -44,7 +42,7 @@ def this_host() -> Host:
     identity = _identity()
     if identity is None or not options().cache:
         return _ask()
-    cache = ObjectCache(options().cache_path / _FOLDER, _LIMIT_BYTES)
+    cache = cache_folder.hosts(options())
     found = read_host(cache.get(identity) or b"")
     if found is None:
         found = _ask()

@@ -12,6 +12,7 @@ from ..ir import Builder, Graph, Node, TensorType
 from ..ir.ops.elementwise import Neg
 from ..ir.types import F32 as F32_TYPE
 from ..options import Options
+from ..runtime.cache_folder import PEAK
 from ..runtime.measure import MachinePeak, load_peak, save_peak
 from .emitter import F32, Emitter
 from .engine import object_key
@@ -31,7 +32,7 @@ def machine_peak(folder: Path, threads: int, isa_name: str = "") -> MachinePeak:
     """The peak with ``threads`` threads, from ``folder`` where it was measured before (else about 0.5 s)."""
     isa = host(isa_name or None)
     machine = object_key(f"peak of {threads} threads", isa)
-    path = folder / "peak.json"
+    path = folder / PEAK
     kept = load_peak(path, machine)
     if kept is None:
         kept = measure_peak(threads, isa)

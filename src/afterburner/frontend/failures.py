@@ -6,7 +6,9 @@ import traceback
 from pathlib import Path
 
 from ..options import options
-from ..runtime import private_folder
+from ..runtime import cache_folder, private_folder
+
+_KEPT = 100  # reports in our own folder; the oldest go
 
 
 def describe(name: str, when: str, error: Exception) -> str:
@@ -23,9 +25,15 @@ def _write(name: str, when: str, error: Exception) -> Path | None:
     try:
         path = _folder() / f"{_plain(name)}.{when}.txt"
         private_folder.write(path, f"{_commented(trace)}\n{graph}".encode(errors="backslashreplace"))
+        _drop_oldest()
     except OSError:
         return None
     return path
+
+
+def _drop_oldest() -> None:
+    for path in cache_folder.failure_files(options())[_KEPT:]:
+        path.unlink(missing_ok=True)
 
 
 def _folder() -> Path:
@@ -34,7 +42,7 @@ def _folder() -> Path:
     Raises:
         OSError: it cannot be made, or ours is not this user's alone.
     """
-    folder = options().dump or options().cache_path / "failures"
+    folder = options().dump or cache_folder.failures(options())
     private_folder.make(folder)
     refusal = None if options().dump else private_folder.refusal(folder)
     if refusal is not None:
