@@ -286,8 +286,10 @@ def test_vectorized_map():
         return tf.vectorized_map(lambda row: tf.reduce_sum(tf.exp(row) * row), x)
 
     expected = f(_data(6, 5))
-    with captured():
+    with captured() as taken:
         close(f(_data(6, 5)), expected)
+    step = taken.functions()["f"]
+    assert taken.count == 1 and step.status == "compiled" and step.left == []
 
 
 def test_nested_functions_are_inlined_each_time():

@@ -38,8 +38,17 @@ def test_planted_faults(expected, fault, capfd, tmp_path):
     assert line.startswith("afterburner: multi_step_on_iterator")
 
 
-def _damage(how: str, folder: Path) -> None:
-    for path in [p for p in folder.rglob("*") if p.is_file()]:
+def _trained(expected: list[np.ndarray]) -> list[bool]:
+    """Train as expected; of each compiled part, whether it came from the cache."""
+    before = len(afterburner.report().functions)
+    close(_train(), expected, 1e-5)
+    return [part.cached for function in afterburner.report().functions[before:] for part in function.parts]
+
+
+def _damage(how: str, folder: Path) -> int:
+    """Damage all files; how many objects were among them."""
+    files = [p for p in folder.rglob("*") if p.is_file()]
+    for path in files:
         raw = path.read_bytes()
         if how == "truncated":
             path.write_bytes(raw[: len(raw) // 2])
@@ -47,31 +56,39 @@ def _damage(how: str, folder: Path) -> None:
             path.write_bytes(raw[:-40] + bytes(b ^ 0xFF for b in raw[-40:]))
         elif how == "emptied":
             path.write_bytes(b"")
+    return sum(path.parent.name == "objects" for path in files)
 
 
 @pytest.mark.parametrize("how", ["truncated", "corrupted", "emptied"])
 def test_a_damaged_cache_is_compiled_anew(expected, how, tmp_path):
     with overridden(cache_dir=tmp_path), afterburner.enabled():
-        close(_train(), expected, 1e-5)
-        _damage(how, tmp_path)
-        close(_train(), expected, 1e-5)
+        cold, warm = _trained(expected), _trained(expected)
+        assert cold and not any(cold) and all(warm)
+        assert _damage(how, tmp_path) >= len(cold)
+        assert not any(_trained(expected)) and all(_trained(expected))
 
 
-def test_a_cache_that_cannot_be_written(expected, tmp_path):
+def test_a_cache_that_cannot_be_written(expected, tmp_path, caplog):
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
     with overridden(cache_dir=blocked), afterburner.enabled():
-        close(_train(), expected, 1e-5)
+        parts = _trained(expected)
+    assert parts and not any(parts)
+    assert caplog.text.count("compiled objects are not kept") == 1
 
 
-def test_a_full_disk(expected, tmp_path, monkeypatch):
+def test_a_full_disk(expected, tmp_path, monkeypatch, caplog):
     def full(*arguments: object, **keywords: object) -> int:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "write", full)
     monkeypatch.setattr(os, "fsync", full)
     with overridden(cache_dir=tmp_path), afterburner.enabled():
-        close(_train(), expected, 1e-5)
+        parts = _trained(expected)
+    assert parts and not any(parts)
+    assert caplog.text.count("compiled objects are not kept: cannot write") == 1
+    assert "No space left on device" in caplog.text
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 _CHILD = """
