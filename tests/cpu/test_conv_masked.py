@@ -3,12 +3,11 @@
 import numpy as np
 import pytest
 from cpu_harness import run_kernel
-from zeros_kit import Case, both_ways, check_bits, check_not_finite
+from zeros_kit import TRUE, Case, both_ways, check_bits, check_not_finite
 
 from afterburner.cpu import isa as isas
 from afterburner.cpu.kernels import correlation_masked
 from afterburner.cpu.kernels.correlation_masked import MaskedCorrelator
-from afterburner.cpu.kernels.correlation_sparse import TRUE
 
 CASES = {
     "valid": Case((2, 12, 14, 8), (3, 3, 8, 64), (1, 1), ((0, 0), (0, 0))),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from cpu_harness import run_kernel
-from zeros_kit import FIRST, OTHERS, Case, both_ways, check_bits, check_not_finite
+from zeros_kit import FIRST, OTHERS, TRUE, Case, both_ways, check_bits, check_not_finite
 
 from afterburner.cpu import isa as isas
 from afterburner.cpu.kernels import conv_direct, correlation_sparse
@@ -74,7 +74,7 @@ def test_the_whole_filter_is_looked_at_where_some_taps_are_never_read(monkeypatc
 def test_zeros_are_left_out(monkeypatch):
     """A zero that is multiplied by an infinity makes NaN: where the filter is taken for finite, none comes."""
     all_sparse(monkeypatch)
-    monkeypatch.setattr(correlation_sparse.SparseCorrelator, "_finite", lambda self, e: correlation_sparse.TRUE)
+    monkeypatch.setattr(correlation_sparse.SparseCorrelator, "_finite", lambda self, e: TRUE)
     isa = isas.host(FIRST)
     operands = arrays("valid", False, 0.3)
     operands[1][...] = np.inf

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 from cpu_harness import run_kernel
-from zeros_kit import FIRST, OTHERS, Case, both_ways, check_bits, check_not_finite
+from zeros_kit import FIRST, OTHERS, TRUE, Case, both_ways, check_bits, check_not_finite
 
 from afterburner.cpu import isa as isas
-from afterburner.cpu.kernels import correlation_sparse, shared_zeros
+from afterburner.cpu.kernels import shared_zeros
 
 LABEL = "(shared zeros left out)"
 CASES = {
@@ -77,7 +77,7 @@ def test_the_whole_filter_is_looked_at_where_some_taps_are_never_read(always_wor
 @pytest.mark.parametrize("case", ["same", "1x1", "1x1 streamed", "3x3 streamed"])
 def test_shared_zeros_are_left_out(case, always_worth_it, monkeypatch):
     """A zero that is multiplied by an infinity makes NaN: where the filter is taken for finite, none comes."""
-    monkeypatch.setattr(shared_zeros, "noted_finite", lambda e, notes, packs: correlation_sparse.TRUE)
+    monkeypatch.setattr(shared_zeros, "noted_finite", lambda e, notes, packs: TRUE)
     isa = isas.host(FIRST)
     operands = arrays(case, False, 1.0)
     operands[0][...] = 1

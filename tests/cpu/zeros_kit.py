@@ -7,6 +7,7 @@ from cpu_harness import run_kernel
 from guarded import run_guarded
 
 from afterburner.cpu import isa as isas
+from afterburner.cpu.emitter import I1, const
 from afterburner.cpu.isa import Isa
 from afterburner.cpu.kernel import Kernel
 from afterburner.cpu.kernels import conv
@@ -15,6 +16,7 @@ from afterburner.ir.ops.conv import Conv2d, Conv2dInputGrad, output_size
 
 FIRST = isas.available()[0]
 OTHERS = sorted({"avx2", "avx512", "generic"} - {FIRST})
+TRUE = const(I1, 1)  # in code: what a check that never doubts answers
 Shape = tuple[int, ...]
 
 

@@ -23,7 +23,6 @@ from . import fastpath, graph_log, iterators, joined, session, single_trace, tra
 from .flatten import FlatGraph, FlatOp, branch_graph, flatten, must_use_xla, xla_differs
 from .function import Take, TakenFunction, branch_names, describe_left, is_control
 from .import_graph import supported
-from .importer import Refused
 from .native import Engine
 from .partition import Kind, Partition, partition
 from .variables import clock, forget_all, unwatch, watch
@@ -314,6 +313,3 @@ def uninstall() -> None:
     session.uninstall()
     unwatch()
     forget_all()
-
-
-__all__ = ["FunctionState", "Refused", "install", "uninstall"]

@@ -224,7 +224,6 @@ _TABLES: dict[str, Callable[[], Iterator[_Row]]] = {
     "pool": _pool, "gather": _gather, "shape": _shape, "sort": _sort, "random": _random,
 }
 MADE_BY_PASSES = (control.Fusion,)  # which join what "layers" has
-IN_LAYERS = (pool.MaxPoolGrad, pool.MaxPoolScatter)  # whose operands belong together
 
 
 def _layers() -> Iterator[Case]:

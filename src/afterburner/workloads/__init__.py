@@ -26,7 +26,6 @@ def seconds_of(call: Callable[[], object]) -> float:
 
 
 Units = dict[str, tuple[int, Callable[[], object]]]  # name: (units that a call does, the call)
-Build = Callable[[], Units]
 
 _NETWORKS = ("resnet50v2", "mobilenetv3", "densenet121", "cyclegan", "style_transfer")
 _INFERENCE = "-infer"

@@ -31,7 +31,6 @@ _FEWEST_PIXELS = 64  # that use what was read of the filter
 _FEWEST_PRODUCTS = 256  # of an element of the image: to list it takes as long as about 20
 _ASKED_PIXELS = 8  # further on, of what sums are finished with
 _MOST_NONZERO = 0.55  # of the elements; a list takes 5 to 6 cycles for what tiles do in 4, and has to be made
-TRUE = const(I1, 1)
 
 
 @dataclass(frozen=True)

@@ -108,16 +108,6 @@ def _boxes(body: Graph, space: Space) -> list[tuple[Range, ...]]:
     return boxes
 
 
-def _all_stored(body: Graph, space: Space) -> tuple[list[Stored], list[Expr]]:
-    """The map outputs, and everything else that a kernel computes."""
-    if prod(space.sizes) == 0:
-        return [], []
-    if not space.reductions:
-        return _stored(Elements(body, _whole(space.sizes)), body, space), []
-    work = reduction_of(body, space)
-    return list(work.maps), [*(x for r in work.reducers for x in r.inputs), *(s.expr for s in work.results)]
-
-
 def reduction_of(body: Graph, space: Space) -> Reduction:
     """The expressions of a body with reductions.
 

@@ -63,11 +63,6 @@ class Product:
         return (1, self.m) if self.transpose_a else (self.k, 1)
 
     @property
-    def b_strides(self) -> tuple[int, int]:
-        """Elements between steps of k and between columns."""
-        return (1, self.k) if self.transpose_b else (self.n, 1)
-
-    @property
     def layouts(self) -> tuple[Layout, Layout]:
         """A and B with the axis along which is summed in the middle."""
         a = Layout(self.batch, self.k, self.m) if self.transpose_a else Layout(self.batch * self.m, self.k, 1)
