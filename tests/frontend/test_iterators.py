@@ -265,3 +265,17 @@ def test_predict_makes_one_iterator(monkeypatch: pytest.MonkeyPatch) -> None:
     with afterburner.enabled():
         model.predict(_X, batch_size=4, verbose=0)
     assert len(made) == 1
+
+
+@pytest.mark.parametrize("asked", ["destroyed_unseen", "_begins_unseen"])
+def test_a_pipeline_that_cannot_be_judged_is_iterated_all_the_same_and_logged(
+        asked: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def fail(dataset: Any) -> int:
+        raise AttributeError("of another make")
+
+    monkeypatch.setattr(iterators, asked, fail)
+    caplog.set_level("DEBUG", logger="afterburner")
+    with afterburner.enabled():
+        assert [x.numpy().tolist() for x in _slices()] == _X.tolist()
+    (record,) = [r for r in caplog.records if "at once" in r.message]
+    assert record.exc_info is not None and "of another make" in str(record.exc_info[1])

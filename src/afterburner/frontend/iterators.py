@@ -13,6 +13,7 @@ end of an epoch, a validation, a ``predict``.
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import re
 import threading
@@ -27,6 +28,7 @@ from tensorflow.python.data.ops import iterator_ops
 from tensorflow.python.eager import context
 from tensorflow.python.framework import ops
 
+_log = logging.getLogger("afterburner")
 _ATTRIBUTE = "_afterburner_destroyed_later"  # of an iterator
 _WAITING = "_afterburner_dataset"  # of an iterator that has not been made
 _MADE = ("_dataset", "_element_spec", "_flat_output_types", "_flat_output_shapes", "_iterator_resource")
@@ -224,7 +226,7 @@ def _hooked_create_iterator(self: Any, dataset: Any) -> None:
         try:
             dataset.__dict__[_BEGINS_UNSEEN] = _begins_unseen(dataset)
         except Exception:  # noqa: BLE001 - a dataset of another make
-            return
+            _log.debug("afterburner: the next iterator over %r is made at once", dataset, exc_info=True)
 
 
 def _make_now(self: Any, dataset: Any) -> None:
@@ -232,6 +234,7 @@ def _make_now(self: Any, dataset: Any) -> None:
     try:
         size = destroyed_unseen(self._dataset)
     except Exception:  # noqa: BLE001 - a dataset of another make
+        _log.debug("afterburner: an iterator over %r is destroyed at once", dataset, exc_info=True)
         return
     if size:
         _destroyer.start()
