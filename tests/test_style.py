@@ -18,6 +18,11 @@ def test_is_clean(command: list[str]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_no_function_of_the_package_does_without_types() -> None:
+    text = {file: file.read_text() for file in ROOT.glob("src/**/*.py")}
+    assert [file for file, code in text.items() if "no-untyped-def" in code] == []
+
+
 def test_no_file_is_too_long_to_read() -> None:
     files = [*ROOT.glob("src/**/*.py"), *ROOT.glob("tests/**/*.py")]
     lengths = {str(file.relative_to(ROOT)): len(file.read_text().splitlines()) for file in files}

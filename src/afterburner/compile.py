@@ -11,7 +11,7 @@ from .hardware import CPU, GPU, devices, names
 from .ir import Graph, print_graph
 from .ir.text import anonymous
 from .options import Options, options
-from .passes.pipeline import optimize
+from .passes.pipeline import Dump, optimize
 from .report import Recorder
 from .runtime.collector import paused_collector
 from .runtime.executable import Executable
@@ -67,7 +67,7 @@ def _for_gpu(graph: Graph, settings: Options) -> Executable:
     return compile_for_gpu(optimized, settings, device)
 
 
-def _dumper(graph: Graph, settings: Options):  # type: ignore[no-untyped-def]
+def _dumper(graph: Graph, settings: Options) -> Dump | None:
     """Writes the graph after every pass that changed it, with the pass's time, into the dump folder."""
     if settings.dump is None:
         return None

@@ -5,7 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import typer
 from commands import afterburner
+
+from afterburner import cli
+from afterburner.cli.app import app
 
 CASES = {  # command line: what the one line must say
     "run nowhere.py": "can't open script 'nowhere.py': No such file or directory; give the path",
@@ -35,6 +39,11 @@ CASES = {  # command line: what the one line must say
     "warp": "'warp'",
     "--warp": "--warp",
 }
+
+
+def test_the_folder_tells_of_all_commands() -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    assert {name for name in commands if f"``{name}``" not in (cli.__doc__ or "")} == set()
 
 
 @pytest.mark.parametrize("line", CASES)

@@ -1,9 +1,12 @@
 """The pipeline: what it reports, what it leaves out, how long it takes."""
 
+import re
 import time
+from pathlib import Path
 
 import pytest
 
+from afterburner import passes
 from afterburner.ir import Graph
 from afterburner.passes.pipeline import optimize
 
@@ -42,6 +45,11 @@ def test_skips_passes_by_name() -> None:
 def test_names_unknown_passes() -> None:
     with pytest.raises(ValueError, match="no pass named fusion"):
         optimize(graph_of(TEXT), skip=("fusion",))
+
+
+def test_the_folder_tells_of_all_that_lies_in_it() -> None:
+    files = {file.stem for file in Path(passes.__path__[0]).glob("[!_]*.py")}
+    assert {name for name in files if name not in re.findall(r"\w+", passes.__doc__ or "")} == set()
 
 
 def test_fuses_with_any_other_pass_left_out() -> None:

@@ -1,4 +1,5 @@
-"""The ``afterburner`` command: ``run``, ``explain``, ``bench``, ``doctor`` and ``cache``, one file each."""
+"""The ``afterburner`` command: ``run``, ``explain``, ``bench``, ``doctor``, ``install``, ``uninstall``, ``cache`` and
+``bisect``, a file each; ``uninstall`` lies beside ``install``."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from llvmlite import ir as ll
 
 from ..ir import Builder, Graph, Node, TensorType
 from ..ir.ops.elementwise import Neg
@@ -102,7 +103,7 @@ def _multiply_adds(node: Node, isa: Isa) -> Kernel:
     return Kernel(node, (Phase(_CHUNKS, emit),), f"multiply-adds {isa.name}", label="multiply-adds")
 
 
-def _multiply_add(e: Emitter, value, factor):  # type: ignore[no-untyped-def]
+def _multiply_add(e: Emitter, value: ll.Value, factor: ll.Value) -> ll.Value:
     if e.isa.fma:
         return e.intrinsic("llvm.fma", value.type, value, factor, factor)
     return e.b.fadd(e.b.fmul(value, factor), factor)

@@ -1,10 +1,17 @@
-"""Graph to graph, one pass a file named by its verb; none knows a target.
+"""Graph to graph, one pass a file named by its verb. None asks which target it is for; rematerialize and
+skip_pooled_zeros estimate what a processor takes, in operations, bytes, lanes and cycles.
 
 pipeline          the order they run in, the verifier after each
-fold_constants, simplify (its algebra in rules/), eliminate_common_subexpressions, eliminate_dead_code
+eliminate_dead_code, fold_constants, simplify (its algebra in rules/), eliminate_common_subexpressions, record_maxima
                   repeated until nothing changes
-fuse              groups nodes into kernels: fuse_epilogues for contractions, fusion_groups for what is
-                  legal, clusters against cycles, fusion_bodies for the graph that results
+skip_pooled_zeros, mark_sparse, mark_kept
+                  tell contractions which zeros may be left out, and which filters outlast a run (marks, lasting)
+nest_concatenations
+                  reads what another concatenation has joined already
+fuse              groups nodes into kernels: fuse_epilogues and fuse_prologues for contractions, fusion_groups for
+                  what is legal, clusters against cycles, fusion_bodies for the graph that results
 order             the sequence that needs least memory
-plan_memory       then gives every value an address
+rematerialize     computes large values a second time where that is cheaper than keeping them
+plan_memory       then gives every value an address, by their lifetimes
+rewriter          replaces nodes by what rules make of them
 """

@@ -8,6 +8,7 @@ are the bits of ``correlation`` as in ``correlation_sparse``.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from math import ceil, prod
 
@@ -212,7 +213,7 @@ class MaskedCorrelator(SparseCorrelator):
     def _matrix(self, e: Emitter, group: ll.Value) -> ll.Value:
         return self.panel_address(e, i64(0), e.b.mul(group, i64(self.sparse.together)))
 
-    def _pixels_of_row(self, e: Emitter):  # type: ignore[no-untyped-def]
+    def _pixels_of_row(self, e: Emitter) -> Iterator[tuple[ll.Value, int]]:
         """Loops over the pixels of an output row: (the first of some, how many)."""
         whole = self.c.columns.outputs // _ABREAST * _ABREAST
         with e.loop(0, whole, _ABREAST, "x") as x:
