@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from afterburner.cli.progress import show_progress
 from afterburner.compile import compile_graph
 from afterburner.ir import parse_graph
 from afterburner.options import overridden
@@ -79,3 +80,12 @@ def test_a_short_compilation_shows_nothing_and_a_long_one_does(monkeypatch: pyte
         with overridden(verbosity="line", cache=False):
             compile_graph(parse_graph(TEXT))
         assert ("1 of 1 kernels compiled" in sys.stderr.getvalue()) == shown  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("stream", "written"), [(Terminal(), "\r\x1b[Kfirst\r\x1b[K"), (io.StringIO(), "")])
+def test_commands_show_what_they_do_on_a_terminal_only(
+        stream: io.StringIO, written: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr", stream)
+    show_progress("first")
+    show_progress("")
+    assert stream.getvalue() == written

@@ -20,6 +20,7 @@ from afterburner.options import options, stock_environment
 
 from .errors import CommandError
 from .machine import Machine, describe, tensorflow_version, usable_cores
+from .progress import show_progress
 
 SIDES = ("stock", "afterburner")
 FAST = "fast"  # a third side where it is asked for: Afterburner with precision=fast
@@ -164,20 +165,14 @@ def _measure(name: str, plan: Plan, threads: int) -> list[Timing]:
     timings: dict[str, Timing] = {}
     for number in range(plan.rounds):
         for side in plan.sides if number % 2 == 0 else plan.sides[::-1]:
-            _show_progress(f"{name}: round {number + 1} of {plan.rounds}, {side}")
+            show_progress(f"{name}: round {number + 1} of {plan.rounds}, {side}")
             for unit, result, peak in _run_child(side, name, plan, threads):
                 timing = timings.setdefault(unit, Timing(name, unit, plan.sides))
                 timing.seconds[side].append(median(result["seconds_per_unit"]))
                 timing.first_seconds[side].append(result["first_seconds"])
                 timing.peak_bytes[side].append(peak)
-    _show_progress("")
+    show_progress("")
     return list(timings.values())
-
-
-def _show_progress(text: str) -> None:
-    """Replace the terminal's current line; say nothing where there is no terminal."""
-    if sys.stderr.isatty():
-        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
 
 def _launcher(side: str, plan: Plan) -> list[str]:

@@ -22,6 +22,7 @@ from afterburner.selftest.cases import families
 
 from . import machine
 from .doctor import BAD, GOOD, NOTE, Finding, conclude, show, shown_findings
+from .progress import show_progress
 
 FILE = "afterburner-doctor.json"
 _COMMAND = (sys.executable, "-m", "afterburner.selftest")
@@ -142,7 +143,7 @@ def _process(family: Family) -> bool:
         process.wait()
         errors.seek(0)
         message = errors.read().strip().splitlines()
-    _progress("")
+    show_progress("")
     if process.returncode == 0:
         return False
     said_last = message[0] if message else "no message"
@@ -160,10 +161,4 @@ def _note(family: Family, said: dict[str, Any]) -> None:
         family.ran_on[where] = family.ran_on.get(where, 0) + 1
     if said["wrong"]:
         family.wrong[said["end"]] = said["wrong"]
-    _progress(f"{family.device} {family.family}: {family.cases} cases")
-
-
-def _progress(text: str) -> None:
-    """What is going on, on a terminal, in a line that the next one replaces."""
-    if sys.stderr.isatty():
-        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+    show_progress(f"{family.device} {family.family}: {family.cases} cases")
