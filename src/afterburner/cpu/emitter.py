@@ -52,6 +52,11 @@ def stored_type(dtype: DType) -> ll.Type:
     return _STORED[dtype.name]
 
 
+def like(value: ll.Value, element: ll.Type) -> ll.Type:
+    """``element`` with as many lanes as ``value``."""
+    return ll.VectorType(element, value.type.count) if isinstance(value.type, ll.VectorType) else element
+
+
 def const(type_: ll.Type, value: float | int) -> ll.Constant:
     """A scalar constant, or a vector with that value in every lane."""
     return _const(type_, value, repr(value))  # 0 == -0.0 == False: not one constant

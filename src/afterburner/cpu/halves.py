@@ -9,7 +9,7 @@ from __future__ import annotations
 from llvmlite import ir as ll
 
 from ..ir import DType
-from .emitter import BF16, F16, F32, I16, I32, Emitter, const, stored_type
+from .emitter import BF16, F16, F32, I16, I32, Emitter, const, like, stored_type
 
 
 def is_half(dtype: DType) -> bool:
@@ -36,11 +36,11 @@ def store(e: Emitter, value: ll.Value, address: ll.Value, dtype: DType, align: i
 def widen(e: Emitter, value: ll.Value) -> ll.Value:
     """f16 or bf16, scalar or vector, to f32."""
     if _element(value) is BF16:
-        bits = e.b.zext(e.b.bitcast(value, _like(value, I16)), _like(value, I32))
-        return e.b.bitcast(e.b.shl(bits, const(bits.type, 16)), _like(value, F32))
+        bits = e.b.zext(e.b.bitcast(value, like(value, I16)), like(value, I32))
+        return e.b.bitcast(e.b.shl(bits, const(bits.type, 16)), like(value, F32))
     if _converts(e):
-        return e.b.fpext(value, _like(value, F32))
-    return _f16_bits_to_f32(e, e.b.zext(e.b.bitcast(value, _like(value, I16)), _like(value, I32)))
+        return e.b.fpext(value, like(value, F32))
+    return _f16_bits_to_f32(e, e.b.zext(e.b.bitcast(value, like(value, I16)), like(value, I32)))
 
 
 def narrow(e: Emitter, value: ll.Value, dtype: DType) -> ll.Value:
@@ -50,20 +50,16 @@ def narrow(e: Emitter, value: ll.Value, dtype: DType) -> ll.Value:
 
 def narrow_to(e: Emitter, value: ll.Value, element: ll.Type) -> ll.Value:
     """f32, scalar or vector, to LLVM's half or bfloat, to nearest even."""
-    target = _like(value, element)
+    target = like(value, element)
     if element is F16 and _converts(e):
         # Without the fence LLVM makes one conversion of f64 -> f32 -> f16, by a library call.
         return e.b.fptrunc(e.intrinsic("llvm.arithmetic.fence", value.type, value), target)
     round_ = _f32_to_bf16_bits if element is BF16 else _f32_to_f16_bits
-    return e.b.bitcast(e.b.trunc(round_(e, value), _like(value, I16)), target)
+    return e.b.bitcast(e.b.trunc(round_(e, value), like(value, I16)), target)
 
 
 def _element(value: ll.Value) -> ll.Type:
     return value.type.element if isinstance(value.type, ll.VectorType) else value.type
-
-
-def _like(value: ll.Value, element: ll.Type) -> ll.Type:
-    return ll.VectorType(element, value.type.count) if isinstance(value.type, ll.VectorType) else element
 
 
 def _converts(e: Emitter) -> bool:
@@ -72,7 +68,7 @@ def _converts(e: Emitter) -> bool:
 
 
 def _f32_to_bf16_bits(e: Emitter, value: ll.Value) -> ll.Value:
-    b, type_ = e.b, _like(value, I32)
+    b, type_ = e.b, like(value, I32)
     bits = b.bitcast(value, type_)
     odd = b.and_(b.lshr(bits, const(type_, 16)), const(type_, 1))
     rounded = b.add(bits, b.add(odd, const(type_, 0x7FFF)))
@@ -85,7 +81,7 @@ def _f16_bits_to_f32(e: Emitter, bits: ll.Value) -> ll.Value:
     b, type_ = e.b, bits.type
     sign = b.shl(b.and_(bits, const(type_, 0x8000)), const(type_, 16))
     magnitude = b.and_(bits, const(type_, 0x7FFF))
-    small = b.bitcast(b.shl(magnitude, const(type_, 13)), _like(bits, F32))
+    small = b.bitcast(b.shl(magnitude, const(type_, 13)), like(bits, F32))
     scaled = b.bitcast(b.fmul(small, const(small.type, 2.0**112)), type_)
     infinite = b.or_(scaled, const(type_, 0x7F800000))
     finite = b.icmp_unsigned("<", magnitude, const(type_, 0x7C00))
@@ -93,7 +89,7 @@ def _f16_bits_to_f32(e: Emitter, bits: ll.Value) -> ll.Value:
 
 
 def _f32_to_f16_bits(e: Emitter, value: ll.Value) -> ll.Value:
-    b, type_ = e.b, _like(value, I32)
+    b, type_ = e.b, like(value, I32)
     bits = b.bitcast(value, type_)
     sign = b.and_(b.lshr(bits, const(type_, 16)), const(type_, 0x8000))
     magnitude = b.and_(bits, const(type_, 0x7FFFFFFF))

@@ -13,7 +13,7 @@ from llvmlite import ir as ll
 
 from ..ir import DTYPES, DType, Op
 from . import halves, vecmath
-from .emitter import F32, F64, I1, I8, I16, Emitter, const, stored_type
+from .emitter import F32, F64, I1, I8, I16, Emitter, const, like, stored_type
 
 BOOL = DTYPES["bool"]
 
@@ -33,11 +33,6 @@ def memory_type(dtype: DType) -> ll.Type:
 def lanes_of(value: ll.Value) -> int:
     """Number of lanes; 1 for a scalar."""
     return value.type.count if isinstance(value.type, ll.VectorType) else 1
-
-
-def like(value: ll.Value, element: ll.Type) -> ll.Type:
-    """``element`` with as many lanes as ``value``."""
-    return ll.VectorType(element, value.type.count) if isinstance(value.type, ll.VectorType) else element
 
 
 def from_memory(e: Emitter, raw: ll.Value, dtype: DType) -> ll.Value:

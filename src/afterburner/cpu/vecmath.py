@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from llvmlite import ir as ll
 
 from .angles import reduce_large
-from .emitter import F32, F64, Emitter, const
+from .emitter import F32, F64, Emitter, const, like
 
 _INF, _NAN = math.inf, math.nan
 
@@ -108,7 +108,7 @@ class _Arithmetic:
         self.e, self.b, self.type = e, e.b, x.type
         element = x.type.element if isinstance(x.type, ll.VectorType) else x.type
         self.format = _SINGLE if element == F32 else _DOUBLE
-        self.integer = _like(x, ll.IntType(self.format.bits))
+        self.integer = like(x, ll.IntType(self.format.bits))
 
     def c(self, number: float) -> ll.Constant:
         return const(self.type, number)
@@ -203,12 +203,8 @@ class _Arithmetic:
         return b.select(b.fcmp_unordered("<", x, zero), self.c(_NAN), result)
 
 
-def _like(value: ll.Value, element: ll.Type) -> ll.Type:
-    return ll.VectorType(element, value.type.count) if isinstance(value.type, ll.VectorType) else element
-
-
 def _is_single(x: ll.Value) -> bool:
-    return bool(_like(x, F32) == x.type)
+    return bool(like(x, F32) == x.type)
 
 
 def exp(e: Emitter, x: ll.Value) -> ll.Value:
@@ -310,7 +306,7 @@ def cos(e: Emitter, x: ll.Value) -> ll.Value:
 def _sine(e: Emitter, x: ll.Value, quarter: int) -> ll.Value:
     """sin(x + quarter * pi/2); f32 is computed in f64."""
     if _is_single(x):
-        return e.b.fptrunc(_sine(e, e.b.fpext(x, _like(x, F64)), quarter), x.type)
+        return e.b.fptrunc(_sine(e, e.b.fpext(x, like(x, F64)), quarter), x.type)
     m, b = _Arithmetic(e, x), e.b
     nearest, n = m.nearest(b.fmul(x, m.c(2.0 / math.pi)))
     r = x
@@ -332,7 +328,7 @@ def _sine(e: Emitter, x: ll.Value, quarter: int) -> ll.Value:
 def atan2(e: Emitter, y: ll.Value, x: ll.Value) -> ll.Value:
     """Angle of the point (x, y); f32 is computed in f64."""
     if _is_single(x):
-        wide = [e.b.fpext(v, _like(x, F64)) for v in (y, x)]
+        wide = [e.b.fpext(v, like(x, F64)) for v in (y, x)]
         return e.b.fptrunc(atan2(e, *wide), x.type)
     m, b = _Arithmetic(e, x), e.b
     ay, ax = m.abs(y), m.abs(x)
@@ -362,7 +358,7 @@ def _atan(m: _Arithmetic, t: ll.Value) -> ll.Value:
 def power(e: Emitter, x: ll.Value, y: ll.Value) -> ll.Value:
     """x to the power y with C's special cases; f32 is computed in f64."""
     if _is_single(x):
-        wide = [e.b.fpext(v, _like(x, F64)) for v in (x, y)]
+        wide = [e.b.fpext(v, like(x, F64)) for v in (x, y)]
         m = _Arithmetic(e, wide[0])
         size = exp(e, e.b.fmul(wide[1], log(e, m.abs(wide[0]))))
         return e.b.fptrunc(_power_limits(m, size, *wide), x.type)
@@ -481,7 +477,7 @@ def round_even(e: Emitter, x: ll.Value) -> ll.Value:
 
 def float_to_signed(e: Emitter, x: ll.Value, width: int) -> ll.Value:
     """Rounded towards 0; the smallest integer of ``width`` bits where x does not fit or is NaN."""
-    m, integer = _Arithmetic(e, x), _like(x, ll.IntType(width))
+    m, integer = _Arithmetic(e, x), like(x, ll.IntType(width))
     fits = e.b.fcmp_ordered("<", m.abs(x), m.c(2.0 ** (width - 1)))
     converted = e.b.fptosi(e.b.select(fits, x, m.c(0.0)), integer)
     return e.b.select(fits, converted, const(integer, -(1 << (width - 1))))

@@ -10,7 +10,7 @@ from llvmlite import ir as ll
 
 from ....ir import DTYPES, DType, Node
 from ... import scalar
-from ...emitter import I32, Emitter, const
+from ...emitter import I32, Emitter, const, like
 from .expr import Expr
 
 _NEVER = (1 << 31) - 1  # the index of lanes that saw nothing: loses every tie
@@ -77,7 +77,7 @@ class Reducer:
         """The state after one more element in every lane."""
         value = values[0]
         if self.operand.name == "bool":
-            value = e.b.zext(value, scalar.like(value, ll.IntType(8)))
+            value = e.b.zext(value, like(value, ll.IntType(8)))
         if not self.positional:
             return [self._combine(e, state[0], value)]
         sign = ">" if self.name == "argmax" else "<"

@@ -14,10 +14,10 @@ from math import prod
 
 from llvmlite import ir as ll
 
-from ...emitter import F32, F64, Emitter, i64
+from ...emitter import F32, F64, Emitter, i64, like
 from ...index import Index
 from ...isa import Isa
-from ...scalar import like, memory_type
+from ...scalar import memory_type
 from .expr import topological
 from .maps import Stored, counted, register_bytes, tile_range
 from .nest import (

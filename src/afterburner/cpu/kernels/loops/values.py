@@ -16,7 +16,7 @@ from llvmlite import ir as ll
 
 from ....ir import DType
 from ... import halves, scalar
-from ...emitter import I32, I64, PTR, Emitter, const, i64
+from ...emitter import I32, I64, PTR, Emitter, const, i64, like
 from ...index import Index
 from .expr import (
     INDEX,
@@ -265,13 +265,13 @@ class LoopValues:
 
     def _narrow(self, index: ll.Value, high: int) -> ll.Value:
         """The index in 32 bits where it fits: vector division and conversion are far cheaper there."""
-        return self.e.b.trunc(index, scalar.like(index, I32)) if high < 1 << 31 else index
+        return self.e.b.trunc(index, like(index, I32)) if high < 1 << 31 else index
 
     def _divided(self, expr: Quotient | Remainder, lanes: int) -> ll.Value:
         x = self._narrow(self._index(expr.index, lanes), expr.largest)
         by = const(x.type, expr.divisor)
         result = self.e.b.udiv(x, by) if isinstance(expr, Quotient) else self.e.b.urem(x, by)
-        return result if result.type == scalar.like(x, I64) else self.e.b.zext(result, scalar.like(x, I64))
+        return result if result.type == like(x, I64) else self.e.b.zext(result, like(x, I64))
 
     def _inside(self, expr: Inside, lanes: int) -> ll.Value:
         x = self._index(expr.index, lanes)
