@@ -122,6 +122,32 @@ with tf.Session() as session:
     assert len(stock) == 8 and status == "compiled"
 
 
+def test_what_was_done_is_not_done_again(tmp_path: Path) -> None:
+    """A compiled part fails its check (an index out of range) after TensorFlow printed: it must not print twice."""
+    stock, ours, status = both(tmp_path, """
+import sys
+import numpy as np
+import tensorflow.compat.v1 as tf
+tf.disable_eager_execution()
+x = tf.placeholder(tf.float32, [None, 8])
+y = tf.placeholder(tf.int32, [None])
+w = tf.get_variable("w", [8, 4], initializer=tf.random_normal_initializer(seed=1))
+with tf.control_dependencies([tf.print("seen", tf.shape(x), output_stream=sys.stdout)]):
+    h = tf.nn.relu(tf.identity(x) @ w)
+loss = tf.reduce_sum(tf.gather(tf.reduce_sum(h, 0), y) * 2.0 + 1.0)
+with tf.Session() as session:
+    session.run(tf.global_variables_initializer())
+    for last in (3, 3, 3, 9):
+        try:
+            print(f"{session.run(loss, {x: np.ones((5, 8), np.float32), y: np.array([0, 1, last], np.int32)}):.4f}",
+                  flush=True)
+        except tf.errors.InvalidArgumentError as error:
+            print(type(error).__name__, flush=True)
+""", "resources", "Sum")
+    assert_same(stock, ours)
+    assert len(stock) == 8 and status == "left"
+
+
 def test_errors_are_tensorflows(tmp_path: Path) -> None:
     stock, ours, _ = both(tmp_path, NETWORK + """
 train = tf.train.AdamOptimizer().minimize(loss)

@@ -34,6 +34,7 @@ _MIN_SHARE = 0.5
 _MAX_STAGES = 5
 _MAX_REFUSALS = 16
 _WITHOUT_EFFECT = ("Const", "NoOp", "Identity", "PlaceholderWithDefault")
+_REPEATABLE = ("Assert", "ReadVariableOp", "VarHandleOp", "VarIsInitializedOp", "Variable", "VariableV2")
 
 _do_run = tf_session.BaseSession._do_run  # noqa: SLF001
 _make_callable = tf_session.BaseSession._make_callable_from_options  # noqa: SLF001
@@ -151,6 +152,25 @@ class _Plan:
         label = "session_" + "".join(c if c.isalnum() else "_" for c in self.name)
         self._stages = [SessionStage(stage, self._engine, self._entry, label) if stage.kind is Kind.NATIVE
                         else _StockStage(stage, found) for stage in cut.stages]
+        self._refuse_repeats()
+
+    def _refuse_repeats(self) -> None:
+        """A compiled stage may leave the run to TensorFlow, which is then fed with what is known: what earlier stages
+        did must not happen once more.
+
+        Raises:
+            NotTaken: it would.
+        """
+        fetches, targets, feeds = self._symbols
+        given, done = list(feeds), set[str]()
+        for stage in self._stages:
+            if isinstance(stage, _StockStage):
+                given += stage.fetched
+                done |= {op.name for op in stage.targets if op.type not in _REPEATABLE}
+                continue
+            for op in needed(fetches, targets, given) if done else ():
+                if op.name in done:
+                    raise NotTaken(f"{op.name} ({op.type}) would run twice if a compiled part were left to TensorFlow")
 
     def _reason(self, op: FlatOp) -> str | None:
         if op in self._refused:
