@@ -204,6 +204,10 @@ def _makers() -> list[Record]:
         ),
         record("BroadcastArgs", lambda x: tf.raw_ops.BroadcastArgs(s0=[2, 1], s1=[3]), x),
         record("InvertPermutation", lambda x: tf.raw_ops.InvertPermutation(x=[2, 0, 1]), x),
+        record("DynamicStitch", lambda x: _ops.DynamicStitch(indices=[[0, 2], 1, [[2], [3]]],
+                                                             data=[[5, 6], 7, [[8], [9]]]), x),
+        record("DynamicStitch", lambda x: _ops.DynamicStitch(indices=[[1], [0]], data=[[[5.0, 6.0]], [[7.0, 8.0]]]), x,
+               note="rows"),
     ]
 
 

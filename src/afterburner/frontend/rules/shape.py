@@ -80,6 +80,23 @@ def _invert_permutation(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Seque
     return (ctx.constant(np.argsort(ctx.static(inputs[0])), inputs[0].type.dtype),)
 
 
+def _dynamic_stitch(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
+    """Of numbers known at compile time, as shapes are; later ones take the place of earlier ones."""
+    half = len(inputs) // 2
+    places = [ctx.static(v, "where values go") for v in inputs[:half]]
+    values = [ctx.static(v, "what is put together") for v in inputs[half:]]
+    ranks = [place.ndim for place in places]
+    tail = values[0].shape[ranks[0]:]
+    whole = np.concatenate([p.reshape(-1) for p in places])
+    if len(np.unique(whole)) != (whole.max() + 1 if whole.size else 0):
+        raise ctx.refuse("some places are given no value")
+    found = np.zeros((len(np.unique(whole)), *tail), values[0].dtype)
+    for place, value in zip(places, values, strict=True):
+        for at, row in zip(place.reshape(-1), value.reshape(-1, *tail), strict=True):
+            found[at] = row
+    return (ctx.constant(found),)
+
+
 def _pack(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
     axis = axis_in(ctx, ctx.attr("axis"), inputs[0].type.rank + 1)
     shape = (*inputs[0].shape[:axis], 1, *inputs[0].shape[axis:])
@@ -389,6 +406,7 @@ RULES: dict[str, Rule] = {
     "ConcatV2": _concat,
     "ConjugateTranspose": _transpose,
     "DepthToSpace": _space_depth,
+    "DynamicStitch": _dynamic_stitch,
     "ExpandDims": _expand_dims,
     "Fill": _fill,
     "InvertPermutation": _invert_permutation,
