@@ -112,7 +112,8 @@ def import_ops(
     """
     context = Importer(name, variable_types, _import_op)
     for i, (tensor, type_) in enumerate(zip(inputs, input_types, strict=True)):
-        context.values[tensor] = context.builder.input(type_, f"x{i}")
+        value = context.values[tensor] = context.builder.input(type_, f"x{i}")
+        context.inputs[value] = tensor
     for tensor, array in (constants or {}).items():
         context.values[tensor] = context.constant(array)
     for op in ops:

@@ -29,12 +29,15 @@ class Refused(NotTaken):
     Attributes:
         op: the operation.
         reason: why, without the operation's name.
+        unknown: tensors made outside whose values, were they known, would tell what must be known; empty where they
+            alone would not, or that is not the reason.
     """
 
-    def __init__(self, op: FlatOp, reason: str) -> None:
+    def __init__(self, op: FlatOp, reason: str, unknown: Sequence[FlatTensor] = ()) -> None:
         super().__init__(f"{op.type} {op.location}: {reason}")
         self.op = op
         self.reason = reason
+        self.unknown = tuple(unknown)
 
 
 class Importer:
@@ -46,6 +49,7 @@ class Importer:
         self.variable_types = variable_types
         self._import_op = import_op
         self.values: dict[FlatTensor, Value] = {}
+        self.inputs: dict[Value, FlatTensor] = {}
         self.variables: list[FlatTensor] = []
         self.checks: dict[Value, str] = {}
         self.op: FlatOp | None = None
@@ -55,11 +59,11 @@ class Importer:
         self._known: dict[Value, np.ndarray | None] = {}
         self._guard: Value | None = None  # inside a branch: whether it is the one taken
 
-    def refuse(self, reason: str) -> Refused:
+    def refuse(self, reason: str, unknown: Sequence[FlatTensor] = ()) -> Refused:
         """The error to raise where the current operation cannot be imported."""
         if self.op is None:
             raise NotTaken(reason)
-        return Refused(self.op, reason)
+        return Refused(self.op, reason, unknown)
 
     # Attributes and types of the current operation.
 
@@ -195,8 +199,21 @@ class Importer:
         """
         array = self.known(value)
         if array is None:
-            raise self.refuse(f"{what} is computed from data")
+            raise self.refuse(f"{what} is computed from data", self._made_of(value))
         return array
+
+    def _made_of(self, value: Value) -> list[FlatTensor]:
+        """The tensors made outside that a value is computed from; none where variables are among them."""
+        found: dict[Value, None] = {}
+        work, seen = [value], {value}
+        while work:
+            now = work.pop()
+            if now.node is None:
+                found[now] = None
+            more = [] if now.node is None else [v for v in now.node.operands if v not in seen]
+            seen.update(more)
+            work += more
+        return [self.inputs[v] for v in found] if all(v in self.inputs for v in found) else []
 
     def ints(self, value: Value, what: str = "an operand") -> tuple[int, ...]:
         """A static operand's elements, flattened."""
@@ -286,7 +303,7 @@ class Importer:
         except Refused as error:
             if caller is None:
                 raise
-            raise Refused(caller, str(error)) from error
+            raise Refused(caller, str(error), error.unknown) from error
         self.op = caller
         if any(t not in self.values for t in flat.outputs):
             raise self.refuse("a branch returns something that is no tensor of numbers")

@@ -52,6 +52,9 @@ class Engine:
     choices: Choices = field(default_factory=Choices)
 
 
+_STATIC_ELEMENTS = 16  # of an input whose values may decide: sizes, axes, places
+
+
 class NotYet(Exception):
     """A variable has no value yet; TensorFlow runs this call and the next one is looked at again."""
 
@@ -73,6 +76,8 @@ class NativeStage:
         self._all_slots = [slots[t] for t in (*stage.inputs, *stage.resources)]
         self._plans: dict[Any, Plan] = {}  # by setting and shapes
         self._seen: dict[Any, int] = {}
+        self._static: tuple[int, ...] = ()  # inputs that are constants of what is compiled
+        self._needs_static: Refused | None = None  # what could not be compiled without
         self._failed: set[Any] = set()  # settings
         self.refused: Refused | None = None  # an operation to leave out in another partition
         self._stock: Runner | None = None
@@ -82,6 +87,8 @@ class NativeStage:
         """Fill the output slots from the input slots."""
         arguments = [values[i] for i in self.input_slots]
         key = (options().setting, *[t._shape_tuple() for t in arguments])  # noqa: SLF001
+        if self._static:
+            key = self._with_values(key, arguments)
         plan = self._plans.get(key)
         if plan is None and not self._is_failed(key):
             plan = self._prepare(key, arguments, values)
@@ -96,6 +103,10 @@ class NativeStage:
             self._run_stock(values)
             return
         self._put(results, values)
+
+    def _with_values(self, key: tuple[Any, ...], arguments: Sequence[Any]) -> tuple[Any, ...]:
+        """A key of setting and shapes, with the values of the inputs that are constants of what is compiled."""
+        return (*key[:len(arguments) + 1], *[arguments[i].numpy().tobytes() for i in self._static])
 
     def _put(self, results: Sequence[Any], values: list[Any]) -> None:
         for slot, result in zip(self.output_slots, results, strict=True):
@@ -164,6 +175,9 @@ class NativeStage:
             if key in self._plans:
                 return self._plans[key]
             seen = self._seen[key] = self._seen.get(key, 0) + 1
+            if self._static and self._values_seen(key, len(arguments)) > options().variants:
+                self.refused = self._needs_static  # they differ from call to call: TensorFlow computes what needs them
+                return None
             others = sum(known[0] == key[0] for known in self._plans)  # of this setting
             # The first shapes are compiled at once, others (a short last batch) when they recur.
             if others and seen <= options().compile_after + 1:
@@ -181,8 +195,12 @@ class NativeStage:
             except Exception as error:  # noqa: BLE001 - whatever went wrong, training goes on
                 self._give_up(key, "compile", error)
                 return None
-            self._plans[key] = plan
+            self._plans[self._with_values(key, arguments)] = plan
             return plan
+
+    def _values_seen(self, key: tuple[Any, ...], inputs: int) -> int:
+        """How many values static inputs had in calls with the shapes of this one."""
+        return sum(other[:inputs + 1] == key[:inputs + 1] for other in self._seen)
 
     def _plan(self, arguments: Sequence[Any], values: list[Any]) -> Plan:
         """Who is to run the stage for these shapes, compiled."""
@@ -195,11 +213,10 @@ class NativeStage:
         return plan
 
     def _choose(self, arguments: Sequence[Any], variables: dict[FlatTensor, TensorType]) -> Plan:
-        started = time.perf_counter()
-        stage, choices = self.stage, self.engine.choices
+        started, choices = time.perf_counter(), self.engine.choices
         self.engine.recorder.compiling(self.entry, self.op_count)
         types = [TensorType(ir_dtype(t.dtype), tuple(t.shape)) for t in arguments]
-        imported = import_ops(stage.ops, self.inputs, types, stage.outputs, variables, name=self.name)
+        imported = self._import(types, arguments, variables)
         signature = ", ".join(map(str, types))
         candidates = choices.candidates(imported.graph, self.take.stock_may_run)
         if len(candidates) == 1:
@@ -215,6 +232,27 @@ class NativeStage:
         self.engine.recorder.chosen(self.entry, choice)
         self.take.lost |= kept.chosen == STOCK
         return Plan(None if kept.chosen == STOCK else self._make(imported, kept.chosen, signature, started))
+
+    def _import(self, types: Sequence[TensorType], arguments: Sequence[Any],
+                variables: dict[FlatTensor, TensorType]) -> Imported:
+        """The stage as a graph. Small integers made outside that decide what is computed become constants of it: sizes
+        and axes that another stage gives.
+
+        Raises:
+            Refused: an operation cannot be imported.
+        """
+        while True:
+            constants = {self.inputs[i]: arguments[i].numpy() for i in self._static}
+            try:
+                return import_ops(self.stage.ops, self.inputs, types, self.stage.outputs, variables, constants,
+                                  self.name)
+            except Refused as error:
+                more = [self.inputs.index(t) for t in error.unknown]
+                if not more or not all(_may_decide(arguments[i]) for i in more) or set(more) <= set(self._static):
+                    raise
+                self._static = tuple(sorted({*self._static, *more}))
+                self._needs_static = error
+                self._plans.clear()  # their keys lack the values
 
     def _make(self, imported: Imported, device: str, signature: str, started: float) -> Variant:
         """The stage compiled for one of our devices."""
@@ -312,3 +350,8 @@ class NativeStage:
         if options().strict:
             raise StrictError(what) from error
         self.engine.recorder.failed(self.entry, what)
+
+
+def _may_decide(tensor: Any) -> bool:
+    """Whether a tensor's values may become constants of what is compiled."""
+    return tensor.dtype.is_integer and tensor.shape.num_elements() <= _STATIC_ELEMENTS
