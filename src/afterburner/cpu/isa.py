@@ -43,6 +43,26 @@ class Isa:
         """Elements of this size in one register."""
         return self.vector_bytes // element_bytes
 
+    @property
+    def first_level_bytes(self) -> int:
+        """Size of a core's first-level cache of data, as far as it is known to be more than 32 KiB."""
+        return 48 << 10 if self.cpu in _LARGE_FIRST_LEVEL else 32 << 10
+
+
+    @property
+    def finds_zeros(self) -> bool:
+        """Whether convolutions gain by leaving out zeros that are found as they run. Of four instructions a cycle two
+        may be multiply-adds of 512 bits; then what finds zeros takes longer than the half of the products it saves."""
+        return self.cpu not in _FOUR_A_CYCLE
+
+
+# LLVM's names of processors whose first-level caches hold 48 KiB: Intel's since Ice Lake, AMD's since Zen 5
+_LARGE_FIRST_LEVEL = frozenset((
+    "icelake-client", "icelake-server", "tigerlake", "rocketlake", "sapphirerapids", "emeraldrapids", "graniterapids",
+    "graniterapids-d", "diamondrapids", "znver5"))
+# processors with AVX-512 that start four instructions a cycle: Intel's Skylake and what was made of it
+_FOUR_A_CYCLE = frozenset(("skylake-avx512", "cascadelake", "cooperlake", "cannonlake"))
+
 
 _FORMS = {
     "avx512": dict(vector_bytes=64, registers=32, fma=True),

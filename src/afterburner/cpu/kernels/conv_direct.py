@@ -242,7 +242,7 @@ def _directly(contraction: Contraction, parts: list[Correlation], num: Numeric, 
     streamed = None if is_half(contraction.dtype) else streamed_plans(merged, num, isa)
     if streamed is not None:
         return _streamed(contraction, merged, streamed, isa, order, filter_columns, label)
-    often_zero = _often_zero(contraction, parts)
+    often_zero = isa.finds_zeros and _often_zero(contraction, parts)
     if often_zero:
         size = contraction.root.operands[order[1]].type.size
         correlator = _sparse_correlator(parts[0], num, isa, filter_columns, size, contraction.streams)
@@ -367,7 +367,8 @@ def _streamed(contraction: Contraction, parts: list[Correlation], plans: list[Pl
     num, finish = numeric(contraction.dtype, isa), contraction.finish(isa)
     chunks = max(p.parts[1] for p in plans)
     kept = kept_filter(contraction, order[1], 1)
-    zeros = shared_zeros(parts[0], plans[0], num) if kept is not None and _often_zero(contraction, parts) else None
+    often_zero = isa.finds_zeros and kept is not None and _often_zero(contraction, parts)
+    zeros = shared_zeros(parts[0], plans[0], num) if often_zero else None
     correlators: list[StreamedCorrelator] = []
     for c, p in zip(parts, plans, strict=True):
         at = correlators[-1].packed_at + correlators[-1].packed_elements if correlators and kept else 0

@@ -1,6 +1,6 @@
 """Gradient of a 1x1 filter whose input is often zero, with AVX-512: zeros are not multiplied.
 
-A word has a bit for each of 64 pixels of an input channel. The sums of one channel by some registers of output
+A word has a bit for each of up to 64 pixels of an input channel. The sums of one channel by some registers of output
 channels take its bits in turn, lowest first, and read dy from a panel that stays in the first-level cache. Where few
 elements are zero, or dy is not finite, they take all pixels, at the speed of a register tile.
 """
@@ -27,6 +27,7 @@ ABREAST = 2  # channels: a multiply-add takes four cycles, two start in each
 _FEWEST_DEPTH = 96  # input channels: with fewer, to copy dy for them takes as long as is saved
 SUMS_BYTES = 256 << 10  # of a chunk, so that they stay in the second-level cache
 _MOST_NONZERO = 0.7  # of the elements of two channels
+_PANEL_SHARE = 0.75  # of the first-level cache, for a panel of dy; the rest is for the input and the sums
 
 
 def masked_plan(op: Conv2dFilterGrad, x: tuple[int, ...], dy: tuple[int, ...], num: Numeric,
@@ -43,7 +44,8 @@ def masked_plan(op: Conv2dFilterGrad, x: tuple[int, ...], dy: tuple[int, ...], n
     if pixels < 2 * WORD or depth < _FEWEST_DEPTH:
         return None
     row = ((1, pixels, 1, depth), (1, pixels, 1, outputs))
-    found = FilterGrad(op, *row, False, Cut(depth, depth // CHANNELS), panels, False, (1, WORD), 1, 1, (1, 1, 1))
+    unit = min(WORD, int(_PANEL_SHARE * isa.first_level_bytes) // (panels.widest * num.lanes * num.bytes))
+    found = FilterGrad(op, *row, False, Cut(depth, depth // CHANNELS), panels, False, (1, unit), 1, 1, (1, 1, 1))
     copies, across, down = cheapest_parts(found, num, SUMS_BYTES // num.bytes)
     tiles = -(-found.tiles.parts // down)
     return replace(found, together=min(tiles, SUMS_BYTES // (found.tile_input * num.bytes)),
