@@ -76,7 +76,7 @@ class FunctionState:
             self._is_bet = False
             _bets[report.name] -= 1
         taken = self.taken
-        outputs = taken.run(arguments, unsealed)
+        outputs = taken.call(arguments, unsealed)
         self._learn_refusals(function, taken)
         if taken.take.lost:
             self._give_back(taken, arguments)

@@ -156,6 +156,23 @@ class TakenFunction:
         self._padding = [None] * (len(slots) - len(flat.arguments))
         self._output_slots = [slots[t] for t in flat.outputs]
         self._optional = _last_optional(flat, cut, self.stages)
+        passed = [*range(len(flat.arguments)), *(slot for slot, _ in self._constants)]
+        self._may_repeat = (len({*passed, *self._output_slots}) < len(passed) + len(self._output_slots)
+                            or any(stage.kind is Kind.HOST for stage in cut.stages))
+
+    def call(self, arguments: Sequence[Any], unsealed: bool = False) -> list[Any]:
+        """As ``run``, but what is given on, or given twice, comes as tensors of its own, as from TensorFlow: a tape
+        knows tensors by their identity."""
+        outputs = self.run(arguments, unsealed)
+        return self._distinct(outputs, arguments) if self._may_repeat else outputs
+
+    def _distinct(self, outputs: list[Any], arguments: Sequence[Any]) -> list[Any]:
+        seen = {*map(id, arguments), *(id(constant) for _, constant in self._constants)}
+        for i, tensor in enumerate(outputs):
+            if id(tensor) in seen:
+                outputs[i] = tensor._copy_nograd()  # noqa: SLF001 - another handle of the same memory, unseen by tapes
+            seen.add(id(outputs[i]))
+        return outputs
 
     def run(self, arguments: Sequence[Any], unsealed: bool = False) -> list[Any]:
         """The function's outputs.
