@@ -447,3 +447,109 @@ def test_functions_without_work_are_left_alone():
     with captured() as taken:
         assert f(_data(3)) is not None
     assert taken.functions()["f"].status == "left"
+
+
+_GIVEN_ON = {
+    "input": lambda x, w: (tf.nn.relu(x @ w) * 2.0 + 1.0, x),
+    "twice": lambda x, w: [tf.tanh(x @ w) * 2.0 + 1.0] * 2,
+    "constant": lambda x, w: (tf.tanh(x @ w) * 2.0 + 1.0, tf.constant([1.0, 2.0])),
+    "through a branch": lambda x, w: (tf.cond(tf.reduce_sum(x) > 1e9, lambda: x + 1.0, lambda: x),
+                                      tf.tanh(x @ w) * 2.0 + 1.0),
+}
+
+
+@pytest.mark.parametrize("made", _GIVEN_ON)
+def test_outputs_are_tensors_of_their_own(made):
+    w, x = tf.Variable(_data(3, 4)), _data(5, 3, seed=1)
+    stock, function = (tf.function(_GIVEN_ON[made]) for _ in range(2))
+    expected = stock(x, w)
+    with captured() as taken:
+        for _ in range(3):
+            outputs = tf.nest.flatten(function(x, w))
+            assert len({id(t) for t in (x, *outputs)}) == len(outputs) + 1
+            close(outputs, expected)
+    assert taken.count
+
+
+@pytest.mark.parametrize("made", _GIVEN_ON)
+def test_tapes_around_functions(made):
+    w, x = tf.Variable(_data(3, 4)), _data(5, 3, seed=1)
+
+    def gradients(function, persistent):
+        with tf.GradientTape(persistent=persistent) as outer, tf.GradientTape(persistent=True) as inner:
+            outer.watch(x)
+            inner.watch(x)
+            loss = sum(tf.reduce_sum(t * t) for t in tf.nest.flatten(function(x, w)))
+        return [inner.gradient(loss, x), inner.gradient(loss, w.handle), outer.gradient(loss, [x, w])]
+
+    stock, function = (tf.function(_GIVEN_ON[made]) for _ in range(2))
+    with captured():
+        ours = [gradients(function, persistent) for persistent in (False, True, False)]
+    for found in ours:
+        close(found, gradients(stock, False))
+
+
+def _random_functions():
+    w = tf.ones((2, 2))
+    return {
+        "normal": lambda n: tf.tanh(tf.random.normal((n, 2))) @ w * 2.0 + 1.0,
+        "two": lambda n: tf.exp(tf.random.uniform((n, 2))) @ (w + tf.random.truncated_normal((2, 2))) * 2.0,
+        "dropout": lambda n: tf.nn.dropout(tf.exp(tf.ones((n, 2))) @ w + 1.0, 0.5),
+        "own seed": lambda n: tf.exp(tf.random.normal((n, 2), seed=7)) @ w + 1.0,
+        "in a branch": lambda n: tf.cond(n > 2, lambda: tf.random.normal((2, 2)), lambda: w) @ w * 2.0 + 1.0,
+        "a drawn axis": lambda n: tf.reduce_sum(tf.random.normal((n, 3)) @ tf.ones((3, 3)) * 2.0,
+                                                axis=tf.cast(tf.random.uniform(()) * 0.0, tf.int32)) + 1.0,
+    }
+
+
+@pytest.mark.parametrize("name", _random_functions())
+@pytest.mark.parametrize("compile_after", (0, 1))
+def test_streams_of_random_numbers_go_on(name, compile_after):
+    def draw():
+        tf.random.set_seed(3)
+        function = tf.function(_random_functions()[name])
+        return [function(tf.constant(n)) for n in (3, 3, 4, 3, 3)]
+
+    stock = draw()
+    with captured(compile_after=compile_after) as taken:
+        ours = draw()
+    close(ours, stock)
+    assert taken.count
+
+
+def _left(taken, name):
+    """Kinds of operations of a function that stay on TensorFlow."""
+    return {op.type for op in taken.functions()[name].left}
+
+
+def test_sizes_that_another_stage_gives():
+    """A size that TensorFlow computes is a constant of what is compiled after it; where it is another one in each
+    call, TensorFlow computes what needs it."""
+
+    @tf.function(input_signature=[tf.TensorSpec([4, 60]), tf.TensorSpec([None], tf.int32)])
+    def function(x, n):
+        rows = tf.unique(n).y[0]  # no rule for Unique
+        y = tf.reshape(tf.tanh(x * 2.0), (rows, -1)) + 1.0
+        return tf.reduce_sum(tf.broadcast_to(y, (3, rows, tf.size(x) // rows)), 0) * 0.5
+
+    x = _data(4, 60)
+    calls = [tf.constant([n, n]) for n in (2, 2, 3, 3, 2)]
+    expected = [function(x, n) for n in calls]
+    with captured() as taken:
+        close([function(x, n) for n in calls], expected)
+        assert not _left(taken, "function") & {"Reshape", "BroadcastTo"}
+        many = [tf.constant([n, n]) for n in (2, 3, 4, 5, 6, 8, 10, 12, 2)]
+        close([function(x, n) for n in many], [function.python_function(x, n) for n in many])
+        assert _left(taken, "function") & {"Reshape", "BroadcastTo"}
+
+
+def test_ragged_batches_are_compiled_once_a_shape():
+    model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3, activation="relu"),
+                              keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(4)])
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    x, y = np.random.default_rng(0).random((20, 8, 8, 3), np.float32), np.arange(20) % 4
+    with captured() as taken:
+        model.fit(x, y, batch_size=8, epochs=3, verbose=0)
+    name = next(name for name in taken.functions() if "step" in name)
+    assert _left(taken, name) <= {"IteratorGetNext", "OptionalFromValue", "OptionalNone"}
+    assert taken.count == 2

@@ -25,6 +25,7 @@ from .function import Take, TakenFunction, branch_names, describe_left, is_contr
 from .import_graph import supported
 from .native import Engine
 from .partition import Kind, Partition, partition
+from .streams import draw_from_streams
 from .variables import clock, forget_all, unwatch, watch
 
 _ATTRIBUTE = "_afterburner"
@@ -51,6 +52,7 @@ class FunctionState:
         self._refused: dict[FlatOp, str] = {}
         self._flat: FlatGraph | None = None
         self._is_bet = False
+        self._has_stream = False
         self.taken: TakenFunction | None = None
         self.left = False
         self._given_back: set[Any] = set()  # settings and shapes of calls that TensorFlow runs faster
@@ -67,7 +69,7 @@ class FunctionState:
         if self._given_back and _kind_of_call(arguments) in self._given_back:
             return None
         if self.taken is None:
-            if self.left or (report.calls <= options().compile_after and not self._is_step(function)):
+            if self.left or (report.calls <= options().compile_after and not self._is_wanted_at_once(function)):
                 return None
             self._prepare(function)
             if self.taken is None:
@@ -85,9 +87,31 @@ class FunctionState:
     def _give_back(self, taken: TakenFunction, arguments: Sequence[Any]) -> None:
         """Where TensorFlow is faster in all that we have compiled, let it run the whole function."""
         taken.take.lost = False
-        if all(stage.is_lost() for stage in taken.native_stages()):
+        if not self._has_stream and all(stage.is_lost() for stage in taken.native_stages()):
             self._given_back.add(_kind_of_call(arguments))
             self._engine.recorder.given_back(self._entry)
+
+    def _is_wanted_at_once(self, function: Any) -> bool:
+        """Whether a function is compiled at its first call."""
+        if self._entry.report.calls == 1:
+            self._has_stream = self._draws(function)
+        if not self._has_stream:
+            return self._is_step(function)
+        name = self._entry.report.name
+        if _bets[name] >= _MAX_BETS:
+            self._leave("it draws seeded random numbers, and functions of its name are called only once")
+            return False
+        self._is_bet = True
+        _bets[name] += 1
+        return True
+
+    def _draws(self, function: Any) -> bool:
+        try:
+            ops = self._flattened(function).ops
+            inside = (inner for op in ops if is_control(op) for inner in _everything_inside(op))
+            return draw_from_streams(ops) or draw_from_streams(inside)
+        except Exception:  # noqa: BLE001 - met again, and told, when the function is cut
+            return False
 
     def _is_step(self, function: Any) -> bool:
         """Whether a call trains, and so is sure to be made again. It is compiled at its first call: TensorFlow would
@@ -182,7 +206,7 @@ class FunctionState:
     def _learn_refusals(self, function: Any, taken: TakenFunction) -> None:
         """Where an operation could not be imported, cut again without it before the next call."""
         refusals = [s.refused for s in taken.native_stages() if s.refused is not None]
-        if not refusals:
+        if not refusals or self._has_stream:
             return
         for refusal in refusals:
             self._refused[refusal.op] = str(refusal)

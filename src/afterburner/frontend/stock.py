@@ -17,6 +17,7 @@ from tensorflow.python.framework import func_graph as func_graph_module
 from tensorflow.python.util import _pywrap_util_port
 
 from .flatten import FlatOp, FlatTensor, is_stateful
+from .streams import draws_from_stream
 
 Runner = Callable[[list[Any]], Sequence[Any]]
 
@@ -52,8 +53,9 @@ def runner(
 
 
 def is_plain_operation(ops: Sequence[FlatOp]) -> bool:
-    """Whether this is one operation that the eager runtime can run as it is."""
-    return len(ops) == 1 and _plain_attributes(ops[0]) is not None
+    """Whether this is one operation that the eager runtime can run as it is. Its kernels serve all operations of the
+    same attributes, and so would the state of a random one."""
+    return len(ops) == 1 and _plain_attributes(ops[0]) is not None and not draws_from_stream(ops[0])
 
 
 def _single(op: FlatOp, attributes: tuple[Any, ...]) -> Runner:
