@@ -553,3 +553,34 @@ def test_ragged_batches_are_compiled_once_a_shape():
     name = next(name for name in taken.functions() if "step" in name)
     assert _left(taken, name) <= {"IteratorGetNext", "OptionalFromValue", "OptionalNone"}
     assert taken.count == 2
+
+
+def test_what_is_refused_in_a_loop_is_cut_once():
+    """Where an operation inside a loop cannot be imported, the next calls know."""
+    step, weights = _step_and_weights()
+
+    @tf.function
+    def several(iterator):
+        total = tf.zeros(())
+        for _ in tf.range(3):
+            x, y, rows = next(iterator)
+            total += step.python_function(x[rows[0]:], y[rows[0]:]) + tf.reduce_sum(tf.sqrt(tf.abs(x)))
+        return total
+
+    def train(calls=8):
+        rows = tf.constant([[i % 7] for i in range(3 * calls)])
+        x, y = _data(3 * calls, 10, 5), _data(3 * calls, 10, 3, seed=1)
+        iterator = iter(tf.data.Dataset.from_tensor_slices((x, y, rows)))
+        return [several(iterator) for _ in range(calls)]
+
+    start = [w.numpy() for w in weights]
+    expected = [t.numpy() for t in (*train(), *weights)]
+    for w, value in zip(weights, start, strict=True):
+        w.assign(value)
+    with captured() as taken:
+        ours = [t.numpy() for t in (*train(), *weights)]
+        compiled = taken.count
+        train()
+        assert taken.count - compiled <= 2
+    close(ours, expected)
+    assert compiled

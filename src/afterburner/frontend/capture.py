@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -49,7 +49,7 @@ class FunctionState:
         self._engine = engine
         self._lock = threading.Lock()
         self._entry: Entry = engine.recorder.entry(_readable(function.name))
-        self._refused: dict[FlatOp, str] = {}
+        self._refused: dict[Any, str] = {}
         self._flat: FlatGraph | None = None
         self._is_bet = False
         self._has_stream = False
@@ -168,8 +168,12 @@ class FunctionState:
         report.left = describe_left(cut.left)
         report.seen_ops = sum(op.type != "Const" for s in cut.stages for op in s.ops)
         report.taken_ops = cut.native_ops
+        inside = [inner for s in cut.stages if s.kind is Kind.HOST for inner in _everything_inside(s.ops[-1])]
         _refuse_poor(cut, report.seen_ops, xla)
-        report.arithmetic_share = _arithmetic_share(cut)
+        inner = [op for op in inside if self._reason(op, xla) is None]
+        report.arithmetic_share = _arithmetic_share(cut, inside, inner)
+        report.seen_ops += sum(op.type != "Const" for op in inside)
+        report.taken_ops += sum(op.type != "Const" for op in inner)
         take = Take(lambda flat: self._partition(flat, xla), self._engine, self._entry,
                     stock_may_run=report.calls > 1 or self._is_bet)
         self.taken = TakenFunction(flat, cut, take)
@@ -195,8 +199,8 @@ class FunctionState:
         return ours >= (_MIN_STEP_OPS if steps else _MIN_LOOP_OPS)
 
     def _reason(self, op: FlatOp, xla: bool) -> str | None:
-        if op in self._refused:
-            return self._refused[op]
+        if _place(op) in self._refused:
+            return self._refused[_place(op)]
         if op.type in options().skip_ops:
             return "left out by AFTERBURNER_SKIP_OPS"
         if xla and xla_differs(op.type):
@@ -209,13 +213,18 @@ class FunctionState:
         if not refusals or self._has_stream:
             return
         for refusal in refusals:
-            self._refused[refusal.op] = str(refusal)
+            self._refused[_place(refusal.op)] = str(refusal)
         if len(self._refused) > _MAX_REFUSALS:
             self._leave(f"more than {_MAX_REFUSALS} operations turned out not to be compilable, the last: {refusal}")
             return
         with self._lock:
             self.taken = None
         self._prepare(function)
+
+
+def _place(op: FlatOp) -> tuple[Any, ...]:
+    """What tells an operation apart each time its graph is flattened: bodies of loops are, whenever they are cut."""
+    return id(op.source.graph), op.source.name, op.name
 
 
 def _kind_of_call(arguments: Sequence[Any]) -> tuple[Any, ...]:
@@ -262,19 +271,20 @@ def _refuse_poor(cut: Partition, seen: int, xla: bool) -> None:
         raise NotTaken(f"it would take {len(cut.stages)} stages")
 
 
-def _arithmetic_share(cut: Partition) -> float:
-    """Share of result elements computed by us, as far as static shapes tell."""
-    ours = total = 0
-    for stage in cut.stages:
-        for op in stage.ops:
-            size = sum(t.shape.num_elements() or 0 for t in op.outputs
-                       if t.shape.rank is not None and t.dtype.is_floating)
-            total += size
-            ours += size if stage.native else 0
-    handed = sum(t.shape.num_elements() or 0 for s in cut.stages if not s.native for op in s.ops
-                 if op.type.startswith("IteratorGetNext") for t in op.outputs
-                 if t.shape.rank is not None and t.dtype.is_floating)
-    return ours / max(total - handed, 1)
+def _arithmetic_share(cut: Partition, inside: Sequence[FlatOp], inner: Sequence[FlatOp]) -> float:
+    """Share of result elements computed by us, as far as static shapes tell. ``inside``: operations inside of loops and
+    branches that we run, ``inner``: those of them that are compiled."""
+    stages = [s for s in cut.stages if s.kind is not Kind.HOST]
+    ours = _elements(op for s in stages if s.native for op in s.ops) + _elements(inner)
+    every = [*(op for s in stages for op in s.ops), *inside]
+    handed = _elements(op for op in every if op.type.startswith("IteratorGetNext"))
+    return ours / max(_elements(every) - handed, 1)
+
+
+def _elements(ops: Iterable[FlatOp]) -> int:
+    """Elements of results that are floating-point numbers."""
+    return sum(t.shape.num_elements() or 0 for op in ops for t in op.outputs
+               if t.shape.rank is not None and t.dtype.is_floating)
 
 
 def _readable(name: bytes | str) -> str:
