@@ -584,3 +584,24 @@ def test_what_is_refused_in_a_loop_is_cut_once():
         assert taken.count - compiled <= 2
     close(ours, expected)
     assert compiled
+
+
+def test_errors_name_the_users_lines():
+    """As TensorFlow's own do, but for the name of the function."""
+
+    def function(x):
+        return tf.gather(tf.math.log(x) * 2.0 + tf.sin(x), tf.cast(x, tf.int32))
+
+    def message(call):
+        with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+            call(tf.constant([1.0, 7.0]))
+        return caught.value.message.split("[Op:")[0].splitlines()
+
+    stock, ours = tf.function(function), tf.function(function)
+    with captured():
+        ours(tf.constant([1.0, 0.5]))
+        found = message(ours)
+    expected = message(stock)
+    assert found[0] == expected[0] == "Graph execution error:"
+    assert [line for line in found if ", in function" in line] == [line for line in expected if ", in function" in line]
+    assert found[-2:] == expected[-2:] and any("Detected at node GatherV2" in line for line in found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
@@ -13,6 +14,7 @@ from ..ir import Location
 
 CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 _MAX_DEPTH = 64
+_OURS = str(Path(__file__).parents[1])  # the package's folder
 
 # Where XLA and plain TensorFlow differ: random streams, integer division by zero, unchecked gathers.
 _XLA_DIFFERS = ("Random", "StatelessRandom", "FloorDiv", "FloorMod", "TruncateDiv", "TruncateMod", "Gather",
@@ -259,16 +261,20 @@ class _OpLocation(Location):
 
 def _source_line(op: tf.Operation) -> str:
     """The innermost stack frame of the user's own code: neither TensorFlow's nor Keras's."""
+    frames = users_frames(op)
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+
+
+def users_frames(op: tf.Operation) -> list[Any]:
+    """The stack frames of the user's own code in which an operation was made, the innermost last."""
     try:
         frames = op.traceback or ()
     except (AttributeError, ValueError):
-        return ""
-    for i in range(len(frames) - 1, -1, -1):
-        if not _is_library(frames[i].filename):
-            return f"{frames[i].filename}:{frames[i].lineno}"
-    return ""
+        return []
+    return [frame for frame in frames if not _is_library(frame.filename)]
 
 
 @lru_cache(maxsize=4096)
 def _is_library(filename: str) -> bool:
-    return any(part in filename for part in ("/tensorflow/", "/keras/", "/afterburner/"))
+    return filename.startswith(_OURS) or filename.endswith("/bin/afterburner") \
+        or any(part in filename for part in ("/tensorflow/", "/keras/"))

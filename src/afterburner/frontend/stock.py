@@ -17,6 +17,7 @@ from tensorflow.python.framework import func_graph as func_graph_module
 from tensorflow.python.util import _pywrap_util_port
 
 from .flatten import FlatOp, FlatTensor, is_stateful
+from .op_errors import tell_where
 from .streams import draws_from_stream
 
 Runner = Callable[[list[Any]], Sequence[Any]]
@@ -62,7 +63,11 @@ def _single(op: FlatOp, attributes: tuple[Any, ...]) -> Runner:
     kind, count = op.type, len(op.outputs)
 
     def run(arguments: list[Any]) -> Sequence[Any]:
-        return quick_execute(kind, count, arguments, attributes, context.context()) or ()
+        try:
+            return quick_execute(kind, count, arguments, attributes, context.context()) or ()
+        except tf.errors.OpError as error:
+            tell_where(error, {op.name: op})
+            raise
 
     return run
 
@@ -70,16 +75,20 @@ def _single(op: FlatOp, attributes: tuple[Any, ...]) -> Runner:
 def _function(
     name: str, ops: Sequence[FlatOp], inputs: Sequence[FlatTensor], outputs: Sequence[FlatTensor],
 ) -> Runner:
-    return call_by_name(build_function(name, ops, inputs, outputs), len(outputs))
+    return call_by_name(*build_function(name, ops, inputs, outputs), len(outputs))
 
 
-def call_by_name(function: atomic_function.AtomicFunction, count: int) -> Runner:
+def call_by_name(function: atomic_function.AtomicFunction, places: dict[str, FlatOp], count: int) -> Runner:
     """A callable that runs a TensorFlow function past every hook; it keeps the function alive,
-    since TensorFlow forgets a function nobody refers to."""
+    since TensorFlow forgets a function nobody refers to. ``places``: its operations by their names in it."""
     call_name = function.name
 
     def run(arguments: list[Any]) -> Sequence[Any]:
-        return context.context().call_function(call_name, arguments, count) or ()
+        try:
+            return context.context().call_function(call_name, arguments, count) or ()
+        except tf.errors.OpError as error:
+            tell_where(error, places)
+            raise
 
     run.function = function  # type: ignore[attr-defined]
     return run
@@ -121,8 +130,9 @@ def function_of(graph: Any) -> atomic_function.AtomicFunction:
 
 def build_function(
     name: str, ops: Sequence[FlatOp], inputs: Sequence[FlatTensor], outputs: Sequence[FlatTensor],
-) -> atomic_function.AtomicFunction:
-    """A TensorFlow function of exactly these operations, with their control edges among themselves."""
+) -> tuple[atomic_function.AtomicFunction, dict[str, FlatOp]]:
+    """A TensorFlow function of exactly these operations, with their control edges among themselves, and the operations
+    by their names in it."""
     graph = func_graph_module.FuncGraph(f"afterburner_{name}")
     with graph.as_default(), tf.device(None):
         made: dict[FlatTensor, Any] = {}
@@ -134,7 +144,7 @@ def build_function(
         graph.inputs = [made[t] for t in inputs]
         graph.outputs = [made[t] for t in outputs]
         graph.control_outputs = [copies[op] for op in ops if is_stateful(op.source)]
-    return function_of(graph)
+    return function_of(graph), {copy.name: op for op, copy in copies.items()}
 
 
 def _placeholder(tensor: FlatTensor) -> Any:
