@@ -26,7 +26,7 @@ from .import_graph import supported
 from .native import Engine
 from .partition import Kind, Partition, partition
 from .streams import draw_from_streams
-from .variables import clock, forget_all, unwatch, watch
+from .variables import forget_all, run_by_tensorflow, unwatch, watch
 
 _ATTRIBUTE = "_afterburner"
 _MAX_STAGES = 9
@@ -313,11 +313,7 @@ def _hooked_call_flat(self: Any, *args: Any) -> Any:
             return outputs
     if not state.writes:
         return _call_flat(self, *args)
-    clock.tick()
-    try:
-        return _call_flat(self, *args)
-    finally:
-        clock.tick()
+    return run_by_tensorflow(args, lambda: _call_flat(self, *args))
 
 
 def install(engine: Engine) -> None:

@@ -14,7 +14,7 @@ from .native import Engine, NativeStage
 from .optionals import Unsealed
 from .partition import Kind, Partition, Stage
 from .stock import is_plain_operation, runner
-from .variables import clock
+from .variables import run_by_tensorflow
 
 
 class StockStage:
@@ -36,11 +36,11 @@ class StockStage:
 
     def run(self, values: list[Any]) -> None:
         """Fill the output slots from the input slots."""
+        arguments = [values[i] for i in self._input_slots]
         if self._writes:
-            clock.tick()
-        results = self._run([values[i] for i in self._input_slots])
-        if self._writes:
-            clock.tick()
+            results = run_by_tensorflow(arguments, lambda: self._run(arguments))
+        else:
+            results = self._run(arguments)
         for slot, result in zip(self._output_slots, results, strict=True):
             values[slot] = result
 

@@ -20,15 +20,15 @@ from ..runtime.executable import Executable, Unsupported
 from . import failures
 from .contest import CPU, STOCK, Choices, Contest, Plan, choice_report
 from .dtypes import ir_dtype
+from .exclusion import InUse
 from .flatten import FlatTensor
 from .import_graph import Imported, import_ops, read_inputs, variable_dtypes
 from .importer import Refused
 from .partition import Stage
 from .second_opinion import SecondOpinion
 from .stock import Runner, runner
-from .tensors import address
 from .undisturbed import Interrupted, raised_by_signal
-from .variables import Known, clock, identity, known
+from .variables import Known, clock, identity, known, remember, run_by_tensorflow
 from .variant import CheckFailed, PartlyBound, Variant
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class NativeStage:
         where the results are not confirmed."""
         try:
             return variant.run(arguments, [values[i] for i in variant.resources], opinion)
-        except CheckFailed:
+        except (CheckFailed, InUse):
             return None
         except PartlyBound as error:
             self._give_up(key, "run", error)
@@ -161,11 +161,8 @@ class NativeStage:
         if self._stock is None:
             stage = self.stage
             self._stock = runner(self.name, stage.ops, [*stage.inputs, *stage.resources], stage.outputs)
-        clock.tick()
-        try:
-            results = self._stock([values[i] for i in self._all_slots])
-        finally:
-            clock.tick()
+        stock, arguments = self._stock, [values[i] for i in self._all_slots]
+        results = run_by_tensorflow(arguments, lambda: stock(arguments))
         for slot, result in zip(self.output_slots, results, strict=True):
             values[slot] = result
 
@@ -333,13 +330,16 @@ class NativeStage:
             dtype = dtypes.get(tensor)
             if dtype is None:
                 continue
+            handle = values[slot]
+            record = known(handle)
+            before = record.value
             try:
-                value = tf.raw_ops.ReadVariableOp(resource=values[slot], dtype=dtype)
+                value = tf.raw_ops.ReadVariableOp(resource=handle, dtype=dtype)
             except (tf.errors.FailedPreconditionError, tf.errors.NotFoundError):
                 raise NotYet from None
             types[tensor] = TensorType(ir_dtype(dtype), value._shape_tuple())  # noqa: SLF001
-            records.append(known(values[slot]))
-            records[-1].learn(value, address(value), moment)
+            records.append(record)
+            remember([record], [before], [value], moment)
         return types, records
 
     def _give_up(self, key: Any, when: str, error: Exception) -> None:

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
 import threading
 import weakref
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import tensorflow as tf
 from tensorflow.python.eager import execute
@@ -30,6 +31,7 @@ from tensorflow.python.ops import (
     gen_training_ops,
 )
 
+from .exclusion import Writers
 from .stock import Runner
 from .tensors import address
 
@@ -43,6 +45,10 @@ _READS = frozenset({
 _WATCHED = (gen_dataset_ops, gen_experimental_dataset_ops, gen_functional_ops, gen_resource_variable_ops,
             gen_state_ops, gen_stateful_random_ops, gen_training_ops)
 _SLICE_WRITER = ("resource_strided_slice_assign", "ResourceStridedSliceAssign")
+# How the names of those begin that write a variable at once, by a kernel that waits for nothing.
+_WRITES = ("Assign", "Resource", "Rng", "StatefulUniform", "StatefulStandardNormal", "StatefulTruncatedNormal",
+           "StatefulRandomBinomial")
+_T = TypeVar("_T")
 
 
 class Clock:
@@ -119,6 +125,20 @@ def known(handle: Any) -> Known:
         return record
 
 
+writers = Writers(known)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=writers.reset)
+
+
+def run_by_tensorflow(arguments: Sequence[Any], work: Callable[[], _T]) -> _T:
+    """What ``work`` gives, a run of TensorFlow's that may write any variable among its arguments."""
+    clock.tick()
+    try:
+        return writers.foreign(arguments, work)
+    finally:
+        clock.tick()
+
+
 def forget_all() -> None:
     """Drop every remembered value."""
     clock.tick()
@@ -136,11 +156,30 @@ def refresh(
         ShapeChanged: a variable was given a value of another shape.
         tf.errors.OpError: a variable is not initialised or was deleted.
     """
+    before = [r.value for r in records]
     values = read_all(list(handles))
     for value, shape in zip(values, shapes, strict=True):
         if value._shape_tuple() != shape:  # noqa: SLF001
             raise ShapeChanged(f"a variable of shape {shape} was given a value of shape {value._shape_tuple()}")  # noqa: SLF001
-    return [record.learn(value, address(value), moment) for record, value in zip(records, values, strict=True)]
+    return remember(records, before, values, moment)
+
+
+def remember(records: Sequence[Known], before: Sequence[Value], tensors: Sequence[Any], moment: int) -> list[Value]:
+    """What was read of variables, as values; they are known from now on, but where a compiled stage may have written
+    the variable since.
+
+    Args:
+        records: of the variables.
+        before: what the records knew before the variables were read.
+        tensors: what was read.
+        moment: the clock before that.
+    """
+    values = [(tensor, address(tensor), moment, next(_numbers), None, 0) for tensor in tensors]
+    with writers.gate:
+        for record, old, value in zip(records, before, values, strict=True):
+            if record.value is old and record not in writers.changing:
+                record.value = value
+    return values
 
 
 class ShapeChanged(Exception):
@@ -160,12 +199,22 @@ class _Watch(ModuleType):
             if op in _READS:
                 return fast(ctx, op, *rest)
             _notice(op, rest)
-            try:
-                return fast(ctx, op, *rest)
-            finally:
-                clock.tick()
+            return _noticed(op, rest, lambda: fast(ctx, op, *rest))
 
         self.TFE_Py_FastPathExecute = watched
+
+
+def _noticed(op: str, arguments: Sequence[Any], work: Callable[[], _T]) -> _T:
+    """Do an operation that may write variables among its arguments."""
+    def noticed() -> _T:
+        try:
+            return work()
+        finally:
+            clock.tick()
+
+    if op.startswith(_WRITES):
+        return writers.eager(arguments, noticed)
+    return writers.foreign(arguments, noticed)
 
 
 def _notice(op: str, arguments: Sequence[Any]) -> None:
@@ -186,14 +235,11 @@ def _slice_writers() -> tuple[tuple[Any, str], ...]:
     return (gen_array_ops, _SLICE_WRITER[0]), (tf.raw_ops, _SLICE_WRITER[1])
 
 
-def _ticking(function: Callable[..., Any]) -> Callable[..., Any]:
+def _writing(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def watched(*args: Any, **kwargs: Any) -> Any:
         clock.tick()
-        try:
-            return function(*args, **kwargs)
-        finally:
-            clock.tick()
+        return _noticed(_SLICE_WRITER[1], (*args, *kwargs.values()), lambda: function(*args, **kwargs))
 
     return watched
 
@@ -207,7 +253,7 @@ def watch() -> None:
     for holder, name in _slice_writers():
         if (holder, name) not in _functions:
             _functions[holder, name] = getattr(holder, name)
-            setattr(holder, name, _ticking(getattr(holder, name)))
+            setattr(holder, name, _writing(getattr(holder, name)))
     _watch_slow_path()
 
 
@@ -229,12 +275,9 @@ _quick_execute = execute.quick_execute
 
 def _watched_execute(op_name: Any, num_outputs: int, inputs: Any, attrs: Any, ctx: Any, name: Any = None) -> Any:
     kind = op_name.decode() if isinstance(op_name, bytes) else op_name
-    writes = kind.startswith(("Assign", "Resource")) and kind not in _READS
-    try:
+    if not kind.startswith(_WRITES) or kind in _READS:
         return _quick_execute(op_name, num_outputs, inputs, attrs, ctx, name)
-    finally:
-        if writes:
-            clock.tick()
+    return _noticed(kind, inputs, lambda: _quick_execute(op_name, num_outputs, inputs, attrs, ctx, name))
 
 
 def _watch_slow_path() -> None:

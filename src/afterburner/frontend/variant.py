@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.eager import context
 
 from ..ir import TensorType
 from ..ir.types import BOOL
 from ..runtime.buffers import Buffer, BufferPool, Rack, Row, Shelf
+from ..runtime.collector import paused_collector
 from ..runtime.executable import Executable, KeepingExecutable
 from ..runtime.heap import give_back
 from .bulk import reader, writer
@@ -23,9 +25,10 @@ from .second_opinion import SecondOpinion
 from .stock import keeps_freed_memory
 from .tensors import address, hand_over
 from .undisturbed import undisturbed
-from .variables import Known, Value, clock, known, refresh
+from .variables import Known, Value, clock, known, refresh, writers
 
 _CHECK = TensorType(BOOL, ())
+_NO_CHECKS = Row([])
 
 
 class CheckFailed(Exception):
@@ -49,7 +52,7 @@ class Variant:
         shelves: for results, then for new values.
         result_count: how many results there are.
         updated: for each new value the position of its variable.
-        check_addresses: where the checks are written.
+        checks: where the checks are written, in rows.
         writers: what binds the new values that a part finishes, where the graph is run in parts.
     """
 
@@ -67,9 +70,7 @@ class Variant:
         checks = len(self._messages)
         self.shelves = [pool.shelf(t) for t in graph.output_types[: len(graph.outputs) - checks]]
         self.result_count = len(self.shelves) - len(self.updated)
-        self._check_buffers = pool.take([pool.shelf(_CHECK)] * checks)
-        self.check_addresses = [b.address for b in self._check_buffers]
-        self._checked = [ctypes.c_bool.from_address(where) for where in self.check_addresses]
+        self.checks = Rack(pool, [pool.shelf(_CHECK)] * checks)
         self._read = reader(stored) if stored else None
         dtypes = [stored[p] for p in self.updated]
         several = len(executable.parts) > 1
@@ -82,8 +83,7 @@ class Variant:
         small = sum(s.type.bytes for s in updates) <= AVERAGE_BYTES * len(updates)
         self._overwriter = Overwriter(pool, [s.type for s in updates]) if small else None
         self._run_keeping = executable.run_keeping if isinstance(executable, KeepingExecutable) else None
-        self._records: list[Known] = []
-        self._handles: list[Any] = []
+        self._bound = _Bound([], [])
 
     def run(self, arguments: Sequence[Any], handles: list[Any], opinion: SecondOpinion | None = None) -> list[Any]:
         """Results for data inputs and variable handles; variables are bound to their new values last.
@@ -96,41 +96,57 @@ class Variant:
         Raises:
             CheckFailed: nothing was written.
             Disagreement: the opinion is another one; nothing was written.
+            InUse: nothing was written.
             PartlyBound: some variables have their new values, others have not.
         """
-        records = self.bind(handles)
+        bound = self.bind(handles)
+        inputs = [address(t) for t in arguments]
+        if not self.updated:
+            return self._run(inputs, bound, opinion)
+        if bound.moment != clock.now and context.is_async():
+            context.async_wait()  # for whatever the variables wait for: not when it is our turn
+        return writers.compiled(bound.changed, lambda: self._run(inputs, bound, opinion))
+
+    def _run(self, inputs: list[int], bound: _Bound, opinion: SecondOpinion | None) -> list[Any]:
+        handles, records = bound.handles, bound.records
         moment = clock.now
         held = [r.value for r in records]  # which other threads may forget; keeps the values alive while they are read
         if self._read is not None and (clock.unsafe or any([value[2] != moment for value in held])):
             held = refresh(records, handles, self._shapes, self._read, moment)
-        inputs = [address(t) for t in arguments]
+        bound.moment = moment
         if self.writers:
             run = _PartRun(self, records, handles, held, moment)
             del held
-            undisturbed(lambda: run.run(inputs))
+            with paused_collector():  # what it destroys may write a variable, and would wait for this thread
+                undisturbed(lambda: run.run(inputs))
             return run.results
-        inputs += [value[1] for value in held]
+        inputs = inputs + [value[1] for value in held]
         row, updates = self._rack.take(), self._update_rack.take()
+        checks = self.checks.take() if self._messages else _NO_CHECKS
         try:
-            outputs = row.addresses + updates.addresses + self.check_addresses
+            outputs = row.addresses + updates.addresses + checks.addresses
             kept = self._compute(inputs, outputs, held)
-            self.check()
+            self.check(checks)
             if opinion is not None:
                 opinion.confirm(inputs, outputs)
             results = hand_over(self.pool, row)
-            self._renew(updates, records, handles, held, kept, moment)
+            self._renew(updates, bound, held, kept, moment)
+        except BaseException:
+            clock.tick()  # another thread may have read a variable before it was written, and be about to remember it
+            raise
         finally:
             self._rack.put(row)
             self._update_rack.put(updates)
+            if self._messages:
+                self.checks.put(checks)
         return results
 
-    def _renew(self, updates: Row, records: list[Known], handles: list[Any], held: Sequence[Value],
-               kept: Sequence[Any], moment: int) -> None:
+    def _renew(self, updates: Row, bound: _Bound, held: Sequence[Value], kept: Sequence[Any], moment: int) -> None:
         """Give the variables their new values. An interrupt may come between any two lines: either way what is
         remembered is forgotten first, and TensorFlow's variables change in one call."""
         if self._write is None:
             return
-        changed = [records[position] for position in self.updated]
+        changed = [bound.records[position] for position in self.updated]
         old = [held[position] for position in self.updated]
         for record in changed:
             record.forget()
@@ -141,7 +157,7 @@ class Variant:
             return
         tensors = hand_over(self.pool, updates)
         counters = overwriter.counters(tensors) if overwriter is not None else [0] * len(tensors)
-        self._write([handles[position] for position in self.updated] + tensors)
+        self._write([bound.handles[position] for position in self.updated] + tensors)
         if overwriter is not None:  # nothing may fail from here on: the variables have their new values
             counters = overwriter.only_bound(counters)
         news = zip(tensors, updates.addresses, itertools.repeat(moment), kept, counters)
@@ -161,18 +177,40 @@ class Variant:
         kept = self._run_keeping(inputs, outputs, [value[4] for value in held], version)
         return kept[self.result_count: len(self.shelves)]
 
-    def bind(self, handles: list[Any]) -> list[Known]:
-        """The records of the variables behind the handles; looked up anew when the handles change."""
-        if len(handles) != len(self._handles) or not all(map(operator.is_, handles, self._handles)):
-            self._records = [known(h) for h in handles]
-            self._handles = handles
-        return self._records
+    def bind(self, handles: list[Any]) -> _Bound:
+        """The variables behind the handles; looked up anew when the handles change."""
+        bound = self._bound
+        if len(handles) != len(bound.handles) or not all(map(operator.is_, handles, bound.handles)):
+            bound = self._bound = _Bound(handles, self.updated)
+        return bound
 
-    def check(self) -> None:
-        """Raise ``CheckFailed`` where a check of the last run does not hold."""
-        for message, holds in zip(self._messages, self._checked, strict=True):
-            if not holds.value:
+    def check(self, checks: Row) -> None:
+        """Raise ``CheckFailed`` where a check of a run does not hold."""
+        for message, where in zip(self._messages, checks.addresses, strict=True):
+            if not ctypes.c_bool.from_address(where).value:
                 raise CheckFailed(message)
+
+
+class _Bound:
+    """The variables of a stage. Replaced as a whole since threads share it.
+
+    Args:
+        handles: of the variables.
+        updated: positions of those that the stage writes.
+
+    Attributes:
+        records: what is known of them.
+        changed: those of the variables that the stage writes.
+        moment: the clock when all of them were known last.
+    """
+
+    __slots__ = ("handles", "records", "changed", "moment")
+
+    def __init__(self, handles: list[Any], updated: Sequence[int]) -> None:
+        self.handles = handles
+        self.moment = -1
+        self.records: list[Known] = [known(h) for h in handles]
+        self.changed = frozenset([self.records[position] for position in updated])
 
 
 class _PartRun:
@@ -192,6 +230,7 @@ class _PartRun:
         self._held: list[Any] = list(held)  # old values, which the parts to come read
         self._new: list[Any] = []  # the same of new ones
         self._taken: dict[int, Buffer] = {}
+        self._checks = variant.checks.take()
         self._writing = False
 
     def run(self, inputs: list[int]) -> None:
@@ -208,24 +247,26 @@ class _PartRun:
             self.results = self._hand_over(range(variant.result_count))
         except Exception as error:
             if self._writing:
+                clock.tick()
                 raise PartlyBound(f"a step failed after some of its variables were written: {error}") from error
             raise
         finally:
             variant.pool.put([variant.shelves[i] for i in self._taken], list(self._taken.values()))
+            variant.checks.put(self._checks)
 
     def _begin(self, positions: Sequence[int]) -> list[int]:
         variant = self._variant
         count = len(variant.shelves)
         taken = [i for i in positions if i < count]
         self._taken.update(zip(taken, variant.pool.take([variant.shelves[i] for i in taken]), strict=True))
-        return [self._taken[i].address if i < count else variant.check_addresses[i - count] for i in positions]
+        return [self._taken[i].address if i < count else self._checks.addresses[i - count] for i in positions]
 
     def _finish(self, positions: Sequence[int]) -> None:
         if not positions:
             return
         variant = self._variant
         if not self._writing:
-            variant.check()
+            variant.check(self._checks)
         variables = [variant.updated[i - variant.result_count] for i in positions]
         addresses = [self._taken[i].address for i in positions]
         tensors = self._hand_over(positions)
