@@ -69,6 +69,8 @@ class FunctionState:
         if self._given_back and _kind_of_call(arguments) in self._given_back:
             return None
         if self.taken is None:
+            if report.calls == 1:
+                self._has_stream = self._draws(function)
             if self.left or (report.calls <= options().compile_after and not self._is_wanted_at_once(function)):
                 return None
             self._prepare(function)
@@ -93,8 +95,6 @@ class FunctionState:
 
     def _is_wanted_at_once(self, function: Any) -> bool:
         """Whether a function is compiled at its first call."""
-        if self._entry.report.calls == 1:
-            self._has_stream = self._draws(function)
         if not self._has_stream:
             return self._is_step(function)
         name = self._entry.report.name
@@ -106,6 +106,7 @@ class FunctionState:
         return True
 
     def _draws(self, function: Any) -> bool:
+        """Whether a function goes on in a seeded stream of random numbers."""
         try:
             ops = self._flattened(function).ops
             inside = (inner for op in ops if is_control(op) for inner in _everything_inside(op))
