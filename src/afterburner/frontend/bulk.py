@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import weakref
 from collections.abc import Sequence
+from functools import lru_cache
 
 import tensorflow as tf
 from tensorflow.core.framework import function_pb2
@@ -18,10 +19,21 @@ from tensorflow.python.eager import context
 from .stock import Runner, call_inline
 
 _serial = itertools.count()
+_KEPT = 256  # readers and writers: TensorFlow never frees what it made to run a function once it ran
 
 
 def reader(dtypes: Sequence[tf.DType]) -> Runner:
     """A callable from variable handles to their current values."""
+    return _reader(tuple(dtypes), id(context.context()))
+
+
+def writer(dtypes: Sequence[tf.DType]) -> Runner:
+    """A callable from handles followed by values to nothing: the variables are bound to the values."""
+    return _writer(tuple(dtypes), id(context.context()))
+
+
+@lru_cache(maxsize=_KEPT)
+def _reader(dtypes: tuple[tf.DType, ...], context_id: int) -> Runner:
     function = _function("read", len(dtypes))
     signature = function.signature
     for i, dtype in enumerate(dtypes):
@@ -32,8 +44,8 @@ def reader(dtypes: Sequence[tf.DType]) -> Runner:
     return _runner(function)
 
 
-def writer(dtypes: Sequence[tf.DType]) -> Runner:
-    """A callable from handles followed by values to nothing: the variables are bound to the values."""
+@lru_cache(maxsize=_KEPT)
+def _writer(dtypes: tuple[tf.DType, ...], context_id: int) -> Runner:
     function = _function("write", len(dtypes))
     signature = function.signature
     for i, dtype in enumerate(dtypes):
