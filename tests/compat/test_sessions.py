@@ -148,6 +148,33 @@ with tf.Session() as session:
     assert len(stock) == 8 and status == "left"
 
 
+def test_what_was_assigned_before_a_failure_stays(tmp_path: Path) -> None:
+    stock, ours, _ = both(tmp_path, """
+import sys
+import numpy as np
+import tensorflow.compat.v1 as tf
+tf.disable_eager_execution()
+x = tf.placeholder(tf.float32, [4])
+w = tf.get_variable("w", [4], initializer=tf.zeros_initializer())
+def fails(value):
+    if value[0] > 2:
+        raise ValueError("planted")
+    return value
+written = tf.assign_add(w, tf.tanh(x) * 0.0 + 1.0)
+with tf.control_dependencies([written]):
+    result = tf.py_func(fails, [tf.sqrt(tf.abs(x)) * 2.0 - 1.0], tf.float32)
+with tf.Session() as session:
+    session.run(tf.global_variables_initializer())
+    for value in (1.0, 1.0, 1.0, 9.0, 1.0, 9.0, 1.0):
+        try:
+            print(f"{session.run(result, {x: np.full(4, value, np.float32)})[0]:.4f}")
+        except tf.errors.OpError as error:
+            print("failed")
+        print(session.run(w)[0])
+""", "resources", "PyFunc")
+    assert_same(stock, ours)
+
+
 def test_errors_are_tensorflows(tmp_path: Path) -> None:
     stock, ours, _ = both(tmp_path, NETWORK + """
 train = tf.train.AdamOptimizer().minimize(loss)

@@ -194,13 +194,17 @@ class _Plan:
         for stage in self._stages:
             if isinstance(stage, _StockStage):
                 feed = {s.ref(): values[t] for s, t in zip(stage.fed, stage.inputs, strict=True)}
-                results = _do_run(session, None, stage.targets, stage.fetched, feed, None, None)
+                try:
+                    results = _do_run(session, None, stage.targets, stage.fetched, feed, None, None)
+                except tf.errors.OpError:  # what was assigned before an operation fails stays assigned
+                    self._write(session, kept, found, _changed(variables, before))
+                    raise
                 values.update(zip(stage.outputs, results, strict=True))
                 given.update(zip((s.ref() for s in stage.fetched), results, strict=True))
             elif not self._computes(found, stage, values, variables):
                 raise _LeftToTensorFlow(given)
         outputs = [_fetched(values, t) for t in found.flat.outputs]
-        self._write(session, kept, found, {h: v for h, v in variables.items() if v is not before[h]})
+        self._write(session, kept, found, _changed(variables, before))
         return outputs
 
     def _computes(self, found: SessionGraph, stage: SessionStage, values: Arrays, variables: Arrays) -> bool:
@@ -255,6 +259,10 @@ class _Plan:
         kept.clear()  # should the run fail
         _do_run(session, None, assigns, [], feed, None, None)
         kept.update(known)
+
+
+def _changed(variables: Arrays, before: Arrays) -> Arrays:
+    return {handle: value for handle, value in variables.items() if value is not before[handle]}
 
 
 def _fetched(values: Arrays, tensor: FlatTensor) -> Any:
