@@ -497,6 +497,7 @@ def _random_functions():
         "dropout": lambda n: tf.nn.dropout(tf.exp(tf.ones((n, 2))) @ w + 1.0, 0.5),
         "own seed": lambda n: tf.exp(tf.random.normal((n, 2), seed=7)) @ w + 1.0,
         "in a branch": lambda n: tf.cond(n > 2, lambda: tf.random.normal((2, 2)), lambda: w) @ w * 2.0 + 1.0,
+        "in a case": lambda n: tf.switch_case(n - 3, [lambda: tf.random.normal((2, 2)), lambda: w]) @ w * 2.0 + 1.0,
         "a drawn axis": lambda n: tf.reduce_sum(tf.random.normal((n, 3)) @ tf.ones((3, 3)) * 2.0,
                                                 axis=tf.cast(tf.random.uniform(()) * 0.0, tf.int32)) + 1.0,
     }
@@ -541,6 +542,22 @@ def test_sizes_that_another_stage_gives():
         many = [tf.constant([n, n]) for n in (2, 3, 4, 5, 6, 8, 10, 12, 2)]
         close([function(x, n) for n in many], [function.python_function(x, n) for n in many])
         assert _left(taken, "function") & {"Reshape", "BroadcastTo"}
+
+
+def test_functions_of_ever_new_sizes_are_left():
+    """Where hardly a call has shapes that are compiled, TensorFlow runs the function whole."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 4]), tf.TensorSpec([], tf.int32)])
+    def function(x, n):
+        y = tf.boolean_mask(tf.tanh(x) * 2.0, tf.range(tf.shape(x)[0]) < n)
+        return tf.reduce_sum(tf.reshape(y * 3.0 - 1.0, (n, 2, 2)), 1) + tf.fill((n, 2), 0.5)
+
+    calls = [(_data(60, 4), tf.constant(1 + i * 7 % 59)) for i in range(80)]
+    expected = [function(x, n) for x, n in calls]
+    with captured(compile_after=1) as taken:
+        close([function(x, n) for x, n in calls], expected)
+        assert taken.functions()["function"].status == "left"
+    assert 0 < taken.count < 20
 
 
 def test_ragged_batches_are_compiled_once_a_shape():

@@ -25,6 +25,7 @@ from .function import Take, TakenFunction, branch_names, describe_left, is_contr
 from .import_graph import supported
 from .native import Engine
 from .partition import Kind, Partition, partition
+from .stock import called_functions
 from .streams import draw_from_streams
 from .variables import forget_all, run_by_tensorflow, unwatch, watch
 
@@ -37,6 +38,8 @@ _MIN_STEP_OPS = 20  # a loop over an iterator with less inside turns faster in T
 _MIN_LOOP_OPS = 150  # and so does any other loop
 _UPDATES = ("AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp")
 _LARGE_STEP_VARIABLES = 100  # updated by one call: a training step of a network with some dozens of layers
+_MAX_STRAYS = 24  # calls whose shapes or sizes were not compiled, less those whose were
+_MAX_RESIZED = 2  # cuts anew since sizes differ from call to call
 _MAX_BETS = 2  # functions of one name compiled at their first call and not called again: then others wait
 _bets: Counter[str] = Counter()  # such functions by name
 
@@ -53,6 +56,8 @@ class FunctionState:
         self._flat: FlatGraph | None = None
         self._is_bet = False
         self._has_stream = False
+        self._strays = 0
+        self._resized = 0
         self.taken: TakenFunction | None = None
         self.left = False
         self._given_back: set[Any] = set()  # settings and shapes of calls that TensorFlow runs faster
@@ -84,7 +89,17 @@ class FunctionState:
         self._learn_refusals(function, taken)
         if taken.take.lost:
             self._give_back(taken, arguments)
+        if taken.take.strayed or self._strays:
+            self._count_strays(taken)
         return outputs
+
+    def _count_strays(self, taken: TakenFunction) -> None:
+        """Where most calls have shapes or sizes of their own, TensorFlow runs the function whole: in pieces it is
+        slower."""
+        self._strays = self._strays + 1 if taken.take.strayed else self._strays - 1
+        taken.take.strayed = False
+        if self._strays > _MAX_STRAYS and not self._has_stream:
+            self._leave("its shapes, or sizes that it computes, differ from call to call")
 
     def _give_back(self, taken: TakenFunction, arguments: Sequence[Any]) -> None:
         """Where TensorFlow is faster in all that we have compiled, let it run the whole function."""
@@ -108,9 +123,7 @@ class FunctionState:
     def _draws(self, function: Any) -> bool:
         """Whether a function goes on in a seeded stream of random numbers."""
         try:
-            ops = self._flattened(function).ops
-            inside = (inner for op in ops if is_control(op) for inner in _everything_inside(op))
-            return draw_from_streams(ops) or draw_from_streams(inside)
+            return draw_from_streams(_with_all_inside(self._flattened(function)))
         except Exception:  # noqa: BLE001 - met again, and told, when the function is cut
             return False
 
@@ -218,6 +231,10 @@ class FunctionState:
         if len(self._refused) > _MAX_REFUSALS:
             self._leave(f"more than {_MAX_REFUSALS} operations turned out not to be compilable, the last: {refusal}")
             return
+        self._resized += taken.take.resized
+        if self._resized > _MAX_RESIZED:
+            self._leave(f"sizes that it computes differ from call to call, of the last: {refusal}")
+            return
         with self._lock:
             self.taken = None
         self._prepare(function)
@@ -247,6 +264,14 @@ def _everything_inside(op: FlatOp) -> Iterator[FlatOp]:
             yield inner
             if is_control(inner):
                 yield from _everything_inside(inner)
+
+
+def _with_all_inside(flat: FlatGraph) -> Iterator[FlatOp]:
+    """Operations of a function, and of all functions that they name: branches, bodies, what maps an input."""
+    for op in flat.ops:
+        yield op
+        for function in called_functions(op.source):
+            yield from _with_all_inside(flatten(function.graph, op.name))
 
 
 def _refuse_accelerators() -> None:

@@ -129,6 +129,8 @@ class Take:
     Attributes:
         stock_may_run: whether there is memory for TensorFlow to run it: not known of a large training step.
         lost: whether TensorFlow was found faster for one of its stages.
+        strayed: whether TensorFlow ran a stage since its shapes or sizes were not compiled.
+        resized: whether an operation was refused since the sizes it needs differ from call to call.
     """
 
     cut: Callable[[FlatGraph], Partition]
@@ -136,6 +138,8 @@ class Take:
     entry: Entry
     stock_may_run: bool = False
     lost: bool = False
+    strayed: bool = False
+    resized: bool = False
 
     def __call__(self, graph: Any, name: str) -> TakenFunction:
         flat = flatten(graph, name)

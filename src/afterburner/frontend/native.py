@@ -92,6 +92,7 @@ class NativeStage:
         plan = self._plans.get(key)
         if plan is None and not self._is_failed(key):
             plan = self._prepare(key, arguments, values)
+            self.take.strayed |= plan is None
         results = None
         if plan is not None:
             if plan.contest is not None:
@@ -174,6 +175,7 @@ class NativeStage:
             seen = self._seen[key] = self._seen.get(key, 0) + 1
             if self._static and self._values_seen(key, len(arguments)) > options().variants:
                 self.refused = self._needs_static  # they differ from call to call: TensorFlow computes what needs them
+                self.take.resized = True
                 return None
             others = sum(known[0] == key[0] for known in self._plans)  # of this setting
             # The first shapes are compiled at once, others (a short last batch) when they recur.

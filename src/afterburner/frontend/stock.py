@@ -155,7 +155,7 @@ def _placeholder(tensor: FlatTensor) -> Any:
 def _copy(graph: Any, op: FlatOp, made: dict[FlatTensor, Any], copies: dict[FlatOp, tf.Operation]) -> tf.Operation:
     source = op.source
     attributes = {k: v for k, v in source.node_def.attr.items() if not k.startswith("_class")}
-    for function in _called(source):
+    for function in called_functions(source):
         if not graph._is_function(function.name):  # noqa: SLF001
             graph._add_function_recursive(function)  # noqa: SLF001
     with graph.control_dependencies([copies[c] for c in op.control if c in copies]):
@@ -167,7 +167,7 @@ def _copy(graph: Any, op: FlatOp, made: dict[FlatTensor, Any], copies: dict[Flat
     return copy
 
 
-def _called(source: tf.Operation) -> list[Any]:
+def called_functions(source: tf.Operation) -> list[Any]:
     """Functions an operation's attributes name (branches, loop bodies, dataset functions)."""
     names = []
     for value in source.node_def.attr.values():
