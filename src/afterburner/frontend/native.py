@@ -52,6 +52,7 @@ class Engine:
     choices: Choices = field(default_factory=Choices)
 
 
+_MOST_SEEN = 256  # shapes and values whose calls are counted
 _STATIC_ELEMENTS = 16  # of an input whose values may decide: sizes, axes, places
 
 
@@ -172,6 +173,8 @@ class NativeStage:
         with self._lock:
             if key in self._plans:
                 return self._plans[key]
+            if len(self._seen) >= _MOST_SEEN:
+                self._seen.clear()
             seen = self._seen[key] = self._seen.get(key, 0) + 1
             if self._static and self._values_seen(key, len(arguments)) > options().variants:
                 self.refused = self._needs_static  # they differ from call to call: TensorFlow computes what needs them
