@@ -1,11 +1,14 @@
 """Filter gradients that leave zeros out by masks, as with AVX-512, against float64."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from cpu_harness import run_kernel
 
 from afterburner.cpu import isa as isas
 from afterburner.cpu.kernels import conv, filter_grad_masked
+from afterburner.cpu.kernels.gemm import numeric
 from afterburner.ir import DTYPES, Builder, TensorType
 from afterburner.ir.ops.conv import Conv2dFilterGrad
 
@@ -125,3 +128,17 @@ def test_other_types_are_computed_whole(case, dtype):
     got = run_kernel(kernel, operands, ISA)[0].astype(np.float64)
     rough = {"f16": 2e-2, "bf16": 1e-1, "f64": 1e-9}[dtype]
     np.testing.assert_allclose(got, expected(node, operands), rtol=rough, atol=10 * rough)
+
+
+@pytest.mark.parametrize(("cpu", "pixels"), [("cascadelake", 48), ("znver4", 48), ("znver5", 64)])
+def test_a_panel_leaves_room_in_the_first_level_cache(cpu, pixels):
+    isa = replace(ISA, cpu=cpu)
+    x, dy = (16, 28, 28, 128), (16, 28, 28, 512)
+    op = Conv2dFilterGrad((1, 1), ((0, 0), (0, 0)), (1, 1), 1, (1, 1, 128, 512), True)
+    plan = filter_grad_masked.masked_plan(op, x, dy, numeric(DTYPES["f32"], isa), isa)
+    assert plan is not None and plan.unit == (1, pixels)
+
+
+@pytest.mark.parametrize(("cpu", "finds"), [("cascadelake", False), ("znver5", True), ("", True)])
+def test_convolutions_find_zeros_where_that_pays(cpu, finds):
+    assert replace(ISA, cpu=cpu).finds_zeros == finds

@@ -55,6 +55,16 @@ class Taken:
         return {f.name: f for f in self.recorder.report().functions}
 
 
+class Wrapped:
+    """An executable behind another one; to be derived from, with a ``run`` of one's own."""
+
+    def __init__(self, executable: Any) -> None:
+        self._executable = executable
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._executable, name)
+
+
 @contextmanager
 def captured(wrap: Callable[[Any], Any] = lambda e: e, choices: Choices | None = None,
              **changes: Any) -> Iterator[Taken]:

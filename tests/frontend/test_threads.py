@@ -13,7 +13,7 @@ import tensorflow as tf
 from afterburner.frontend.variables import clock
 from afterburner.options import overridden
 
-from .kit import captured
+from .kit import Wrapped, captured
 
 CALLS = 150
 SECONDS = 20.0  # in which everything ends unless threads wait for each other
@@ -228,13 +228,7 @@ def test_a_check_that_fails_beside_one_that_holds():
     bad_has_run, good_has_run = threading.Event(), threading.Event()
     racing: list[bool] = []
 
-    class Racing:
-        def __init__(self, executable: Any) -> None:
-            self._executable = executable
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._executable, name)
-
+    class Racing(Wrapped):
         def run(self, *arguments: Any) -> None:
             self._executable.run(*arguments)
             if racing and threading.current_thread() is bad:

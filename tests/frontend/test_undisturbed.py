@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from afterburner.frontend.undisturbed import Interrupted, raised_by_signal, undisturbed
 
-from .kit import captured
+from .kit import Wrapped, captured
 
 
 class Alarm(RuntimeError):
@@ -87,13 +87,7 @@ def test_what_a_signal_handler_raises_reaches_the_program(alarm):
     total = tf.Variable(0.0)
     ringing = []
 
-    class Ringing:
-        def __init__(self, executable: Any) -> None:
-            self._executable = executable
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._executable, name)
-
+    class Ringing(Wrapped):
         def run(self, *arguments: Any) -> None:
             self._executable.run(*arguments)
             if ringing:

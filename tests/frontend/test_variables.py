@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from afterburner.frontend import variant
+from afterburner.frontend import bulk, variant
 from afterburner.frontend.variables import clock, refresh
 from tests.frontend.kit import POOL, captured
 
@@ -336,3 +336,11 @@ def test_a_deleted_function_lets_its_variables_go():
         del v, step, _
         gc.collect()
         assert gone() is None
+
+
+def test_what_reads_and_writes_variables_is_shared():
+    """TensorFlow never frees what it made to run a function: functions that come and go must not each have theirs."""
+    types, others = [tf.float32, tf.int64], [tf.int64, tf.float32]
+    for make in (bulk.reader, bulk.writer):
+        assert make(types) is make(list(types))
+        assert make(types) is not make(others)
