@@ -11,7 +11,6 @@ import numpy as np
 
 from .ir import Builder, Graph, Node, TensorType, Value, interpret
 from .options import options
-from .passes.pipeline import optimize
 from .runtime.executable import Executable
 
 _ULPS = 64  # of the largest element of a result; a wrong kernel is off by far more
@@ -40,12 +39,13 @@ def bisect(graph: Graph, seed: int = 0) -> Iterator[Finding]:
         graph: an imported graph, as a failure file holds it.
         seed: of the inputs.
     """
+    from .cpu.target import optimize_graph
+
     arguments = [sample(i.value.type, seed + n) for n, i in enumerate(graph.inputs)]
     stages: list[tuple[str, Graph]] = []
     stopped: Finding | None = None
     try:
-        optimize(graph, skip=options().skip_passes, dump=lambda name, after, seconds: stages.append((name, after)),
-                 fast=options().precision == "fast")
+        optimize_graph(graph, options(), lambda name, after, seconds: stages.append((name, after)))
     except Exception as error:  # noqa: BLE001 - the finding is the error
         last = stages[-1][1] if stages else graph
         stopped = Finding(_pass_of(error), f"{type(error).__name__}: {error}", str(last))

@@ -50,9 +50,9 @@ def compile_graph(graph: Graph, threads: int = 0, device: str = CPU) -> Executab
 
 def _for_cpu(graph: Graph, settings: Options, threads: int) -> Executable:
     from .cpu.target import compile_graph as compile_for_cpu
+    from .cpu.target import optimize_graph as optimize_for_cpu
 
-    optimized = optimize(graph, skip=settings.skip_passes, dump=_dumper(graph, settings),
-                         fast=settings.precision == "fast")
+    optimized = optimize_for_cpu(graph, settings, _dumper(graph, settings))
     with recorder.progress(graph.name) as progress:
         return compile_for_cpu(optimized, settings, threads, progress)
 

@@ -1,4 +1,6 @@
-"""Filter gradients that make their input as they copy it: the same bits as with the input made before."""
+"""Contractions that make their first operand as they copy it: the same bits as with the operand made before."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,10 +10,12 @@ from guarded import run_guarded
 from afterburner.cpu import isa as isas
 from afterburner.cpu.kernel import Unsupported
 from afterburner.cpu.kernels import lower
-from afterburner.ir import DTYPES, Builder, Node, TensorType, interpret
+from afterburner.cpu.made_images import makes_image
+from afterburner.ir import DTYPES, Builder, Graph, Node, TensorType, Value, interpret
 from afterburner.ir.ops.control import Fusion
-from afterburner.ir.ops.conv import Conv2dFilterGrad
+from afterburner.ir.ops.conv import Conv2d, Conv2dFilterGrad
 from afterburner.ir.ops.elementwise import Add, Maximum, Mul
+from afterburner.ir.ops.reduce import ReduceSum
 from afterburner.ir.ops.shape import Broadcast, Constant
 
 SAME, NONE = ((1, 1), (1, 1)), ((0, 0), (0, 0))
@@ -36,18 +40,26 @@ def fused(name: str, dtype: str) -> tuple[Node, list[np.ndarray]]:
     builder = Builder("body")
     dy_shape = op.output_shape(shape, op.filter_shape)
     dy = builder.input(TensorType(kind, dy_shape), "dy")
-    x = builder.input(TensorType(kind, shape), "x")
-    rows = [builder.emit(Broadcast(shape, (3,)), builder.input(TensorType(kind, shape[3:]), name))
+    builder.output(builder.emit(op, normalized(builder, TensorType(kind, shape)), dy))
+    return outer(op.name, builder.build())
+
+
+def normalized(builder: Builder, type_: TensorType) -> Value:
+    """max(x * scale + shift, 0) of new inputs."""
+    x = builder.input(type_, "x")
+    rows = [builder.emit(Broadcast(type_.shape, (3,)), builder.input(TensorType(type_.dtype, type_.shape[3:]), name))
             for name in ("scale", "shift")]
-    zero = builder.emit(Broadcast(shape, ()), builder.emit(Constant(np.zeros((), kind.numpy))))
-    made = builder.emit(Maximum(), builder.emit(Add(), builder.emit(Mul(), x, rows[0]), rows[1]), zero)
-    builder.output(builder.emit(op, made, dy))
-    body = builder.build()
-    outer = Builder("outer")
-    values = [outer.input(t, f"v{i}") for i, t in enumerate(body.input_types)]
+    zero = builder.emit(Broadcast(type_.shape, ()), builder.emit(Constant(np.zeros((), type_.dtype.numpy))))
+    return builder.emit(Maximum(), builder.emit(Add(), builder.emit(Mul(), x, rows[0]), rows[1]), zero)
+
+
+def outer(kind: str, body: Graph) -> tuple[Node, list[np.ndarray]]:
+    """A fusion of a body, and arrays for its operands."""
+    builder = Builder("outer")
+    values = [builder.input(t, f"v{i}") for i, t in enumerate(body.input_types)]
     rng = np.random.default_rng(3)
     arrays = [rng.standard_normal(t.shape).astype(t.dtype.numpy) for t in body.input_types]
-    return Node(Fusion(op.name, body), values), arrays
+    return Node(Fusion(kind, body), values), arrays
 
 
 def made_before(node: Node, arrays: list[np.ndarray]) -> tuple[Node, list[np.ndarray]]:
@@ -99,3 +111,81 @@ def test_refuses_a_prologue_of_two_tensors() -> None:
     node = Node(Fusion(op.name, body), [Builder("outer").input(t, "v") for t in body.input_types])
     with pytest.raises(Unsupported, match="more than one tensor"):
         lower(node, isas.host())
+
+
+POINTWISE = Conv2d((1, 1), NONE, (1, 1), 1)
+IMAGES = {
+    "one row": ((3, 1, 5, 16), 16),
+    "odd": ((2, 7, 9, 37), 20),
+    "wide": ((1, 6, 31, 64), 33),
+    "many blocks": ((2, 28, 28, 128), 48),
+    "long sums": ((1, 18, 19, 640), 40),
+    "no channels in a register": ((2, 5, 5, 3), 7),
+    "chunks of channels": ((1, 14, 14, 256), 512),
+}
+
+
+def convolution(name: str, made: bool) -> tuple[Node, list[np.ndarray]]:
+    """max(x * scale + shift, 0), or what is given in its place, under a convolution that adds ``z``, and the sums of
+    the result; and arrays for its operands, of which ``z`` and the filter are the first two."""
+    shape, width = IMAGES[name]
+    result = TensorType(DTYPES["f32"], (*shape[:3], width))
+    builder = Builder("body")
+    z = builder.input(result, "z")
+    filter_ = builder.input(TensorType(DTYPES["f32"], (1, 1, shape[3], width)), "filter")
+    type_ = TensorType(DTYPES["f32"], shape)
+    image = normalized(builder, type_) if made else builder.input(type_, "image")
+    sum_ = builder.emit(Add(), builder.emit(POINTWISE, image, filter_), z)
+    builder.output(sum_)
+    builder.output(builder.emit(ReduceSum((0, 1, 2)), sum_))
+    return outer("conv2d", builder.build())
+
+
+@pytest.mark.parametrize("isa_name", INSTRUCTION_SETS)
+@pytest.mark.parametrize("name", IMAGES)
+def test_image_of_a_convolution(name: str, isa_name: str) -> None:
+    """With an operand of the image's shape among those of the epilogue ("one row"), which is not what is made."""
+    isa = isas.host(isa_name)
+    node, arrays = convolution(name, made=True)
+    got = run_guarded(lower(node, isa), arrays, isa)
+    plain, _ = convolution(name, made=False)
+    z, filter_, x, scale, shift = arrays
+    same = run_guarded(lower(plain, isa), [z, filter_, np.maximum(x * scale + shift, np.float32(0))], isa)
+    for a, b, c in zip(got, same, interpret(node.op.body, arrays), strict=True):
+        np.testing.assert_allclose(a, c, rtol=1e-4, atol=1e-2)
+        if a.ndim == 4:  # sums over pixels are taken by chunks, which are cut in another way
+            assert a.tobytes() == b.tobytes()
+
+
+def test_a_convolution_of_more_than_single_pixels_does_not_make_its_image() -> None:
+    builder = Builder("body")
+    filter_ = builder.input(TensorType(DTYPES["f32"], (3, 3, 8, 8)), "filter")
+    made = normalized(builder, TensorType(DTYPES["f32"], (1, 6, 6, 8)))
+    builder.output(builder.emit(Conv2d((1, 1), SAME, (1, 1), 1), made, filter_))
+    node, _ = outer("conv2d", builder.build())
+    with pytest.raises(Unsupported, match="more than single pixels"):
+        lower(node, isas.host())
+
+
+def test_image_is_made_where_it_gains() -> None:
+    other = isas.host("avx512")
+    skylake = replace(other, cpu="skylake-avx512")
+
+    def asked(shape: tuple[int, ...], width: int, isa: isas.Isa = other, taps: int = 1, sparse: bool = False) -> bool:
+        builder = Builder("g")
+        x = builder.input(TensorType(DTYPES["f32"], shape), "x")
+        w = builder.input(TensorType(DTYPES["f32"], (taps, taps, shape[3], width)), "w")
+        op = Conv2d((1, 1), SAME if taps == 3 else NONE, (1, 1), 1, sparse)
+        node = builder.emit(op, x, w).node
+        assert node is not None
+        return makes_image(node, isa)
+
+    large = (16, 28, 28, 128)
+    assert asked(large, 64)
+    assert not asked(large, 64, taps=3)
+    assert not asked((1, 28, 28, 16), 64)  # a few bytes
+    assert not asked((8, 7, 7, 512), 64)  # few pixels
+    assert not asked(large, 4096)  # many chunks would make it
+    assert asked(large, 64, skylake, sparse=True) and not asked(large, 64, sparse=True)
+    assert not asked(large, 64, replace(skylake, bf16_dot=True, precision="fast"))
+    assert not asked(large, 64, replace(skylake, library=True))

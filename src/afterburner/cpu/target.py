@@ -8,6 +8,7 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from ..ir import Graph, TensorType
 from ..ir.text import anonymous
 from ..options import Options
 from ..options import options as current_options
+from ..passes.pipeline import Dump, optimize
 from ..runtime import poison
 from ..runtime.arena import Arena
 from ..runtime.executable import KernelInfo, Part
@@ -25,6 +27,7 @@ from .engine import Engine, cached, engine, object_cache
 from .isa import Isa
 from .isa import chosen as chosen_isa
 from .kept import kept_of, schedule
+from .made_images import makes_image
 from .parts import parts
 from .place import Placement, place
 from .program import ARENA, COPY_CHUNK, FRAME_BASES, NULL, Frame, Item, Program, Slot
@@ -35,6 +38,12 @@ _ALONE_SECONDS = 50e-6  # programs shorter than this (estimated) run on the call
 
 class PlantedFault(RuntimeError):
     """The failure that ``AFTERBURNER_FAULT`` asks for."""
+
+
+def optimize_graph(graph: Graph, options: Options, dump: Dump | None = None) -> Graph:
+    """The graph that code is generated for. Arguments and errors are those of ``passes.pipeline.optimize``."""
+    return optimize(graph, skip=options.skip_passes, dump=dump, fast=options.precision == "fast",
+                    makes_image=partial(makes_image, isa=chosen_isa(options)))
 
 
 def compile_graph(graph: Graph, options: Options | None = None, threads: int = 0,

@@ -8,8 +8,9 @@ skip_pooled_zeros, mark_sparse, mark_kept
                   tell contractions which zeros may be left out, and which filters outlast a run (marks, lasting)
 nest_concatenations
                   reads what another concatenation has joined already
-fuse              groups nodes into kernels: fuse_epilogues and fuse_prologues for contractions, fusion_groups for
-                  what is legal, clusters against cycles, fusion_bodies for the graph that results
+fuse              groups nodes into kernels: fuse_epilogues for contractions, fusion_groups for what is legal, clusters
+                  against cycles, fusion_bodies for the graph that results
+fuse_prologues    has contractions make what they all can make as they read it (loop_parts)
 order             the sequence that needs least memory
 rematerialize     computes large values a second time where that is cheaper than keeping them
 plan_memory       then gives every value an address, by their lifetimes

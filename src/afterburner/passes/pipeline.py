@@ -11,6 +11,7 @@ from .eliminate_common_subexpressions import eliminate_common_subexpressions
 from .eliminate_dead_code import eliminate_dead_code
 from .fold_constants import fold_constants
 from .fuse import fuse
+from .fuse_prologues import MakesImage, fuse_prologues
 from .mark_kept import mark_kept
 from .mark_sparse import mark_sparse
 from .nest_concatenations import nest_concatenations
@@ -59,7 +60,8 @@ def _one(name: str, run: Pass, graph: Graph) -> tuple[Graph, float]:
 
 
 def optimize(graph: Graph, skip: Collection[str] = (), dump: Dump | None = None,
-             epilogues: bool = True, fast: bool = False, lower: bool = True) -> Graph:
+             epilogues: bool = True, fast: bool = False, lower: bool = True,
+             makes_image: MakesImage = lambda node: False) -> Graph:
     """Run all passes. Every result stays bit for bit what it was, but for the exceptions that passes/rules names and
     sums that are made without their zeros.
 
@@ -72,6 +74,7 @@ def optimize(graph: Graph, skip: Collection[str] = (), dump: Dump | None = None,
             work on an operand and are faster than leaving out zeros.
         lower: whether the target generates code for a graph as it stands, which then is fused and ordered for that; a
             target that fuses by itself wants it cleaned up only.
+        makes_image: whether the target's kernel for a convolution can make its image as it reads it.
 
     Raises:
         IRError: a pass made an ill-formed graph. ``pass_name`` names it, as in all that a pass raises.
@@ -85,6 +88,7 @@ def optimize(graph: Graph, skip: Collection[str] = (), dump: Dump | None = None,
         ("nest_concatenations", nest_concatenations),
         ("fuse", partial(fuse, epilogues=epilogues)),
         ("eliminate_dead_code", eliminate_dead_code),  # views that only a fusion read, now inside it
+        ("fuse_prologues", partial(fuse_prologues, makes_image=makes_image, fast=fast)),
         ("order", order),
         ("rematerialize", partial(rematerialize, fast=fast)),
         ("eliminate_dead_code", eliminate_dead_code),  # views of values that are not kept

@@ -7,19 +7,19 @@ could do this: the two uses are hundreds of kernels apart.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ..ir import Builder, Graph, Node, Op, Value
 from ..ir.ops.control import Fusion
-from ..ir.ops.shape import Concat, Slice
+from ..ir.ops.shape import Slice
 from .fuse_epilogues import TRANSCENDENTALS
 from .fuse_prologues import can_make, is_simple, make_inside
 from .lifetimes import Lifetimes
+from .loop_parts import concatenation, part_of_loop
 
 _BALANCE = 10  # floating-point operations in the time of a byte: 100 GFLOPS beside 10 GB/s on one core
 _POLYNOMIAL = 30  # floating-point operations of an exponential and the like
-_MOVES = frozenset({"broadcast", "concat", "constant", "iota", "pad", "reshape", "reverse", "slice", "transpose"})
 
 
 @dataclass(frozen=True)
@@ -91,46 +91,18 @@ def _by_their_makers(values: Sequence[Value]) -> Iterator[_Recipe]:
     for value in values:
         node = value.node
         if node is not None and isinstance(node.op, Fusion) and node.op.kind == "loop":
-            yield from _part_of_loop(node.op.body, value, node)
+            yield from _part_of_loop(value, node)
 
 
-def _part_of_loop(body: Graph, value: Value, node: Node) -> Iterator[_Recipe]:
-    """The part of a loop that makes one result, unless it reduces; of a concatenation that is another result of it
-    rather than of its parts."""
-    builder = Builder(body.name)
-    new: dict[Value, Value] = {}
-    operands: list[Value] = []
-    read = dict(zip((i.value for i in body.inputs), node.operands, strict=True))
-    read.update((o.value, result) for o, result in zip(body.outputs, node.results, strict=True)
-                if result is not value and _concatenation(o.value) is not None)
-    needed = _ancestors(body.outputs[value.index].value, read)
-    for inside, outside in read.items():
-        if inside in needed:
-            new[inside] = builder.input(inside.type, f"p{len(operands)}")
-            operands.append(outside)
-    for inner in body.nodes:
-        if not needed.isdisjoint(inner.results) and read.keys().isdisjoint(inner.results):
-            if not (inner.op.elementwise or inner.op.name in _MOVES):
-                return
-            results = builder.add(inner.op, *(new[v] for v in inner.operands), loc=inner.loc)
-            new.update(zip(inner.results, results, strict=True))
-    builder.output(new[body.outputs[value.index].value])
-    op = Fusion("loop", builder.build())
-    yield _Recipe(value, op, tuple(operands), _time(op, operands, (value,)))
+def _part_of_loop(value: Value, node: Node) -> Iterator[_Recipe]:
+    """The part of a loop that makes one result, unless it reduces."""
+    part = part_of_loop(node, value)
+    if part is None:
+        return
+    op, operands = part
+    yield _Recipe(value, op, operands, _time(op, operands, (value,)))
     if is_simple(op.body):
-        yield _Recipe(value, op, tuple(operands), 0.0, inside=True)
-
-
-def _ancestors(value: Value, given: Container[Value]) -> set[Value]:
-    """A value and all that it is made of, as far as what is given."""
-    found, pending = {value}, [value]
-    while pending:
-        last = pending.pop()
-        node = None if last in given else last.node
-        fresh = [v for v in node.operands if v not in found] if node is not None else []
-        found.update(fresh)
-        pending += fresh
-    return found
+        yield _Recipe(value, op, operands, 0.0, inside=True)
 
 
 def _from_longer_concatenations(graph: Graph, values: Sequence[Value]) -> Iterator[_Recipe]:
@@ -159,14 +131,9 @@ def _concatenations(node: Node) -> Iterator[tuple[Value, int, tuple[Value, ...]]
     body = node.op.body
     read = dict(zip((i.value for i in body.inputs), node.operands, strict=True))
     for output, result in zip(body.outputs, node.results, strict=True):
-        op = _concatenation(output.value)
+        op = concatenation(output.value)
         if op is not None and output.value.node is not None and all(v in read for v in output.value.node.operands):
             yield result, op.axis, tuple(read[v] for v in output.value.node.operands)
-
-
-def _concatenation(value: Value) -> Concat | None:
-    op = None if value.node is None else value.node.op
-    return op if isinstance(op, Concat) else None
 
 
 def _slice(value: Value, whole: Value, axis: int, start: int) -> _Recipe:

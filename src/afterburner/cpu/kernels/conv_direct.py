@@ -15,7 +15,7 @@ from ...ir.types import F32
 from ..emitter import Emitter, stored_type
 from ..halves import is_half
 from ..isa import Isa
-from ..kernel import Kernel, Phase
+from ..kernel import Kernel, Phase, Unsupported
 from . import library
 from .column_sums import with_sums
 from .conv_input_grad_narrow import lower_narrow_input_grad, narrow_pays
@@ -25,10 +25,11 @@ from .correlation_sparse import ListCorrelator, SparseCorrelator, SparsePlan, sp
 from .correlation_streamed import StreamedCorrelator, in_one_row, streamed_plans
 from .depthwise import is_depthwise, lower_depthwise
 from .epilogue import Contraction, Streams, contraction_of
-from .gemm import MOST_CHUNKS, TALLEST, WIDEST, Cut, Numeric, choose_tile, chunks_of, numeric
+from .gemm import LINE, MOST_CHUNKS, TALLEST, WIDEST, Cut, Numeric, choose_tile, chunks_of, numeric
 from .matmul import Product, lower_product, zero_kernel
 from .packing import widen_phase
 from .pairs import Layout, PairedOperands, Pairs, Pointer, halved, pairs, pays, temporary
+from .prologue import Prologue, made_operand
 from .shared_zeros import SharedZeros, shared_zeros
 from .winograd import F2X2, F4X4, few_tiles, lower_checked_winograd, lower_winograd, scheme_that_pays
 from .winograd_streamed import lower_streamed_winograd, streamed_winograd_pays
@@ -126,11 +127,11 @@ class Layer:
         """Pack the filter, widen the image where it is 16 bits wide and not taken as pairs, correlate."""
         c, num = self.contraction, self.correlators[0].num
         packed = max(x.packed_at + x.packed_elements for x in self.correlators) * num.bytes
-        image = c.root.operands[self.image].type
+        image, blocks = c.root.operands[self.image].type, self.correlators[0].blocks
         finish, stored = c.finish(isa), stored_type(c.dtype)
         pack_chunks = max(1, min(MOST_CHUNKS, packed // (64 << 10),
                                  max(x.plan.panels.parts * x.c.groups for x in self.correlators)))
-        source: Pointer = partial(c.operand, index=self.image)
+        source: Pointer = partial(c.operand, index=self.image) if blocks is None else blocks.prologue.operand
         filter_: Pointer = partial(c.operand, index=self.filter)
         kept = kept_filter(c, self.filter, 1)
         pairing: list[Phase] = []
@@ -156,7 +157,7 @@ class Layer:
 
         phases = (*pairing, Phase(pack_chunks, pack), *widening, Phase(self.chunks, compute))
         kernel = Kernel(c.node, phases, c.key(isa), tuple(temps),
-                        max(x.tile_totals for x in self.correlators), label, kept)
+                        max(x.scratch for x in self.correlators), label, kept)
         return kernel if self.zeros is None else _with_lists(kernel, c, self.zeros, (self.image, self.filter))
 
 
@@ -193,11 +194,36 @@ def lower_conv2d(node: Node, isa: Isa) -> Kernel:
     Raises:
         Unsupported: the fusion's epilogue cannot be computed on tiles.
     """
-    contraction = contraction_of(node)
+    contraction = contraction_of(node, made=True)
     op, (x, w, y) = contraction.root.op, contraction.shapes
     assert isinstance(op, Conv2d)
     label = f"conv2d {w[0]}x{w[1]} {x[3]}->{y[3]}{contraction.label}"
+    made = made_operand(contraction)
+    if made is not None:
+        return _lower_made(contraction, made, forward_correlation(op, x, w, y), isa, w[1], label)
     return _lower(contraction, isa, lambda: [forward_correlation(op, x, w, y)], (0, 1), w[1], label)
+
+
+def _spread(c: Correlation, num: Numeric) -> Correlation:
+    """The correlation of an image whose pixels do not all fall into one set of a cache."""
+    return replace(c, gap=LINE // num.bytes)
+
+
+def _lower_made(contraction: Contraction, made: Prologue, c: Correlation, isa: Isa, filter_columns: int,
+                label: str) -> Kernel:
+    """The layer of an image that is made block by block.
+
+    Raises:
+        Unsupported: its pixels are read more than once.
+    """
+    if not c.pointwise or contraction.dtype != F32:
+        raise Unsupported("a convolution of more than single pixels that makes its image")
+    num = numeric(contraction.dtype, isa)
+    spread = _spread(c, num)
+    plans = _plans([spread], num, isa)
+    correlator = Correlator(spread, plans[0], num, stored_type(contraction.dtype), 0, filter_columns,
+                            contraction.streams, made=made)
+    return with_sums(Layer(contraction, (correlator,), 0, 1, _chunks(plans)).kernel(isa, label), contraction, isa)
 
 
 def pointwise_product(parts: list[Correlation], dtype: DType, isa: Isa) -> Product | None:

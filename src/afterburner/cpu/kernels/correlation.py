@@ -36,6 +36,7 @@ from .gemm import (
     zeros,
 )
 from .packing import pack_columns, pack_columns_transposed
+from .prologue import Blocks, Prologue
 from .sum_blocks import Piece, ends_of, pieces_of, segments_of
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ class Correlation:
         out_strides: elements of the result between images, rows and columns that are written.
         out_offset: element of the result written first.
         transposed: the filter is [KH,KW,width,depth*groups] instead of [KH,KW,depth,width*groups].
+        gap: elements between the channels of a pixel and the next pixel.
     """
 
     images: int
@@ -115,11 +117,12 @@ class Correlation:
     out_strides: tuple[int, int, int]
     out_offset: int
     transposed: bool
+    gap: int = 0
 
     @property
     def pixel(self) -> int:
-        """Elements between input pixels."""
-        return self.depth * self.groups
+        """Elements from an input pixel to the next."""
+        return self.depth * self.groups + self.gap
 
     @property
     def trimmed(self) -> Correlation:
@@ -197,22 +200,36 @@ def kinds_of(tiles: Cut, axis: Axis) -> list[Kind]:
     return kinds
 
 
+@dataclass(frozen=True)
+class _Block:
+    """Rows [first, end) of the output of image ``number``; where that lies, and where its rows are read from."""
+
+    number: ll.Value
+    first: ll.Value
+    end: ll.Value
+    image: ll.Value
+    read: ll.Value
+
+
 def _pieces(e: Emitter, base: ll.Value, step: int, count: int, lines: Sequence[int], written: bool = False) -> Asked:
     """So many pieces of ``lines``, each ``step`` bytes after the one before."""
     return Asked(base, i64(step), e.at(base, (count - 1) * step, I8), lines, written)
 
 
 class Correlator:
-    """Emits the phases of one correlation whose packed filter lies at ``temp 0 + packed_at`` elements."""
+    """Emits the phases of one correlation whose packed filter lies at ``temp 0 + packed_at`` elements. The pixels that
+    a pointwise one reads may be made from others, ``made``, block by block: then ``c`` describes what is made."""
 
     def __init__(self, c: Correlation, plan: Plan, num: Numeric, stored: ll.Type, packed_at: int,
-                 filter_columns: int, streams: Streams = lambda e: [], zeros: SharedZeros | None = None) -> None:
+                 filter_columns: int, streams: Streams = lambda e: [], zeros: SharedZeros | None = None,
+                 made: Prologue | None = None) -> None:
         self.c, self.plan, self.num, self.stored, self.packed_at = c, plan, num, stored, packed_at
         self.filter_columns, self.streams, self.shared_zeros = filter_columns, streams, zeros
         self.slot = c.steps * plan.panels.widest * num.lanes
         self.blocks_per_image = -(-c.rows.outputs // plan.block) if plan.block else 0
         self.ends = ends_of(c) if num.is_float and num.bytes == 4 else ()
         self.totals_at = 0  # elements from the start of scratch, of a tile's totals
+        self.blocks = None if made is None else Blocks(made, self._made_at, c.columns.inputs, c.depth, c.pixel)
         self.asked = self._asked_lines()
 
     @property
@@ -221,13 +238,31 @@ class Correlator:
         plan, num = self.plan, self.num
         return plan.tiles.widest * plan.panels.widest * num.lanes * num.bytes if self.ends else 0
 
+    @property
+    def _made_at(self) -> int:
+        """Bytes of scratch before the pixels that are made."""
+        return -(-self.tile_totals // LINE) * LINE
+
+    @property
+    def scratch(self) -> int:
+        """Bytes of private memory."""
+        c = self.c
+        if self.blocks is None:
+            return self.tile_totals
+        return self._made_at + self.plan.block * c.columns.inputs * c.pixel * self.num.bytes
+
+    @property
+    def _given_row(self) -> int:
+        """Elements of a row of the image."""
+        return self.c.columns.inputs * self.c.depth * self.c.groups
+
     def _asked_lines(self) -> int:
         """Cache lines of the next block's input that each tile asks for, so that together they ask for all."""
         c, plan, size = self.c, self.plan, self.num.bytes
-        whole = c.images * c.rows.inputs * c.columns.inputs * c.pixel * size
+        whole = c.images * c.rows.inputs * self._given_row * size
         if c.groups > 1 or plan.block == 0 or whole < COLD_BYTES or plan.parts[1] > _PASSES:
             return 0
-        lines = plan.block * c.rows.taps.stride * c.columns.inputs * c.pixel * size / LINE
+        lines = plan.block * c.rows.taps.stride * self._given_row * size / LINE
         tiles = plan.block * plan.tiles.parts * (plan.panels.parts // plan.parts[1])
         return -(-int(lines) // tiles)
 
@@ -288,7 +323,8 @@ class Correlator:
         return e.at(e.temp(0), offset, self.num.element)
 
     def compute(self, e: Emitter, image: ll.Value, finish: Finish) -> None:
-        """This chunk's share of the output pixels; ``image`` is the input in the accumulation type."""
+        """This chunk's share of the output pixels; ``image`` is the input in the accumulation type, or what its pixels
+        are made from."""
         c, plan = self.c, self.plan
         blocks = c.images * self.blocks_per_image
         index = e.b.udiv(e.chunk, i64(plan.parts[1]))
@@ -296,25 +332,32 @@ class Correlator:
         first_block, end_block = range_of_part(e, index, blocks, plan.parts[0])
         first_panel, end_panel = range_of_part(e, part, plan.panels.parts * c.groups, plan.parts[1])
         self.first_panel = first_panel
-        with e.loop(first_block, end_block, name="block") as block:
+        with e.loop(first_block, end_block, name="block") as number:
+            block = self._block(e, image, number)
             for group, low, high in self._groups(e, first_panel, end_panel):
                 for width, panel, channel, last in self._panels(e, low, high):
-                    self._block(e, image, finish, block, group, width, panel, channel, last)
+                    self._dense_block(e, block, finish, group, width, panel, channel, last)
 
-    def _block(self, e: Emitter, image: ll.Value, finish: Finish, block: ll.Value, group: ll.Value, width: int,
-               panel: ll.Value, channel: ll.Value, last: int) -> None:
-        c, per = self.c, self.blocks_per_image
+    def _block(self, e: Emitter, image: ll.Value, block: ll.Value) -> _Block:
+        """Block number ``block`` of all images, its pixels made if they are not given."""
+        per = self.blocks_per_image
         number, inside = e.b.udiv(block, i64(per)), e.b.urem(block, i64(per))
         first = e.b.mul(inside, i64(self.plan.block))
-        end = smaller(e, e.b.add(first, i64(self.plan.block)), i64(c.rows.outputs))
-        source = e.at(image, e.b.add(e.b.mul(number, i64(c.rows.inputs * c.columns.inputs * c.pixel)),
-                                     e.b.mul(group, i64(c.depth))), self.num.element)
+        end = smaller(e, e.b.add(first, i64(self.plan.block)), i64(self.c.rows.outputs))
+        given = e.at(image, e.b.mul(number, i64(self.c.rows.inputs * self._given_row)), self.num.element)
+        read = given if self.blocks is None else self.blocks.make(e, self.num, given, first, end)
+        return _Block(number, first, end, given, read)
+
+    def _dense_block(self, e: Emitter, block: _Block, finish: Finish, group: ll.Value, width: int, panel: ll.Value,
+                     channel: ll.Value, last: int) -> None:
+        c, number, first = self.c, block.number, block.first
+        source = e.at(block.read, e.b.mul(group, i64(c.depth)), self.num.element)
         packed = self.panel_address(e, group, panel)
         column = e.b.add(e.b.mul(group, i64(c.width)), channel)
         target = e.b.add(e.b.add(e.b.mul(number, i64(c.out_strides[0])), column), i64(c.out_offset))
-        ahead = e.at(source, e.b.mul(end, i64(c.rows.taps.stride * c.columns.inputs * c.pixel)), self.num.element)
+        ahead = e.at(block.image, e.b.mul(block.end, i64(c.rows.taps.stride * self._given_row)), self.num.element)
         turn = e.b.sub(e.b.mul(e.b.sub(panel, self.first_panel), i64(self.plan.block)), first)
-        with e.loop(first, end, name="row") as y:
+        with e.loop(first, block.end, name="row") as y:
             tiles = e.b.mul(e.b.add(turn, y), i64(self.plan.tiles.parts * self.asked * LINE // self.num.bytes))
             self.ahead = e.at(ahead, tiles, self.num.element)
             into = e.b.add(target, e.b.mul(y, i64(c.out_strides[1])))

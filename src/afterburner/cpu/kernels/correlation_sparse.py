@@ -136,13 +136,17 @@ class SparseCorrelator(Correlator):
         self.filter_size = filter_size  # with taps that are never read
         super().__init__(c, plan.dense, num, F32, 0, filter_columns, streams)
         self.sparse, self.layout = plan, self._layout(c, plan, num)
-        self.scratch = self.layout.bytes
         self.totals_at = self.layout.sums_at // num.bytes
         self.unit = plan.dense.panels.widest * num.lanes * num.bytes  # bytes of a panel's filter for one element
         self.packs = max(1, min(MOST_CHUNKS, plan.dense.panels.parts))
 
     def _layout(self, c: Correlation, plan: SparsePlan, num: Numeric) -> Layout:
         raise NotImplementedError
+
+    @property
+    def scratch(self) -> int:
+        """Bytes of private memory."""
+        return self.layout.bytes
 
     @property
     def temps(self) -> tuple[int, int]:
@@ -164,18 +168,16 @@ class SparseCorrelator(Correlator):
         first_block, end_block = range_of_part(e, e.chunk, blocks, plan.parts[0])
         self.first_panel = i64(0)
         finite, lists = self._finite(e), Lists(e, self.unit)
-        with e.loop(first_block, end_block, name="block") as block:
-            number, inside = (f(block, i64(self.blocks_per_image)) for f in (e.b.udiv, e.b.urem))
-            first = e.b.mul(inside, i64(plan.block))
-            end = smaller(e, e.b.add(first, i64(plan.block)), i64(c.rows.outputs))
-            source = e.at(image, e.b.mul(number, i64(c.rows.inputs * self._line)), F32)
+        with e.loop(first_block, end_block, name="block") as index:
+            block = self._block(e, image, index)
+            number, first, end, source = block.number, block.first, block.end, block.read
             with e.b.if_else(self._list(e, source, lists, first, end, finite)) as (then, otherwise):
                 with then:
                     with e.loop(0, plan.panels.parts // self.sparse.together, name="group") as group:
                         self._leave_out(e, source, number, group, first, end, finish)
                 with otherwise:
                     for width, panel, channel, last in self._panels(e, i64(0), i64(plan.panels.parts)):
-                        self._block(e, image, finish, block, i64(0), width, panel, channel, last)
+                        self._dense_block(e, block, finish, i64(0), width, panel, channel, last)
 
     # What tells the zeros of a block
 

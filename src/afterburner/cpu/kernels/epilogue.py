@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import cached_property, partial, reduce
 
 import numpy as np
 from llvmlite import ir as ll
@@ -82,6 +82,24 @@ class Contraction:
     root: Node
     body: Graph | None
 
+    @cached_property
+    def before(self) -> frozenset[Node]:
+        """The nodes of the body that make operands of the contraction."""
+        found: set[Node] = set()
+        pending = list(self.root.operands) if self.body is not None else []
+        while pending:
+            node = pending.pop().node
+            if node is not None and node not in found:
+                found.add(node)
+                pending += node.operands
+        return frozenset(found)
+
+    @cached_property
+    def after(self) -> tuple[Node, ...]:
+        """The nodes of the body that finish the contraction's result."""
+        nodes = self.body.nodes if self.body is not None else ()
+        return tuple(n for n in nodes if n is not self.root and n not in self.before)
+
     @property
     def dtype(self) -> DType:
         """Element type of the contraction."""
@@ -131,8 +149,9 @@ class Contraction:
         written = [Stream(e.result(i), v.type.dtype.bytes, True) for i, v in enumerate(self.node.results)
                    if v.shape == self.shapes[-1]]
         inputs = [i.value for i in self.body.inputs] if self.body is not None else []
+        finishing = {v for n in self.after for v in n.operands}
         return written + [Stream(e.operand(i), v.type.dtype.bytes, False) for i, v in enumerate(inputs)
-                          if v not in self.root.operands and v.shape == self.shapes[-1]]
+                          if v in finishing and v not in self.root.operands and v.shape == self.shapes[-1]]
 
     def key(self, isa: Isa) -> str:
         """Text that determines the code."""
@@ -156,8 +175,8 @@ class Contraction:
         return "".join(f" {name}" for name in names[:6]) + (" …" if len(names) > 6 else "")
 
 
-def contraction_of(node: Node) -> Contraction:
-    """The contraction in a node.
+def contraction_of(node: Node, made: bool = False) -> Contraction:
+    """The contraction in a node; with ``made`` its first operand may be made in the node.
 
     Raises:
         Unsupported: the body of a fusion is no contraction of its inputs with elementwise work behind it.
@@ -169,7 +188,7 @@ def contraction_of(node: Node) -> Contraction:
     if len(roots) != 1:
         raise Unsupported(f"a fusion with {len(roots)} contractions")
     inputs = {i.value for i in body.inputs}
-    if not all(v in inputs or v.constant is not None for v in roots[0].operands):
+    if not all(v in inputs or v.constant is not None for v in roots[0].operands[made:]):
         raise Unsupported("a fusion that computes an operand of its contraction")
     found = Contraction(node, roots[0], body)
     Epilogue(found, None).check()
@@ -200,13 +219,16 @@ class Epilogue:
         self.num = num
 
     def check(self) -> None:
-        """Raise Unsupported unless every node can be computed on a tile."""
-        self.check_shape(self.shape)
+        """Raise Unsupported unless what finishes the result can be computed on a tile."""
+        self._check(self.contraction.after, self.shape)
 
-    def check_shape(self, shape: tuple[int, ...]) -> None:
-        """Raise Unsupported unless every node can be computed on a piece of a row of ``shape``."""
-        for node in self.body.nodes:
-            if node is self.root or node.op.name == "constant":
+    def check_before(self) -> None:
+        """Raise Unsupported unless the first operand can be made piece by piece of its rows."""
+        self._check(self.contraction.before, self.root.operands[0].shape)
+
+    def _check(self, nodes: Iterable[Node], shape: tuple[int, ...]) -> None:
+        for node in nodes:
+            if node.op.name == "constant":
                 continue
             if node.op.name == "broadcast":
                 source = node.operands[0]
@@ -231,7 +253,7 @@ class Epilogue:
 
     def finish(self, e: Emitter, tile: Tile, offset: ll.Value, stride: int, column: ll.Value, last: int) -> None:
         """Compute and store all outputs of a tile."""
-        heavy = [n for n in self.body.nodes if n.op.elementwise]
+        heavy = [n for n in self.contraction.after if n.op.elementwise]
         if len(tile) == 1 or (len(heavy) <= _IN_REGISTERS and not any(n.op.name in _POLYNOMIALS for n in heavy)):
             shared: Shared = {}
             summed = [self._row(e, row, e.b.add(offset, i64(r * stride)), column, last, shared)

@@ -1,4 +1,4 @@
-"""Elementwise work on an operand that a contraction copies to scratch anyway: done on the way, in registers."""
+"""Elementwise work on a contraction's operand, done in registers as the operand is copied to scratch."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from llvmlite import ir as ll
 
 from ...ir import Node, Value
-from ..emitter import Emitter, i64
+from ..emitter import I8, Emitter, i64
 from ..kernel import Unsupported
 from .epilogue import Contraction, Epilogue, Shared, contraction_of
 from .gemm import Numeric, load_lanes, store_lanes
+
+_PIECE = 4  # registers of a pixel that are made in one go
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,50 @@ class Rows:
             store_lanes(e, made, e.at(target, at, num.element), num, lanes)
 
 
+@dataclass(frozen=True)
+class Blocks:
+    """Makes rows of pixels of a contraction's image at a time.
+
+    Attributes:
+        prologue: what makes them.
+        at: bytes of scratch before them.
+        columns: pixels of a row.
+        depth: channels of a pixel.
+        pitch: elements from a pixel to the next where they are made.
+    """
+
+    prologue: Prologue
+    at: int
+    columns: int
+    depth: int
+    pitch: int
+
+    def make(self, e: Emitter, num: Numeric, image: ll.Value, first: ll.Value, end: ll.Value) -> ll.Value:
+        """Make the rows [first, end) of ``image``; where its row 0 would lie, in scratch."""
+        made = e.at(e.at(e.scratch, self.at, I8), e.b.mul(first, i64(-self.columns * self.pitch)), num.element)
+        with e.loop(e.b.mul(first, i64(self.columns)), e.b.mul(end, i64(self.columns)), name="made") as pixel:
+            source = e.at(image, e.b.mul(pixel, i64(self.depth)), num.element)
+            target = e.at(made, e.b.mul(pixel, i64(self.pitch)), num.element)
+            self._pixel(e, num, source, target)
+        return made
+
+    def _pixel(self, e: Emitter, num: Numeric, source: ll.Value, target: ll.Value) -> None:
+        piece = _PIECE * num.lanes
+        whole = self.depth // piece * piece
+        with e.loop(0, whole, piece, "channel") as channel:
+            self._piece(e, num, source, target, channel, piece)
+        if whole < self.depth:
+            self._piece(e, num, source, target, i64(whole), self.depth - whole)
+
+    def _piece(self, e: Emitter, num: Numeric, source: ll.Value, target: ll.Value, channel: ll.Value,
+               count: int) -> None:
+        rows = self.prologue.rows(e, num, channel, count)
+        source, target = (e.at(pixel, channel, num.element) for pixel in (source, target))
+        rows.copy_run(e, num, source, target, count, num.element)
+
+
 def prologue_of(node: Node) -> tuple[Contraction, Prologue | None]:
-    """The contraction in a node, and what makes its first operand if that is part of the node.
+    """The contraction in a node that ends with it, and what makes its first operand if that is part of the node.
 
     Raises:
         Unsupported: the body of a fusion is no contraction behind elementwise work on one tensor.
@@ -79,10 +123,24 @@ def prologue_of(node: Node) -> tuple[Contraction, Prologue | None]:
         return contraction_of(node), None
     body = node.op.regions()[0]
     root = body.nodes[-1]
+    if [o.value for o in body.outputs] != list(root.results):
+        raise Unsupported("something behind a contraction that makes its operand")
     found = Contraction(node, root, body)
-    x = root.operands[0]
-    given = [i.value for i in body.inputs if i.value.shape == x.shape and i.value not in root.operands[1:]]
-    if len(given) != 1 or [o.value for o in body.outputs] != list(root.results):
+    return found, made_operand(found)
+
+
+def made_operand(contraction: Contraction) -> Prologue | None:
+    """What makes the contraction's first operand; None where it is given.
+
+    Raises:
+        Unsupported: it is no elementwise work on one tensor.
+    """
+    x = contraction.root.operands[0]
+    if contraction.body is None or x.node is None or x.constant is not None:
+        return None
+    read = {v for n in contraction.before for v in n.operands}
+    given = [i.value for i in contraction.body.inputs if i.value in read and i.value.shape == x.shape]
+    if len(given) != 1:
         raise Unsupported("a prologue of more than one tensor")
-    Epilogue(found, None).check_shape(x.shape)
-    return found, Prologue(found, given[0])
+    Epilogue(contraction, None).check_before()
+    return Prologue(contraction, given[0])
