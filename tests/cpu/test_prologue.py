@@ -114,28 +114,36 @@ def test_refuses_a_prologue_of_two_tensors() -> None:
 
 
 POINTWISE = Conv2d((1, 1), NONE, (1, 1), 1)
-IMAGES = {
-    "one row": ((3, 1, 5, 16), 16),
-    "odd": ((2, 7, 9, 37), 20),
-    "wide": ((1, 6, 31, 64), 33),
-    "many blocks": ((2, 28, 28, 128), 48),
-    "long sums": ((1, 18, 19, 640), 40),
-    "no channels in a register": ((2, 5, 5, 3), 7),
-    "chunks of channels": ((1, 14, 14, 256), 512),
+SQUARE = Conv2d((1, 1), SAME, (1, 1), 1)
+IMAGES = {  # shape, output channels, filter's taps, operation
+    "one row": ((3, 1, 5, 16), 16, 1, POINTWISE),
+    "odd": ((2, 7, 9, 37), 20, 1, POINTWISE),
+    "wide": ((1, 6, 31, 64), 33, 1, POINTWISE),
+    "many blocks": ((2, 28, 28, 128), 48, 1, POINTWISE),
+    "long sums": ((1, 18, 19, 640), 40, 1, POINTWISE),
+    "no channels in a register": ((2, 5, 5, 3), 7, 1, POINTWISE),
+    "chunks of channels": ((1, 14, 14, 256), 512, 1, POINTWISE),
+    "often zero": ((2, 12, 20, 128), 128, 1, replace(POINTWISE, sparse=True)),
+    "3x3": ((2, 7, 10, 21), 12, 3, SQUARE),
+    "3x3 by Winograd": ((2, 13, 12, 64), 48, 3, SQUARE),
+    "3x3 strided": ((1, 11, 12, 16), 24, 3, Conv2d((2, 2), ((0, 1), (1, 0)), (1, 1), 1)),
+    "3x3 dilated": ((1, 40, 12, 16), 24, 3, Conv2d((1, 1), ((2, 2), (0, 0)), (2, 2), 1)),
+    "no pixel inside": ((1, 2, 2, 16), 8, 1, Conv2d((1, 1), ((3, 0), (0, 3)), (1, 1), 1)),
 }
 
 
 def convolution(name: str, made: bool) -> tuple[Node, list[np.ndarray]]:
     """max(x * scale + shift, 0), or what is given in its place, under a convolution that adds ``z``, and the sums of
     the result; and arrays for its operands, of which ``z`` and the filter are the first two."""
-    shape, width = IMAGES[name]
-    result = TensorType(DTYPES["f32"], (*shape[:3], width))
+    shape, width, taps, op = IMAGES[name]
+    filter_type = TensorType(DTYPES["f32"], (taps, taps, shape[3], width))
+    (result,) = op.infer(TensorType(DTYPES["f32"], shape), filter_type)
     builder = Builder("body")
     z = builder.input(result, "z")
-    filter_ = builder.input(TensorType(DTYPES["f32"], (1, 1, shape[3], width)), "filter")
+    filter_ = builder.input(filter_type, "filter")
     type_ = TensorType(DTYPES["f32"], shape)
     image = normalized(builder, type_) if made else builder.input(type_, "image")
-    sum_ = builder.emit(Add(), builder.emit(POINTWISE, image, filter_), z)
+    sum_ = builder.emit(Add(), builder.emit(op, image, filter_), z)
     builder.output(sum_)
     builder.output(builder.emit(ReduceSum((0, 1, 2)), sum_))
     return outer("conv2d", builder.build())
@@ -157,13 +165,30 @@ def test_image_of_a_convolution(name: str, isa_name: str) -> None:
             assert a.tobytes() == b.tobytes()
 
 
-def test_a_convolution_of_more_than_single_pixels_does_not_make_its_image() -> None:
+@pytest.mark.parametrize("what", ["an unequal filter", "an infinity"])
+def test_image_where_winograds_algorithm_is_in_doubt(what: str) -> None:
+    """What computes directly then makes the image too, with the rows around a block."""
+    isa = isas.host()
+    node, (z, filter_, x, scale, shift) = convolution("3x3 by Winograd", made=True)
+    if what == "an infinity":
+        x[1, 5, 6, 7] = np.inf
+    else:
+        filter_[0, 0] *= 1000
+    image = np.maximum(x * scale + shift, np.float32(0))
+    plain, _ = convolution("3x3 by Winograd", made=False)
+    got, _ = run_guarded(lower(node, isa), [z, filter_, x, scale, shift], isa)
+    same, _ = run_guarded(lower(plain, isa), [z, filter_, image], isa)
+    assert got.tobytes() == same.tobytes()
+
+
+@pytest.mark.parametrize(("dtype", "groups"), [("bf16", 1), ("f32", 2)])
+def test_refuses_other_images(dtype: str, groups: int) -> None:
     builder = Builder("body")
-    filter_ = builder.input(TensorType(DTYPES["f32"], (3, 3, 8, 8)), "filter")
-    made = normalized(builder, TensorType(DTYPES["f32"], (1, 6, 6, 8)))
-    builder.output(builder.emit(Conv2d((1, 1), SAME, (1, 1), 1), made, filter_))
+    filter_ = builder.input(TensorType(DTYPES[dtype], (3, 3, 8 // groups, 8)), "filter")
+    made = normalized(builder, TensorType(DTYPES[dtype], (1, 6, 6, 8)))
+    builder.output(builder.emit(Conv2d((1, 1), SAME, (1, 1), groups), made, filter_))
     node, _ = outer("conv2d", builder.build())
-    with pytest.raises(Unsupported, match="more than single pixels"):
+    with pytest.raises(Unsupported, match=f"{dtype} in {groups} groups"):
         lower(node, isas.host())
 
 
@@ -171,18 +196,21 @@ def test_image_is_made_where_it_gains() -> None:
     other = isas.host("avx512")
     skylake = replace(other, cpu="skylake-avx512")
 
-    def asked(shape: tuple[int, ...], width: int, isa: isas.Isa = other, taps: int = 1, sparse: bool = False) -> bool:
+    def asked(shape: tuple[int, ...], width: int, isa: isas.Isa = other, taps: int = 1, sparse: bool = False,
+              stride: int = 1) -> bool:
         builder = Builder("g")
         x = builder.input(TensorType(DTYPES["f32"], shape), "x")
         w = builder.input(TensorType(DTYPES["f32"], (taps, taps, shape[3], width)), "w")
-        op = Conv2d((1, 1), SAME if taps == 3 else NONE, (1, 1), 1, sparse)
+        op = Conv2d((stride, stride), SAME if taps == 3 else NONE, (1, 1), 1, sparse)
         node = builder.emit(op, x, w).node
         assert node is not None
         return makes_image(node, isa)
 
     large = (16, 28, 28, 128)
     assert asked(large, 64)
-    assert not asked(large, 64, taps=3)
+    assert not asked(large, 64, stride=2) and not asked(large, 64, taps=2)
+    assert asked(large, 64, taps=3, sparse=True)
+    assert not asked(large, 16, taps=3) and not asked(large, 64, replace(other, precision="fast"), taps=3)
     assert not asked((1, 28, 28, 16), 64)  # a few bytes
     assert not asked((8, 7, 7, 512), 64)  # few pixels
     assert not asked(large, 4096)  # many chunks would make it

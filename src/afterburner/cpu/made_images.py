@@ -11,21 +11,24 @@ from .isa import Isa
 _SMALLEST_IMAGE = 1 << 18  # bytes; less stays in a second-level cache
 _FEWEST_PIXELS = 512  # with fewer the filter is read once for all of them, panel by panel
 _LARGEST_FILTER = 768 << 10  # bytes; of larger ones more than four chunks would each make all pixels
+_FEWEST_CHANNELS = 32  # in and out, with which 3x3 filters are taken by Winograd's F(2x2, 3x3)
 
 
 def makes_image(node: Node, isa: Isa) -> bool:
-    """Whether a conv2d, or a fusion around one, gains by making its image: each element is read by one block of
-    products, which is computed without asking for zeros or rounding."""
+    """Whether a conv2d, or a fusion around one, gains by making its image: the kernel copies or transforms blocks of
+    it, or can at little cost, and what it would read otherwise comes from beyond the second-level cache."""
     root = next((n for n in node.op.body.nodes if isinstance(n.op, Conv2d)), node) \
         if isinstance(node.op, Fusion) else node
     op = root.op
-    if not isinstance(op, Conv2d) or isa.library or (op.sparse and isa.finds_zeros):
-        return False
-    if isa.precision == "fast" and isa.bf16_dot:
+    if not isinstance(op, Conv2d) or (op.strides, op.dilation, op.groups) != ((1, 1), (1, 1), 1):
         return False
     image, filter_ = (v.type for v in root.operands)
-    pointwise = filter_.shape[:2] == (1, 1) and op.strides == (1, 1) and op.groups == 1 \
-        and op.padding == ((0, 0), (0, 0))
     pixels = image.shape[0] * image.shape[1] * image.shape[2]
-    return pointwise and image.dtype == F32 and image.bytes >= _SMALLEST_IMAGE and pixels >= _FEWEST_PIXELS \
-        and filter_.bytes <= _LARGEST_FILTER
+    if image.dtype != F32 or image.bytes < _SMALLEST_IMAGE or pixels < _FEWEST_PIXELS:
+        return False
+    taps, channels = filter_.shape[:2], min(filter_.shape[2:])
+    if taps == (3, 3):
+        return isa.precision != "fast" and channels >= _FEWEST_CHANNELS
+    rounded = isa.precision == "fast" and isa.bf16_dot
+    return taps == (1, 1) and op.padding == ((0, 0), (0, 0)) and filter_.bytes <= _LARGEST_FILTER \
+        and not (rounded or isa.library or (op.sparse and isa.finds_zeros))

@@ -204,26 +204,38 @@ def lower_conv2d(node: Node, isa: Isa) -> Kernel:
     return _lower(contraction, isa, lambda: [forward_correlation(op, x, w, y)], (0, 1), w[1], label)
 
 
-def _spread(c: Correlation, num: Numeric) -> Correlation:
-    """The correlation of an image whose pixels do not all fall into one set of a cache."""
-    return replace(c, gap=LINE // num.bytes)
-
-
 def _lower_made(contraction: Contraction, made: Prologue, c: Correlation, isa: Isa, filter_columns: int,
                 label: str) -> Kernel:
     """The layer of an image that is made block by block.
 
     Raises:
-        Unsupported: its pixels are read more than once.
+        Unsupported: it is of groups, or of another type than f32.
     """
-    if not c.pointwise or contraction.dtype != F32:
-        raise Unsupported("a convolution of more than single pixels that makes its image")
+    if c.groups > 1 or contraction.dtype != F32:
+        raise Unsupported(f"a convolution of {contraction.dtype} in {c.groups} groups that makes its image")
     num = numeric(contraction.dtype, isa)
-    spread = _spread(c, num)
-    plans = _plans([spread], num, isa)
-    correlator = Correlator(spread, plans[0], num, stored_type(contraction.dtype), 0, filter_columns,
-                            contraction.streams, made=made)
-    return with_sums(Layer(contraction, (correlator,), 0, 1, _chunks(plans)).kernel(isa, label), contraction, isa)
+    pays = scheme_that_pays(c, (F2X2,), num, isa)
+    if pays is None and isa.finds_zeros and _often_zero(contraction, [c]):
+        size = contraction.root.operands[1].type.size
+        sparse = _sparse_correlator(c.trimmed, num, isa, filter_columns, size, contraction.streams, made)
+        if sparse is not None:
+            return with_sums(_sparse(contraction, sparse, isa, (0, 1), label), contraction, isa)
+    direct = _made_directly(contraction, made, c.trimmed, num, isa, filter_columns, label)
+    if pays is None:
+        return with_sums(direct, contraction, isa)
+    return lower_checked_winograd(contraction, c, num, isa, (0, 1), filter_columns, f"{label} (Winograd 2x2)",
+                                  kept_filter(contraction, 1, 1), direct, made)
+
+
+def _made_directly(contraction: Contraction, made: Prologue, c: Correlation, num: Numeric, isa: Isa,
+                   filter_columns: int, label: str) -> Kernel:
+    """All products of an image that is made block by block."""
+    if c.pointwise:  # apart, so that pixels do not all fall into one set of a cache
+        c = replace(c, gap=LINE // num.bytes)
+    plans = _plans([c], num, isa)
+    correlator = Correlator(c, plans[0], num, stored_type(contraction.dtype), 0, filter_columns, contraction.streams,
+                            made=made)
+    return Layer(contraction, (correlator,), 0, 1, _chunks(plans)).kernel(isa, label)
 
 
 def pointwise_product(parts: list[Correlation], dtype: DType, isa: Isa) -> Product | None:
@@ -357,7 +369,7 @@ def _often_zero(contraction: Contraction, parts: list[Correlation]) -> bool:
 
 
 def _sparse_correlator(c: Correlation, num: Numeric, isa: Isa, filter_columns: int, filter_size: int,
-                       streams: Streams) -> SparseCorrelator | None:
+                       streams: Streams, made: Prologue | None = None) -> SparseCorrelator | None:
     """What leaves out the zeros of single elements; None where that takes longer than all products."""
     ways: tuple[tuple[Callable[..., SparsePlan | None], type[SparseCorrelator]], ...] = (
         (masked_plan, MaskedCorrelator), (sparse_plan, ListCorrelator))
@@ -365,7 +377,7 @@ def _sparse_correlator(c: Correlation, num: Numeric, isa: Isa, filter_columns: i
         for widest in (WIDEST, 2):
             plan = plan_of_way(c, plan_of(c, num, isa, widest=widest), num, isa)
             if plan is not None:
-                return correlator(c, plan, num, filter_columns, filter_size, streams)
+                return correlator(c, plan, num, filter_columns, filter_size, streams, made)
     return None
 
 
@@ -377,8 +389,11 @@ def _sparse(contraction: Contraction, correlator: SparseCorrelator, isa: Isa, or
     def pack(e: Emitter) -> None:
         correlator.pack(e, contraction.operand(e, order[1]), correlator.packs)
 
+    blocks = correlator.blocks
+    image: Pointer = partial(contraction.operand, index=order[0]) if blocks is None else blocks.prologue.operand
+
     def compute(e: Emitter) -> None:
-        correlator.compute(e, contraction.operand(e, order[0]), finish)
+        correlator.compute(e, image(e), finish)
 
     phases = (Phase(correlator.packs, pack), Phase(correlator.plan.parts[0], compute))
     label = f"{label} (zeros left out)"

@@ -76,6 +76,11 @@ class Axis:
         return 0 <= position * taps.stride + taps.offset + tap * taps.offset_step < self.inputs
 
     @property
+    def span(self) -> int:
+        """Input positions from the first that an output position reads to the last, inclusive."""
+        return (self.taps.count - 1) * self.taps.offset_step + 1
+
+    @property
     def clipped(self) -> bool:
         """Some tap of some position lies outside."""
         ends = [(p, t) for p in (0, self.outputs - 1) for t in (0, self.taps.count - 1)]
@@ -218,7 +223,7 @@ def _pieces(e: Emitter, base: ll.Value, step: int, count: int, lines: Sequence[i
 
 class Correlator:
     """Emits the phases of one correlation whose packed filter lies at ``temp 0 + packed_at`` elements. The pixels that
-    a pointwise one reads may be made from others, ``made``, block by block: then ``c`` describes what is made."""
+    it reads may be made from others, ``made``, block by block: then ``c`` describes what is made."""
 
     def __init__(self, c: Correlation, plan: Plan, num: Numeric, stored: ll.Type, packed_at: int,
                  filter_columns: int, streams: Streams = lambda e: [], zeros: SharedZeros | None = None,
@@ -239,17 +244,23 @@ class Correlator:
         return plan.tiles.widest * plan.panels.widest * num.lanes * num.bytes if self.ends else 0
 
     @property
+    def own_scratch(self) -> int:
+        """Bytes of private memory for sums."""
+        return self.tile_totals
+
+    @property
     def _made_at(self) -> int:
         """Bytes of scratch before the pixels that are made."""
-        return -(-self.tile_totals // LINE) * LINE
+        return -(-self.own_scratch // LINE) * LINE
 
     @property
     def scratch(self) -> int:
         """Bytes of private memory."""
         c = self.c
         if self.blocks is None:
-            return self.tile_totals
-        return self._made_at + self.plan.block * c.columns.inputs * c.pixel * self.num.bytes
+            return self.own_scratch
+        rows = min(c.rows.inputs, (self.plan.block - 1) * c.rows.taps.stride + c.rows.span)
+        return self._made_at + rows * c.columns.inputs * c.pixel * self.num.bytes
 
     @property
     def _given_row(self) -> int:
@@ -345,8 +356,15 @@ class Correlator:
         first = e.b.mul(inside, i64(self.plan.block))
         end = smaller(e, e.b.add(first, i64(self.plan.block)), i64(self.c.rows.outputs))
         given = e.at(image, e.b.mul(number, i64(self.c.rows.inputs * self._given_row)), self.num.element)
-        read = given if self.blocks is None else self.blocks.make(e, self.num, given, first, end)
+        read = given if self.blocks is None else self.blocks.make(e, self.num, given, *self._rows_read(e, first, end))
         return _Block(number, first, end, given, read)
+
+    def _rows_read(self, e: Emitter, first: ll.Value, end: ll.Value) -> tuple[ll.Value, ll.Value]:
+        """The rows of the image that output rows [first, end) read."""
+        rows, taps = self.c.rows, self.c.rows.taps
+        low = e.b.add(e.b.mul(first, i64(taps.stride)), i64(taps.offset))
+        high = e.b.add(e.b.mul(e.b.sub(end, i64(1)), i64(taps.stride)), i64(taps.offset + rows.span))
+        return larger(e, i64(0), low), smaller(e, i64(rows.inputs), high)
 
     def _dense_block(self, e: Emitter, block: _Block, finish: Finish, group: ll.Value, width: int, panel: ll.Value,
                      channel: ll.Value, last: int) -> None:

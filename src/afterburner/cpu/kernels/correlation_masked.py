@@ -146,7 +146,7 @@ class MaskedCorrelator(SparseCorrelator):
         c = self.c
         self.group = group
         after = e.b.add(self._top(e, end), i64(max(0, c.rows.taps.count - c.rows.taps.stride)))
-        self.here, self.next = (e.at(source, e.b.mul(row, i64(self._line)), F32)
+        self.here, self.next = (e.at(self.given, e.b.mul(row, i64(self._given_row)), F32)
                                 for row in (self._top(e, first), after))
         if not self._in_registers:
             super()._leave_out(e, source, number, group, first, end, finish)

@@ -21,6 +21,7 @@ from .epilogue import LINE, Finish, Streams, ask_early, cold
 from .finite import NOTE, note_finite, noted_finite
 from .gemm import MOST_CHUNKS, Numeric, larger, range_of_part, smaller
 from .nonzeros import ENTRY, Lists
+from .prologue import Prologue
 from .sum_blocks import block_of_channels, ends_of
 
 _FEWEST = 7  # registers of sums: a multiply-add takes four cycles, two start in each
@@ -132,10 +133,10 @@ class SparseCorrelator(Correlator):
     most_nonzero = _MOST_NONZERO
 
     def __init__(self, c: Correlation, plan: SparsePlan, num: Numeric, filter_columns: int, filter_size: int,
-                 streams: Streams) -> None:
+                 streams: Streams, made: Prologue | None = None) -> None:
         self.filter_size = filter_size  # with taps that are never read
-        super().__init__(c, plan.dense, num, F32, 0, filter_columns, streams)
         self.sparse, self.layout = plan, self._layout(c, plan, num)
+        super().__init__(c, plan.dense, num, F32, 0, filter_columns, streams, made=made)
         self.totals_at = self.layout.sums_at // num.bytes
         self.unit = plan.dense.panels.widest * num.lanes * num.bytes  # bytes of a panel's filter for one element
         self.packs = max(1, min(MOST_CHUNKS, plan.dense.panels.parts))
@@ -144,8 +145,8 @@ class SparseCorrelator(Correlator):
         raise NotImplementedError
 
     @property
-    def scratch(self) -> int:
-        """Bytes of private memory."""
+    def own_scratch(self) -> int:
+        """Bytes of private memory for what tells the zeros, and sums."""
         return self.layout.bytes
 
     @property
@@ -171,6 +172,7 @@ class SparseCorrelator(Correlator):
         with e.loop(first_block, end_block, name="block") as index:
             block = self._block(e, image, index)
             number, first, end, source = block.number, block.first, block.end, block.read
+            self.given = block.image
             with e.b.if_else(self._list(e, source, lists, first, end, finite)) as (then, otherwise):
                 with then:
                     with e.loop(0, plan.panels.parts // self.sparse.together, name="group") as group:

@@ -13,6 +13,9 @@ from ..kernel import Unsupported
 from .epilogue import Contraction, Epilogue, Shared, contraction_of
 from .gemm import Numeric, load_lanes, store_lanes
 
+Made = Callable[[ll.Value], ll.Value]
+Maker = Callable[[Emitter, Numeric, ll.Value, int], Made]
+
 _PIECE = 4  # registers of a pixel that are made in one go
 
 
@@ -33,7 +36,7 @@ class Prologue:
         assert self.contraction.body is not None
         return e.operand([i.value for i in self.contraction.body.inputs].index(self.given))
 
-    def maker(self, e: Emitter, num: Numeric, first: ll.Value, count: int) -> Callable[[ll.Value], ll.Value]:
+    def maker(self, e: Emitter, num: Numeric, first: ll.Value, count: int) -> Made:
         """What makes a register of the operand of what was read: of ``count`` elements whose last index begins at
         ``first``. To be called where this was emitted."""
         epilogue = Epilogue(self.contraction, num)
@@ -69,6 +72,11 @@ class Rows:
             made = self.epilogue.value_in_row(e, self.prologue.contraction.root.operands[0], at // num.lanes, column,
                                               valid, known, self.shared)
             store_lanes(e, made, e.at(target, at, num.element), num, lanes)
+
+
+def maker_of(prologue: Prologue | None) -> Maker | None:
+    """What ``Patches`` make pixels with."""
+    return None if prologue is None else prologue.maker
 
 
 @dataclass(frozen=True)

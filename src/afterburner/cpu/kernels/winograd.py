@@ -46,6 +46,8 @@ from .gemm import (
     walk_panels,
     zeros,
 )
+from .pairs import Pointer
+from .prologue import Prologue, maker_of
 from .winograd_lines import Scheme, transform
 from .winograd_outputs import Outputs
 from .winograd_patches import LINE, Grid, Patches, apart, load, store
@@ -183,12 +185,14 @@ def lower_winograd(contraction: Contraction, c: Correlation, num: Numeric, isa: 
 
 
 def lower_checked_winograd(contraction: Contraction, c: Correlation, num: Numeric, isa: Isa, order: tuple[int, int],
-                           filter_columns: int, label: str, kept: tuple[int, int] | None, direct: Kernel) -> Kernel:
+                           filter_columns: int, label: str, kept: tuple[int, int] | None, direct: Kernel,
+                           made: Prologue | None = None) -> Kernel:
     """The kernel of a correlation that ``fits`` by F(2x2, 3x3), and ``direct`` for what that does not compute as
     exactly: filters whose taps are of unequal size, operands of which a sample tells so, and results that are not
-    finite."""
-    w = Winograd(c, tiling_of(c, F2X2, num, isa), num, filter_columns)
-    sample, finish = ConvolutionSample(c, num, filter_columns), contraction.finish(isa)
+    finite. The image may be made from another tensor, ``made``."""
+    w = Winograd(c, tiling_of(c, F2X2, num, isa), num, filter_columns, made)
+    sample, finish = ConvolutionSample(c, num, filter_columns, made), contraction.finish(isa)
+    image: Pointer = partial(contraction.operand, index=order[0]) if made is None else made.operand
     unequal, inexact = Doubts(0, w.filter_bytes, w.filter_chunks), Doubts(1, 0, sample.chunks)
     infinite = Doubts(1, sample.chunks, prod(w.tiling.parts))
 
@@ -196,12 +200,12 @@ def lower_checked_winograd(contraction: Contraction, c: Correlation, num: Numeri
         unequal.tell(e, w.transform_filter(e, contraction.operand(e, order[1])))
 
     def compare(e: Emitter) -> None:
-        inexact.tell(e, sample.differs(e, *(contraction.operand(e, k) for k in order)))
+        inexact.tell(e, sample.differs(e, image(e), contraction.operand(e, order[1])))
 
     def compute(e: Emitter) -> None:
         infinite.tell(e, ll.Constant(I1, 0))
         with e.b.if_then(e.b.not_(e.b.or_(unequal.any(e), inexact.any(e)))):
-            infinite.tell(e, w.compute(e, contraction.operand(e, order[0]), finish))
+            infinite.tell(e, w.compute(e, image(e), finish))
 
     phases = (Phase(unequal.chunks, transform_filter), Phase(inexact.chunks, compare), Phase(infinite.chunks, compute))
     kernel = Kernel(contraction.node, phases, f"winograd checked {contraction.key(isa)}",
@@ -212,9 +216,11 @@ def lower_checked_winograd(contraction: Contraction, c: Correlation, num: Numeri
 
 
 class Winograd:
-    """Emits the phases. Temporary 0 holds the filters' factors as [product][panel][depth][registers]."""
+    """Emits the phases. Temporary 0 holds the filters' factors as [product][panel][depth][registers]. By F(2x2, 3x3)
+    the image may be made from another tensor, ``made``."""
 
-    def __init__(self, c: Correlation, tiling: Tiling, num: Numeric, filter_columns: int) -> None:
+    def __init__(self, c: Correlation, tiling: Tiling, num: Numeric, filter_columns: int,
+                 made: Prologue | None = None) -> None:
         self.c, self.tiling, self.scheme, self.num = c, tiling, tiling.scheme, num
         self.checked = self.scheme == F2X2
         self.total = c.images * tiling.down * tiling.across
@@ -233,7 +239,7 @@ class Winograd:
         grid = Grid(c.images, tiling.down, tiling.across)
         self.patches = Patches(grid, c.rows.inputs, c.columns.inputs, c.depth,
                                (c.rows.taps.offset, c.columns.taps.offset), self.scheme.outputs, 1,
-                               self.scheme.inputs_to_factors, self.factor_plane, None, self.spare_at)
+                               self.scheme.inputs_to_factors, self.factor_plane, None, self.spare_at, maker_of(made))
         self.outputs = Outputs(c, grid, self.scheme, self.sum_plane, self.spare_at, self.finite)
         one = Plan(Cut(1, 1), tiling.panels, 0, (1, 1))
         self.packer = Correlator(c, one, num, num.element, 0, filter_columns)

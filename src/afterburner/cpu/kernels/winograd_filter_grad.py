@@ -40,7 +40,7 @@ from .gemm import (
     walk_panels,
     zeros,
 )
-from .prologue import Prologue
+from .prologue import Prologue, maker_of
 from .winograd import F2X2, F4X4
 from .winograd_lines import Scheme, transform
 from .winograd_patches import LINE, Grid, Patches, apart, load, registers, store
@@ -190,7 +190,7 @@ class FilterGradient:
         self.scratch = (self.noted_at + lanes) * num.bytes
         self.inputs = Patches(tiling.grid, x[1], x[2], x[3], (-op.padding[0][0], -op.padding[1][0]), scheme.outputs, 1,
                               scheme.inputs_to_factors, input_plane, None, self.spare_at,
-                              None if prologue is None else prologue.maker)
+                              maker_of(prologue))
         self.gradients = Patches(tiling.grid, dy[1], dy[2], dy[3], (0, 0), scheme.outputs, 1,
                                  scheme.gradients_to_factors, gradient_plane, None, self.spare_at)
         self.row = -(-self.width // lanes) * lanes

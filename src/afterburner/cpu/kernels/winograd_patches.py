@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -10,10 +10,10 @@ from llvmlite import ir as ll
 
 from ..emitter import I1, Emitter, i64
 from .gemm import Numeric, larger, load_lanes, smaller
+from .prologue import Made, Maker
 from .winograd_lines import Matrix, transform
 
 LINE = 16  # floats of a cache line
-Maker = Callable[[Emitter, Numeric, ll.Value, int], Callable[[ll.Value], ll.Value]]
 REGISTERS = 16  # of the processors that have fewest: patches of so many pixels are transformed in registers
 
 
@@ -175,7 +175,7 @@ class Patches:
                                       for value, (_, column) in zip(loaded, columns, strict=True)])
                     self._transform(e, num, patch, into)
 
-    def _make(self, e: Emitter, num: Numeric, channel: ll.Value, lanes: int) -> Callable[[ll.Value], ll.Value]:
+    def _make(self, e: Emitter, num: Numeric, channel: ll.Value, lanes: int) -> Made:
         return (lambda value: value) if self.maker is None else self.maker(e, num, channel, lanes)
 
     def _clamped(self, e: Emitter, num: Numeric, at: ll.Value, size: int) -> tuple[ll.Value, ll.Value]:

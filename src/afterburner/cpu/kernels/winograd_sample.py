@@ -9,7 +9,7 @@ meet in other results only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -21,9 +21,9 @@ from llvmlite import ir as ll
 from ..emitter import Emitter, const, i64
 from .correlation import Axis, Correlation, Correlator, Plan
 from .gemm import Cut, Numeric
-from .prologue import Prologue
+from .prologue import Made, Maker, Prologue, maker_of
 from .winograd_lines import Matrix, transform
-from .winograd_patches import Grid, Maker, Patches, apart, load
+from .winograd_patches import Grid, Patches, apart, load
 
 # How many times the sum the bound may be, root mean square over the sample. Of normal numbers, half of them zeros or
 # not, it is 7.1 to 8 for outputs, 7.6 to 9.3 for taps; errors beyond twice those of direct sums begin at 10 and 12.
@@ -49,9 +49,9 @@ _OUTPUTS = _matrix((1, 1, 0), (0, 1, 1))
 
 class ConvolutionSample:
     """A sample of the results of a 3x3 convolution or its input gradient, of tiles away from the border if there are
-    such: at the border there are fewer terms to a sum."""
+    such: at the border there are fewer terms to a sum. The image may be made from another tensor, ``made``."""
 
-    def __init__(self, c: Correlation, num: Numeric, filter_columns: int) -> None:
+    def __init__(self, c: Correlation, num: Numeric, filter_columns: int, made: Prologue | None = None) -> None:
         (top, down), (left, across) = map(_tiles_inside, (c.rows, c.columns))
         grid = Grid(c.images, down, across)
         self.c, self.grid, self.num = c, grid, num
@@ -64,7 +64,8 @@ class ConvolutionSample:
         plane = apart(-(-c.depth // num.lanes) * num.lanes)
         self.scratch = (self.taps + 16 * plane) * num.bytes
         self.pixels = _pixels(grid, (c.rows.inputs, c.columns.inputs, c.depth),
-                              (c.rows.taps.offset + top, c.columns.taps.offset + left), _SIDE, plane, None)
+                              (c.rows.taps.offset + top, c.columns.taps.offset + left), _SIDE, plane,
+                              maker_of(made))
         one = Plan(Cut(1, 1), Cut(1, 1), 0, (1, 1))
         self.packer = Correlator(c, one, num, num.element, 0, filter_columns)
 
@@ -106,8 +107,7 @@ class FilterGradientSample:
         self.inputs, self.gradients = x[3], dy[3]
         plane = num.lanes
         self.scratch = 20 * plane * num.bytes
-        maker = None if prologue is None else prologue.maker
-        self.patches = _pixels(grid, (x[1], x[2], x[3]), offset, _SIDE, plane, maker)
+        self.patches = _pixels(grid, (x[1], x[2], x[3]), offset, _SIDE, plane, maker_of(prologue))
         self.outputs = _pixels(grid, (dy[1], dy[2], dy[3]), (0, 0), _PITCH, plane, None)
 
     def differs(self, e: Emitter, x: ll.Value, dy: ll.Value) -> ll.Value:
@@ -193,7 +193,7 @@ def _pixels(grid: Grid, shape: tuple[int, int, int], offset: tuple[int, int], si
     """Patches of the pixels themselves, without their signs."""
     same = _matrix(*[[int(i == j) for j in range(side)] for i in range(side)])
 
-    def positive(e: Emitter, num: Numeric, channel: ll.Value, lanes: int) -> Callable[[ll.Value], ll.Value]:
+    def positive(e: Emitter, num: Numeric, channel: ll.Value, lanes: int) -> Made:
         make = None if maker is None else maker(e, num, channel, lanes)
         return lambda value: _without_sign(e, num, value if make is None else make(value))
 
