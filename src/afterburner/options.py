@@ -93,7 +93,7 @@ class Options:
 
     disable: bool = _knob(False, _flag, "1: total kill switch; TensorFlow is left untouched")
     strict: bool = _knob(False, _flag, "1: raise where a graph would fall back to TensorFlow (for tests)")
-    verbosity: str = _knob("line", _one_of(VERBOSITY), "silent, line (one per compiled graph) or detail")
+    verbosity: str = _knob("line", _one_of(VERBOSITY), "silent, line (one a call that compiled something) or detail")
     threads: int = _knob(0, _count, "worker threads; 0: TensorFlow's intra-op setting, else all cores")
     device: str = _knob("any", _one_of(DEVICES), "any (measured where it cannot be known), cpu or gpu (through MLX)")
     gpu_emulate: bool = _knob(False, _flag, "1: the gpu target runs on MLX's CPU device where there is no GPU; slow, "

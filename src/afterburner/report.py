@@ -151,6 +151,7 @@ class Entry:
     def __init__(self, name: str) -> None:
         self.report = FunctionReport(name)
         self.executables: list[tuple[PartReport, weakref.ref[Executable]]] = []
+        self.untold: list[PartReport] = []  # parts compiled in a call that goes on
 
 
 class Recorder:
@@ -182,13 +183,19 @@ class Recorder:
             shown.end()
 
     def compiled(self, entry: Entry, part: PartReport, executable: Executable) -> None:
-        """Note a compiled part and say so."""
+        """Note a compiled part; ``tell`` says so."""
         entry.report.status = "compiled"
         entry.report.parts.append(part)
         entry.executables.append((part, weakref.ref(executable)))
-        say(_line(entry.report, part))
+        entry.untold.append(part)
         if options().log_graphs:
             self.log([f"{entry.report.name}: {part.ops} ops run on device {part.device}"])
+
+    def tell(self, entry: Entry) -> None:
+        """Say in one line what a call that has ended compiled, if it did."""
+        parts, entry.untold = entry.untold, []
+        if parts:
+            say(_line(entry.report, parts))
 
     def log(self, lines: Iterable[str]) -> None:
         """Lines that were asked for by ``log_graphs``, on stderr."""
@@ -291,11 +298,13 @@ def say(text: str, detail: bool = False) -> None:
     print(f"afterburner: {text}", file=sys.stderr, flush=True)
 
 
-def _line(report: FunctionReport, part: PartReport) -> str:
-    origin = "from the cache" if part.cached else "compiled"
+def _line(report: FunctionReport, parts: Sequence[PartReport]) -> str:
+    origin = "from the cache" if all(p.cached for p in parts) else "compiled"
+    kernels, seconds = sum(len(p.kernels) for p in parts), sum(p.compile_seconds for p in parts)
+    pieces = f" in {len(parts)} pieces" if len(parts) > 1 else ""
     text = (f"{report.name}: {report.taken_ops} of {report.seen_ops} ops "
-            f"({report.arithmetic_share:.0%} of the arithmetic) on {part.device}, "
-            f"{len(part.kernels)} kernels {origin} in {part.compile_seconds:.2f} s")
+            f"({report.arithmetic_share:.0%} of the arithmetic) on {max(parts, key=lambda p: len(p.kernels)).device}, "
+            f"{kernels} kernels{pieces} {origin} in {seconds:.2f} s")
     if report.left:
         text += f"; left to TensorFlow: {_why_left(report.left)}"
     return text

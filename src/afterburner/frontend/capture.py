@@ -85,7 +85,11 @@ class FunctionState:
             self._is_bet = False
             _bets[report.name] -= 1
         taken = self.taken
-        outputs = taken.call(arguments, unsealed)
+        try:
+            outputs = taken.call(arguments, unsealed)
+        finally:
+            if self._entry.untold:
+                self._engine.recorder.tell(self._entry)
         self._learn_refusals(function, taken)
         if taken.take.lost:
             self._give_back(taken, arguments)

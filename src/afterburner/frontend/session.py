@@ -185,6 +185,12 @@ class _Plan:
         Raises:
             _LeftToTensorFlow: no variable was written.
         """
+        try:
+            return self._run(session, kept, feeds)
+        finally:
+            self._engine.recorder.tell(self._entry)
+
+    def _run(self, session: Any, kept: dict[str, Any], feeds: Sequence[Any]) -> list[Any]:
         found = self._found
         assert found is not None  # it was prepared by wants
         given: dict[Any, Any] = {}
