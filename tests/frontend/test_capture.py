@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.eager.polymorphic_function import polymorphic_function
 
 from afterburner.frontend import capture, fastpath
 from tests.frontend.kit import captured, close
@@ -115,6 +116,21 @@ def test_calls_that_never_match_are_no_longer_recorded(monkeypatch):
         for i in range(fastpath._PATIENCE + 8):  # every factor is a Python number that needs its own trace
             close([scaled(x, float(i)).numpy()], [np.exp(x.numpy()) * i + 1])
     assert len(recorded) == fastpath._PATIENCE
+
+
+def test_calls_by_the_short_way_are_counted_where_tensorflow_warns_of_retracing():
+    @tf.function
+    def scaled(x):
+        return tf.exp(x) * 2.0 + 1.0
+
+    manager = polymorphic_function._frequent_tracing_detector_manager
+    detector = manager._get_detector(scaled._key_for_call_stats)
+    before = detector._call_count
+    with captured() as taken:
+        for _ in range(9):
+            scaled(_data(4, 4))
+    assert taken.count == 1
+    assert detector._call_count == before + 9
 
 
 def test_tape_outside_a_function():

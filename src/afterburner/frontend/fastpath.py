@@ -206,14 +206,22 @@ _call = polymorphic_function.Function.__call__
 class _Routes:
     """What is known of a polymorphic function's calls.
 
+    Args:
+        function: the polymorphic function.
+
     Attributes:
         found: routes, the newest first.
         patience: calls that may still be recorded before one goes by a route.
+        count: tells TensorFlow of a call that traced nothing; it warns where most calls trace.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, function: Any) -> None:
         self.found: tuple[Route, ...] = ()
         self.patience = _PATIENCE
+        manager = polymorphic_function._frequent_tracing_detector_manager  # noqa: SLF001
+        with manager._lock:  # noqa: SLF001
+            detector = manager._get_detector(function._key_for_call_stats)  # noqa: SLF001
+        self.count: Callable[[], None] = detector.called_without_tracing
 
 
 def _hooked_call(self: Any, *args: Any, **kwds: Any) -> Any:
@@ -221,11 +229,12 @@ def _hooked_call(self: Any, *args: Any, **kwds: Any) -> Any:
         return _call(self, *args, **kwds)
     routes = self.__dict__.get(_ATTRIBUTE)
     if routes is None:
-        routes = self.__dict__[_ATTRIBUTE] = _Routes()
+        routes = self.__dict__[_ATTRIBUTE] = _Routes(self)
     for route in routes.found:
         result = route.call((args, kwds))
         if result is not MISS:
             routes.patience = _PATIENCE
+            routes.count()
             return result
     if routes.patience == 0:
         return _call(self, *args, **kwds)
