@@ -36,6 +36,7 @@ _MIN_OPS = 3
 _MAX_REFUSALS = 16  # operations found out one by one; each costs an import
 _MIN_STEP_OPS = 20  # a loop over an iterator with less inside turns faster in TensorFlow,
 _MIN_LOOP_OPS = 150  # and so does any other loop
+_STACKS = ("TensorListPushBack", "TensorListPopBack")
 _UPDATES = ("AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp")
 _LARGE_STEP_VARIABLES = 100  # updated by one call: a training step of a network with some dozens of layers
 _MAX_STRAYS = 24  # calls whose shapes or sizes were not compiled, less those whose were
@@ -213,8 +214,9 @@ class FunctionState:
         behind an iterator, not a cell of a recurrent network."""
         inside = list(_everything_inside(op))
         ours = sum(o.type != "Const" and reason(o) is None for o in inside)
-        steps = any(o.type.startswith(("IteratorGetNext", "Optional")) for o in inside)
-        return ours >= (_MIN_STEP_OPS if steps else _MIN_LOOP_OPS)
+        if any(o.type.startswith(("IteratorGetNext", "Optional")) for o in inside):
+            return ours >= _MIN_STEP_OPS
+        return ours >= _MIN_LOOP_OPS and not _is_differentiated(op)
 
     def _reason(self, op: FlatOp, xla: bool) -> str | None:
         if _place(op) in self._refused:
@@ -276,6 +278,13 @@ def _with_all_inside(flat: FlatGraph) -> Iterator[FlatOp]:
         yield op
         for function in called_functions(op.source):
             yield from _with_all_inside(flatten(function.graph, op.name))
+
+
+def _is_differentiated(op: FlatOp) -> bool:
+    """Whether a gradient goes through a loop. Each turn then puts tens of values on stacks, or takes them from there:
+    from the host that takes longer than what is gained, most of which are shapes."""
+    bodies = (flatten(branch_graph(op, name), op.name) for name in branch_names(op))
+    return any(inner.type in _STACKS for body in bodies for inner in body.ops)
 
 
 def _refuse_accelerators() -> None:
