@@ -19,7 +19,7 @@ from ..errors import NotTaken, StrictError
 from ..options import options
 from ..report import Entry
 from ..runtime.collector import paused_collector
-from . import fastpath, graph_log, iterators, joined, session, single_trace, traced
+from . import fastpath, graph_log, iterators, joined, session, single_trace, tracebacks, traced
 from .flatten import FlatGraph, FlatOp, branch_graph, flatten, must_use_xla, xla_differs
 from .function import Take, TakenFunction, branch_names, describe_left, is_control
 from .import_graph import supported
@@ -366,6 +366,7 @@ def install(engine: Engine) -> None:
     traced.install()
     joined.install()
     single_trace.install()
+    tracebacks.install()
     session.install(engine)
 
 
@@ -379,6 +380,7 @@ def uninstall() -> None:
     traced.uninstall()
     joined.uninstall()
     single_trace.uninstall()
+    tracebacks.uninstall()
     session.uninstall()
     unwatch()
     forget_all()

@@ -21,6 +21,8 @@ import tensorflow as tf
 from tensorflow.python.eager.polymorphic_function import polymorphic_function
 from tensorflow.python.framework import ops
 
+from . import tracebacks
+
 _LIBRARIES = ("keras.", "tensorflow.", "afterburner.")  # whose code may stand between a step and its variables
 _BACKEND = "keras.src.backend.tensorflow.core"
 _STATELESS = "keras.src.backend.common.stateless_scope"
@@ -49,6 +51,7 @@ _tracing = _Tracing()
 
 def _hooked_initialize(self: Any, *args: Any, **kwds: Any) -> Any:
     _hook_keras()
+    tracebacks.install()
     _tracing.functions.append(self)
     try:
         return _initialize(self, *args, **kwds)
