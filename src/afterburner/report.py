@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _CALL = re.compile(r"(Stateful)?PartitionedCall(_\d+)?|gradient_tape|while\[\d+\]")  # wrap a layer's path
 _KINDS_SHOWN = 4  # of the operations that are left, in one line
+_WATCHED = "on TensorFlow while tf.debugging watches operations (check_numerics, dump_debug_info)"
 _SLOW_OPS = 1000  # from here on compilation takes seconds
 _QUIET_SECONDS = 2.0  # of a compilation, before its progress is shown
 _LINE_SECONDS = 10.0  # between two lines of progress in a log
@@ -222,6 +223,11 @@ class Recorder:
         """Note that a part runs elsewhere than was asked for, and say so."""
         entry.report.moved.append(what)
         say(f"{entry.report.name}: {what}")
+
+    def watched(self, entry: Entry) -> None:
+        """Note that a program watches its operations by ``tf.debugging``, and say so once for each function."""
+        if _WATCHED not in entry.report.moved:
+            self.moved(entry, _WATCHED)
 
     def failed(self, entry: Entry, what: str) -> None:
         """Note a fallback and say so: it should not happen."""

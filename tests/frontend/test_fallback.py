@@ -126,3 +126,20 @@ def test_a_failed_assertion_leaves_what_tensorflow_leaves():
     expected = program()
     with captured():
         assert program() == expected
+
+
+def test_functions_that_the_program_watches_run_on_tensorflow():
+    function = tf.function(lambda x: tf.reduce_sum(tf.math.log(x) * 2.0))
+    with captured() as taken:
+        assert function(tf.ones(2)).numpy() == 0
+        tf.debugging.enable_check_numerics()
+        try:
+            with pytest.raises(tf.errors.InvalidArgumentError, match='output 0 of eagerly-executing op "__inference_'):
+                function(tf.zeros(2))
+        finally:
+            tf.debugging.disable_check_numerics()
+        assert function(tf.zeros(2)).numpy() == -np.inf
+    (report,) = taken.functions().values()
+    assert report.status == "compiled"
+    (moved,) = report.moved
+    assert "tf.debugging" in moved

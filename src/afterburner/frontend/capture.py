@@ -72,6 +72,9 @@ class FunctionState:
         """The outputs, or None where TensorFlow should run this call."""
         report = self._entry.report
         report.calls += 1
+        if context.context().op_callbacks:
+            self._engine.recorder.watched(self._entry)
+            return None
         if self._given_back and _kind_of_call(arguments) in self._given_back:
             return None
         if self.taken is None:
