@@ -184,6 +184,12 @@ def test_a_process_may_end_while_a_pipeline_is_destroyed(tmp_path: Path) -> None
     assert finished.stdout.strip() == "done"
 
 
+def test_an_iterator_may_outlive_the_modules_of_a_process_that_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    later = iterators._DestroyedLater(_slices(), object(), 1)
+    monkeypatch.setattr(iterators, "_destroyer", None)  # as Python empties modules
+    later.__del__()
+
+
 def _repeatable() -> tf.data.Dataset:
     return _slices().map(tf.square).batch(4).prefetch(2)
 

@@ -113,9 +113,12 @@ class _DestroyedLater:
         self._dataset, self._key, self._resource, self._size = weakref.ref(dataset), id(dataset), resource, size
 
     def __del__(self) -> None:
+        destroyer: _Destroyer | None = globals()["_destroyer"]
+        if destroyer is None:  # the interpreter ends, and has taken this module apart
+            return
         # Where somebody holds the dataset, as between two epochs, the tensors are not kept by us.
         size = self._size if self._dataset() is None else _PIPELINE_BYTES
-        _destroyer.drop(self._resource, self._key, size)
+        destroyer.drop(self._resource, self._key, size)
 
 
 def destroyed_unseen(dataset: Any) -> int:
