@@ -197,6 +197,38 @@ def test_a_step_that_writes_has_no_version():
     assert seen == [None, None]
 
 
+def test_a_variable_that_one_function_lets_grow_and_another_part_reads():
+    v = tf.Variable([1.0, 2.0], shape=[None])
+
+    @tf.function
+    def grow(x):
+        v.assign(tf.concat([v, x], 0))
+        return tf.reduce_sum(v * 2 + 1)
+
+    with captured(strict=False, verbosity="silent", compile_after=1):
+        assert [grow(tf.ones(1)).numpy() for _ in range(5)] == [11, 14, 17, 20, 23]
+    np.testing.assert_array_equal(v, [1, 2, 1, 1, 1, 1, 1])
+
+
+def test_a_variable_of_another_shape_that_is_known_from_another_function():
+    v = tf.Variable(tf.ones(3), shape=[None])
+    first = tf.function(lambda x: tf.reduce_sum(v * x) + 1)
+    second = tf.function(lambda x: tf.reduce_max(v * x) - 1)
+    with captured(strict=False, verbosity="silent"):
+        assert first(2.0).numpy() == 7
+        v.assign(tf.ones(5))
+        assert second(2.0).numpy() == 1
+        assert first(2.0).numpy() == 11
+
+
+def test_a_function_that_is_called_with_variables_of_different_shapes():
+    small, large = (tf.Variable(tf.ones(n), shape=[None]) for n in (3, 5))
+    total = tf.function(lambda v, x: tf.reduce_sum(v * x) + 1)
+    with captured(strict=False, verbosity="silent"):
+        for _ in range(2):
+            assert [total(v, 2.0).numpy() for v in (small, large)] == [7, 11]
+
+
 def test_a_variable_that_changes_its_shape():
     v = tf.Variable(tf.ones((4,)), shape=tf.TensorShape(None))
 

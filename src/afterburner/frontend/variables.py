@@ -58,12 +58,14 @@ class Clock:
         now: the count; a value remembered at another count is stale.
         unsafe: a dataset took a variable's handle, so that reading from it may write: nothing is
             remembered any more.
+        reshaped: how often a variable was found with another shape than before.
     """
 
     def __init__(self) -> None:
         self._ticks = itertools.count(1)
         self.now = 0
         self.unsafe = False
+        self.reshaped = 0
 
     def tick(self) -> None:
         """Declare every remembered value stale."""
@@ -87,13 +89,15 @@ class Known:
             value where an executable left it on its device, or None; the address of TensorFlow's count of
             references to it, or 0), replaced as a whole since threads share it.
         ours: address of the last large value that was ours; 0 before.
+        shape: of the last value that was read; None before.
     """
 
-    __slots__ = ("value", "ours", "__weakref__")
+    __slots__ = ("value", "ours", "shape", "__weakref__")
 
     def __init__(self) -> None:
         self.value = _UNKNOWN
         self.ours = 0
+        self.shape: tuple[int, ...] | None = None
 
     def learn(self, tensor: Any, where: int, moment: int, kept: Any = None, counter: int = 0) -> Value:
         """Remember a value that was current at ``moment``, and what an executable keeps of it on its device."""
@@ -158,10 +162,15 @@ def refresh(
     """
     before = [r.value for r in records]
     values = read_all(list(handles))
-    for value, shape in zip(values, shapes, strict=True):
-        if value._shape_tuple() != shape:  # noqa: SLF001
-            raise ShapeChanged(f"a variable of shape {shape} was given a value of shape {value._shape_tuple()}")  # noqa: SLF001
+    require_shapes(values, shapes)
     return remember(records, before, values, moment)
+
+
+def require_shapes(tensors: Sequence[Any], shapes: Sequence[tuple[int, ...]]) -> None:
+    """Raise ``ShapeChanged`` where the value of a variable has another shape than the one expected."""
+    for tensor, shape in zip(tensors, shapes, strict=True):
+        if tensor._shape_tuple() != shape:  # noqa: SLF001
+            raise ShapeChanged(f"a variable of shape {shape} was given a value of shape {tensor._shape_tuple()}")  # noqa: SLF001
 
 
 def remember(records: Sequence[Known], before: Sequence[Value], tensors: Sequence[Any], moment: int) -> list[Value]:
@@ -178,8 +187,16 @@ def remember(records: Sequence[Known], before: Sequence[Value], tensors: Sequenc
     with writers.gate:
         for record, old, value in zip(records, before, values, strict=True):
             if record.value is old and record not in writers.changing:
+                _note_shape(record, value[0]._shape_tuple())  # noqa: SLF001
                 record.value = value
     return values
+
+
+def _note_shape(record: Known, shape: tuple[int, ...]) -> None:
+    """Count a change of shape before the value is there to be found: who finds it looks at the count afterwards."""
+    if record.shape != shape:
+        clock.reshaped += record.shape is not None
+        record.shape = shape
 
 
 class ShapeChanged(Exception):

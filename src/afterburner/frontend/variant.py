@@ -25,7 +25,7 @@ from .second_opinion import SecondOpinion
 from .stock import keeps_freed_memory
 from .tensors import address, hand_over
 from .undisturbed import undisturbed
-from .variables import Known, Value, clock, known, refresh, writers
+from .variables import Known, Value, clock, known, refresh, require_shapes, writers
 
 _CHECK = TensorType(BOOL, ())
 _NO_CHECKS = Row([])
@@ -113,6 +113,9 @@ class Variant:
         held = [r.value for r in records]  # which other threads may forget; keeps the values alive while they are read
         if self._read is not None and (clock.unsafe or any([value[2] != moment for value in held])):
             held = refresh(records, handles, self._shapes, self._read, moment)
+        elif bound.reshaped != (reshaped := clock.reshaped):
+            require_shapes([value[0] for value in held], self._shapes)
+            bound.reshaped = reshaped
         bound.moment = moment
         if self.writers:
             run = _PartRun(self, records, handles, held, moment)
@@ -202,13 +205,14 @@ class _Bound:
         records: what is known of them.
         changed: those of the variables that the stage writes.
         moment: the clock when all of them were known last.
+        reshaped: the count of changed shapes when theirs were looked at last.
     """
 
-    __slots__ = ("handles", "records", "changed", "moment")
+    __slots__ = ("handles", "records", "changed", "moment", "reshaped")
 
     def __init__(self, handles: list[Any], updated: Sequence[int]) -> None:
         self.handles = handles
-        self.moment = -1
+        self.moment = self.reshaped = -1
         self.records: list[Known] = [known(h) for h in handles]
         self.changed = frozenset([self.records[position] for position in updated])
 
