@@ -312,6 +312,41 @@ def test_vectorized_map():
     assert taken.count == 1 and step.status == "compiled" and step.left == []
 
 
+def _chooses(watched: bool):
+    """A function that calls one for which TensorFlow puts in another on the CPU."""
+    def attributes(**more):
+        return {"experimental_attributes": {"api_implements": f"scaled_{watched}", **more}}
+
+    anywhere = tf.function(lambda x: tf.exp(x) * 2.0 + 1.0, **attributes())
+    on_cpu = tf.function(lambda x: tf.exp(x) * 3.0 + 1.0, **attributes(api_preferred_device="CPU"))
+
+    @tf.function
+    def step(x):
+        with tf.GradientTape() as tape:
+            if watched:
+                tape.watch(x)
+            result = anywhere(x) + 0.5
+        there = on_cpu.get_concrete_function(x)
+        there.add_to_graph()
+        there.add_gradient_functions_to_graph()
+        return (result, tape.gradient(result, x)) if watched else (result,)
+
+    return step
+
+
+@pytest.mark.parametrize("watched", [False, True])
+def test_of_several_implementations_that_for_the_cpu_is_taken(watched):
+    x = _data(4, 3)
+    expected = [t.numpy() for t in _chooses(watched)(x)]
+    step = _chooses(watched)
+    with captured() as taken:
+        results = [[t.numpy() for t in step(x)] for _ in range(3)]
+    close(expected[:1], [np.exp(x.numpy()) * 3 + 1.5])
+    for result in results:
+        close(result, expected)
+    assert taken.count >= 1
+
+
 def test_nested_functions_are_inlined_each_time():
     @tf.function
     def square(x):

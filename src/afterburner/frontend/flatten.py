@@ -22,6 +22,12 @@ _XLA_DIFFERS = ("Random", "StatelessRandom", "FloorDiv", "FloorMod", "TruncateDi
 _XLA_DIFFERS_EXACTLY = ("Div", "Mod")
 _XLA_ATTRIBUTE = "_XlaMustCompile"
 
+# Of functions among which TensorFlow chooses by the device: their interface, the device one is for, and what tells the
+# forward and backward passes of one.
+_INTERFACE = "api_implements"
+_DEVICE = "api_preferred_device"
+_PASSES = ("forward_function_name", "backward_function_name")
+
 
 class FlatTensor:
     """A tensor of the flattened graph; compared by identity, since a function called twice has
@@ -177,7 +183,8 @@ def inline_call(
     first = len(flat.ops)
     done: dict[str, tuple[FlatOp, ...]] = {}
     _inline(flat, body, f"{prefix}{op.name}/", inner, done, control, depth + 1)
-    for symbol, result in zip(op.outputs, body.outputs, strict=True):
+    results = body.outputs[:len(op.outputs)]  # a gradient may have added some since
+    for symbol, result in zip(op.outputs, results, strict=True):
         known[symbol.ref()] = inner[result.ref()]
     # A call is stateful as a whole: what follows it by a control edge follows its effects.
     effects = tuple(f for f in flat.ops[first:] if is_stateful(f.source))
@@ -208,12 +215,16 @@ def must_use_xla(function: Any) -> bool:
 
 
 def called_graph(graph: Any, op: tf.Operation) -> Any:
-    """The FuncGraph a call operation runs.
+    """The FuncGraph a call operation runs on the CPU.
 
     Raises:
-        ValueError: its body is not known to the graph.
+        ValueError: its body is not known to the graph, or is one with other results than were called for.
     """
-    return _body(graph, op, "f")
+    function = _function(graph, op, "f")
+    chosen = _implementation(graph, function)
+    if chosen is not function and _result_types(chosen) != _result_types(function):
+        raise ValueError(f"{op.name}: TensorFlow chooses among functions with different results")
+    return chosen.graph
 
 
 def branch_graph(op: FlatOp, attribute: str) -> Any:
@@ -222,24 +233,50 @@ def branch_graph(op: FlatOp, attribute: str) -> Any:
     Raises:
         ValueError: its body is not known to the graph.
     """
-    return _body(op.source.graph, op.source, attribute)
+    return _function(op.source.graph, op.source, attribute).graph
 
 
-def _body(graph: Any, op: tf.Operation, attribute: str) -> Any:
+def _function(graph: Any, op: tf.Operation, attribute: str) -> Any:
     name = op.get_attr(attribute).name
-    function = _find_function(graph, name)
-    if function is None:
-        raise ValueError(f"{op.name}: the function {name} is not known")
-    return function.graph
-
-
-def _find_function(graph: Any, name: str) -> Any:
-    while graph is not None:
-        function = graph._get_function(name)  # noqa: SLF001
+    for around in _graphs_around(graph):
+        function = around._get_function(name)  # noqa: SLF001
         if function is not None:
             return function
+    raise ValueError(f"{op.name}: the function {name} is not known")
+
+
+def _graphs_around(graph: Any) -> Iterator[Any]:
+    """The graph, and those in which it was made."""
+    while graph is not None:
+        yield graph
         graph = getattr(graph, "outer_graph", None)
-    return None
+
+
+def _implementation(graph: Any, function: Any) -> Any:
+    """What TensorFlow's optimizer puts in the place of a function: one of the same interface that is for the CPU."""
+    interface = _text(function, _INTERFACE)
+    if not interface:
+        return function
+    for around in _graphs_around(graph):
+        for other in around._functions.values():  # noqa: SLF001
+            if (_text(other, _INTERFACE) == interface and _text(other, _DEVICE) == b"CPU"
+                    and _which_pass(other) == _which_pass(function)):
+                return other
+    return function
+
+
+def _which_pass(function: Any) -> list[bool]:
+    return [bool(_text(function, name)) for name in _PASSES]
+
+
+def _result_types(function: Any) -> list[int]:
+    return [result.type for result in function.cached_definition.signature.output_arg]
+
+
+def _text(function: Any, attribute: str) -> bytes:
+    """An attribute of a function's definition; empty where it has none, or is of TensorFlow 1."""
+    attributes = getattr(getattr(function, "cached_definition", None), "attr", {})
+    return bytes(attributes[attribute].s) if attribute in attributes else b""
 
 
 def is_stateful(op: tf.Operation) -> bool:
