@@ -128,6 +128,20 @@ def test_a_failed_assertion_leaves_what_tensorflow_leaves():
         assert program() == expected
 
 
+def test_a_stream_that_begins_while_the_program_watches_stays_on_tensorflow():
+    def numbers() -> list[float]:
+        tf.random.set_seed(3)
+        draw = tf.function(lambda x: tf.reduce_sum(x * 2.0 + tf.random.uniform((3,), seed=5)))
+        tf.debugging.enable_check_numerics()
+        first = draw(tf.ones(3)).numpy()
+        tf.debugging.disable_check_numerics()
+        return [first, *(draw(tf.ones(3)).numpy() for _ in range(3))]
+
+    expected = numbers()
+    with captured():
+        assert numbers() == expected
+
+
 def test_functions_that_the_program_watches_run_on_tensorflow():
     function = tf.function(lambda x: tf.reduce_sum(tf.math.log(x) * 2.0))
     with captured() as taken:

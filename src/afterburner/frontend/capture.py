@@ -56,7 +56,7 @@ class FunctionState:
         self._refused: dict[Any, str] = {}
         self._flat: FlatGraph | None = None
         self._is_bet = False
-        self._has_stream = False
+        self._has_stream: bool | None = None  # not known yet
         self._strays = 0
         self._resized = 0
         self.taken: TakenFunction | None = None
@@ -73,12 +73,12 @@ class FunctionState:
         report = self._entry.report
         report.calls += 1
         if context.context().op_callbacks:
-            self._engine.recorder.watched(self._entry)
+            self._watched(function)
             return None
         if self._given_back and _kind_of_call(arguments) in self._given_back:
             return None
         if self.taken is None:
-            if report.calls == 1:
+            if self._has_stream is None:
                 self._has_stream = self._draws(function)
             if self.left or (report.calls <= options().compile_after and not self._is_wanted_at_once(function)):
                 return None
@@ -100,6 +100,13 @@ class FunctionState:
         if taken.take.strayed or self._strays:
             self._count_strays(taken)
         return outputs
+
+    def _watched(self, function: Any) -> None:
+        """TensorFlow runs a call whose operations the program watches; also all later ones of a function whose streams
+        of random numbers begin with it."""
+        self._engine.recorder.watched(self._entry)
+        if self.taken is None and not self.left and self._draws(function):
+            self._leave("it draws seeded random numbers, and was called first while tf.debugging watched")
 
     def _count_strays(self, taken: TakenFunction) -> None:
         """Where most calls have shapes or sizes of their own, TensorFlow runs the function whole: in pieces it is
