@@ -41,6 +41,10 @@ _SET_BYTES = 4 << 10  # apart, lines are in one set of the first-level caches of
 _WAYS = 8  # of the smallest of these
 _FEW_CHUNKS = 16  # more come out even enough
 _FEW_PIXELS = 32  # of a 1x1 convolution
+# Output channels for which it takes so long to make an image that each of its pixels is made once, though more of the
+# filter is then read again and again; bytes of that for each of a register: processors with longer ones have larger
+# second-level caches.
+_FEW_CHANNELS, _MADE_FILTER_BYTES = 256, 8 << 10
 
 
 def plan_of(c: Correlation, num: Numeric, isa: Isa, parts: tuple[int, int] | None = None,
@@ -233,6 +237,9 @@ def _made_directly(contraction: Contraction, made: Prologue, c: Correlation, num
     if c.pointwise:  # apart, so that pixels do not all fall into one set of a cache
         c = replace(c, gap=LINE // num.bytes)
     plans = _plans([c], num, isa)
+    if c.width <= _FEW_CHANNELS and c.steps * c.width * num.bytes <= _MADE_FILTER_BYTES * isa.vector_bytes:
+        blocks = c.images * -(-c.rows.outputs // plans[0].block)
+        plans = [replace(plans[0], parts=(min(blocks, prod(plans[0].parts)), 1))]
     correlator = Correlator(c, plans[0], num, stored_type(contraction.dtype), 0, filter_columns, contraction.streams,
                             made=made)
     return Layer(contraction, (correlator,), 0, 1, _chunks(plans)).kernel(isa, label)
