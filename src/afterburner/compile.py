@@ -107,7 +107,8 @@ def _choices() -> Choices:
     from .cpu.doubt import doubt
     from .frontend.contest import Choices
 
-    return Choices(names, lambda graph: doubt(graph, _isa()), _identity, _decisions)
+    return Choices(names, lambda graph: doubt(graph, _isa()), lambda graph: _identity(anonymous(graph)), _decisions,
+                   whole=_identity)
 
 
 def _isa() -> Isa:
@@ -116,13 +117,13 @@ def _isa() -> Isa:
     return chosen(options())
 
 
-def _identity(graph: Graph) -> str:
-    """All that may change which device is fastest for a graph."""
+def _identity(text: str) -> str:
+    """All that may change which device is fastest for what a text describes."""
     from .cpu.engine import object_key
     from .frontend.stock import intra_op_threads, tensorflow_version
 
     threads = options().threads or intra_op_threads()
-    about = (str(threads), tensorflow_version(), *map(str, devices()), anonymous(graph))
+    about = (str(threads), tensorflow_version(), *map(str, devices()), text)
     return object_key("\n".join(about), _isa())
 
 

@@ -20,6 +20,7 @@ from ..options import options
 from ..report import Entry
 from ..runtime.collector import paused_collector
 from . import fastpath, graph_log, iterators, joined, session, single_trace, tracebacks, traced
+from .contest import CPU, STOCK
 from .flatten import FlatGraph, FlatOp, branch_graph, flatten, must_use_xla, xla_differs
 from .function import Take, TakenFunction, branch_names, describe_left, is_control
 from .import_graph import supported
@@ -28,6 +29,7 @@ from .partition import Kind, Partition, partition
 from .stock import called_functions
 from .streams import draw_from_streams
 from .variables import forget_all, run_by_tensorflow, unwatch, watch
+from .whole import WholeContests, contests
 
 _ATTRIBUTE = "_afterburner"
 _MAX_STAGES = 9
@@ -59,6 +61,7 @@ class FunctionState:
         self._has_stream: bool | None = None  # not known yet
         self._strays = 0
         self._resized = 0
+        self._whole: WholeContests | None = None  # of a function in pieces
         self.taken: TakenFunction | None = None
         self.left = False
         self._given_back: set[Any] = set()  # settings and shapes of calls that TensorFlow runs faster
@@ -89,17 +92,42 @@ class FunctionState:
             self._is_bet = False
             _bets[report.name] -= 1
         taken = self.taken
+        contested = self._whole is not None and self.turn(arguments)
+        if contested == STOCK:
+            return None
+        started = self._engine.choices.clock() if contested else 0.0
         try:
             outputs = taken.call(arguments, unsealed)
         finally:
             if self._entry.untold:
                 self._engine.recorder.tell(self._entry)
+        if contested:
+            self.timed(arguments, CPU, started)
         self._learn_refusals(function, taken)
         if taken.take.lost:
             self._give_back(taken, arguments)
         if taken.take.strayed or self._strays:
             self._count_strays(taken)
         return outputs
+
+    def turn(self, arguments: Sequence[Any]) -> str | None:
+        """Who runs this call of a function in pieces while that is found out; None where it is known."""
+        if self._whole is None or self.taken is None:
+            return None
+        kind = _kind_of_call(arguments)
+        if self._whole.was_lost(kind):
+            self._lose(kind)
+        return STOCK if kind in self._given_back else self._whole.turn(kind)
+
+    def timed(self, arguments: Sequence[Any], name: str, started: float) -> None:
+        """Note when a call began that has ended, of a function in pieces, and who ran it."""
+        kind = _kind_of_call(arguments)
+        if self._whole is not None and self._whole.record(kind, name, self._engine.choices.clock() - started):
+            self._lose(kind)
+
+    def _lose(self, kind: Any) -> None:
+        self._given_back.add(kind)
+        self._engine.recorder.given_back(self._entry)
 
     def _watched(self, function: Any) -> None:
         """TensorFlow runs a call whose operations the program watches; also all later ones of a function whose streams
@@ -120,8 +148,7 @@ class FunctionState:
         """Where TensorFlow is faster in all that we have compiled, let it run the whole function."""
         taken.take.lost = False
         if not self._has_stream and all(stage.is_lost() for stage in taken.native_stages()):
-            self._given_back.add(_kind_of_call(arguments))
-            self._engine.recorder.given_back(self._entry)
+            self._lose(_kind_of_call(arguments))
 
     def _is_wanted_at_once(self, function: Any) -> bool:
         """Whether a function is compiled at its first call."""
@@ -205,6 +232,8 @@ class FunctionState:
         report.taken_ops += sum(op.type != "Const" for op in inner)
         take = Take(lambda flat: self._partition(flat, xla), self._engine, self._entry,
                     stock_may_run=report.calls > 1 or self._is_bet)
+        self._whole = contests(self._engine, self._entry, lambda: _text(flat)) \
+            if _in_pieces(cut) and take.stock_may_run and not self._has_stream else None
         self.taken = TakenFunction(flat, cut, take)
 
     def _flattened(self, function: Any) -> FlatGraph:
@@ -320,6 +349,18 @@ def _refuse_poor(cut: Partition, seen: int, xla: bool) -> None:
         raise NotTaken(f"it would take {len(cut.stages)} stages")
 
 
+def _in_pieces(cut: Partition) -> bool:
+    """Whether TensorFlow's operations stand between compiled ones. Loops and conditionals that the host steps through
+    are whole steps, and compiled for these."""
+    kinds = [stage.kind for stage in cut.stages]
+    return Kind.HOST not in kinds and kinds.count(Kind.NATIVE) > 1
+
+
+def _text(flat: FlatGraph) -> str:
+    """What a function computes, without names."""
+    return "\n".join(f"{op.type} {[(t.dtype, t.shape) for t in op.outputs]}" for op in _with_all_inside(flat))
+
+
 def _arithmetic_share(cut: Partition, inside: Sequence[FlatOp], inner: Sequence[FlatOp]) -> float:
     """Share of result elements computed by us, as far as static shapes tell. ``inside``: operations inside of loops and
     branches that we run, ``inner``: those of them that are compiled."""
@@ -360,9 +401,18 @@ def _hooked_call_flat(self: Any, *args: Any) -> Any:
         if outputs is not None:
             fastpath.note(self, state.call_unsealed, args)
             return outputs
+    if state.turn(args) != STOCK:
+        return _run_by_tensorflow(self, state, args)
+    started = engine.choices.clock()
+    outputs = _run_by_tensorflow(self, state, args)
+    state.timed(args, STOCK, started)
+    return outputs
+
+
+def _run_by_tensorflow(function: Any, state: FunctionState, arguments: Sequence[Any]) -> Any:
     if not state.writes:
-        return _call_flat(self, *args)
-    return run_by_tensorflow(args, lambda: _call_flat(self, *args))
+        return _call_flat(function, *arguments)
+    return run_by_tensorflow(arguments, lambda: _call_flat(function, *arguments))
 
 
 def install(engine: Engine) -> None:

@@ -36,6 +36,7 @@ class Choices:
         identity: text that determines the outcome of a trial: the graph, the machine, and all versions.
         decisions: earlier outcomes; None where nothing is kept.
         clock: seconds from some moment on.
+        whole: as ``identity``, of the text of a function in pieces; None where these are not tried.
     """
 
     devices: Callable[[], tuple[str, ...]] = lambda: (CPU,)
@@ -43,6 +44,7 @@ class Choices:
     identity: Callable[[Graph], str] = lambda graph: print_graph(graph, locations=False)
     decisions: Callable[[], Decisions | None] = lambda: None
     clock: Callable[[], float] = time.perf_counter
+    whole: Callable[[str], str] | None = None
 
     def candidates(self, graph: Graph, stock_may_run: bool) -> tuple[str, ...]:
         """Who may run a graph under the options in force, the preferred first.
