@@ -107,6 +107,10 @@ class Bench:
         self._workers = workers
         self._keep = (arena, buffers)
 
+    def read(self, operand: int, array: np.ndarray) -> None:
+        """Take an operand from an array of another bench, aligned as those here."""
+        self._table[operand] = array.ctypes.data
+
     def seconds_of_one_thread(self, repeats: int) -> np.ndarray:
         """CPU seconds of each repeat on the calling thread, for a bench with one worker: other load matters less."""
         barrier, stamps = np.zeros(16, np.int64), np.zeros(2, np.int64)
