@@ -357,8 +357,8 @@ def _in_pieces(cut: Partition) -> bool:
 
 
 def _text(flat: FlatGraph) -> str:
-    """What a function computes, without names."""
-    return "\n".join(f"{op.type} {[(t.dtype, t.shape) for t in op.outputs]}" for op in _with_all_inside(flat))
+    """What a function computes, without names and order, which differ from process to process."""
+    return "\n".join(sorted(f"{op.type} {[(t.dtype, t.shape) for t in op.outputs]}" for op in _with_all_inside(flat)))
 
 
 def _arithmetic_share(cut: Partition, inside: Sequence[FlatOp], inner: Sequence[FlatOp]) -> float:

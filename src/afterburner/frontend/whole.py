@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING
 
 from ..options import options
 from ..report import Entry
 from ..runtime.decisions import Decision
 from ..runtime.trial import Trial
 from .contest import ANY, CPU, STOCK, choice_report, is_deterministic
-from .native import Engine
+
+if TYPE_CHECKING:
+    from .native import Engine
 
 CANDIDATES = (CPU, STOCK)
 
