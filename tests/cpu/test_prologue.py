@@ -210,11 +210,13 @@ def test_image_is_made_where_it_gains() -> None:
     assert asked(large, 64)
     assert not asked(large, 64, stride=2) and not asked(large, 64, taps=2)
     assert asked(large, 64, taps=3, sparse=True)
-    assert not asked(large, 16, taps=3) and not asked(large, 128, taps=3)
+    assert not asked(large, 16, taps=3) and not asked(large, 160, taps=3)
+    assert asked(large, 128, taps=3) and not asked(large, 128, isas.host("avx2"), taps=3)
     assert not asked(large, 64, replace(other, precision="fast"), taps=3)
     assert not asked((1, 28, 28, 16), 64)  # a few bytes
     assert not asked((8, 7, 7, 512), 64)  # few pixels
     assert not asked(large, 4096)  # many chunks would make it
-    assert asked(large, 64, skylake, sparse=True) and not asked(large, 64, sparse=True)
+    assert asked(large, 64, skylake, sparse=True) and asked(large, 64, sparse=True)
+    assert not asked(large, 64, isas.host("avx2"), sparse=True) and asked(large, 64, isas.host("avx2"))
     assert not asked(large, 64, replace(skylake, bf16_dot=True, precision="fast"))
     assert not asked(large, 64, replace(skylake, library=True))

@@ -12,7 +12,7 @@ _SMALLEST_IMAGE = 1 << 18  # bytes; less stays in a second-level cache
 _FEWEST_PIXELS = 512  # with fewer the filter is read once for all of them, panel by panel
 _LARGEST_FILTER = 768 << 10  # bytes; of larger ones more than four chunks would each make all pixels
 _FEWEST_CHANNELS = 32  # in and out, with which 3x3 filters are taken by Winograd's F(2x2, 3x3)
-_MOST_WRITTEN = 64  # channels out of 3x3 filters: with more their products take so long that it gains nothing
+_MOST_WRITTEN = 8  # registers of channels out of 3x3 filters: with more the products take nearly all of the time
 
 
 def makes_image(node: Node, isa: Isa) -> bool:
@@ -29,7 +29,9 @@ def makes_image(node: Node, isa: Isa) -> bool:
         return False
     taps, (depth, width) = filter_.shape[:2], filter_.shape[2:]
     if taps == (3, 3):
-        return isa.precision != "fast" and min(depth, width) >= _FEWEST_CHANNELS and width <= _MOST_WRITTEN
+        few = width <= _MOST_WRITTEN * isa.lanes(4)
+        return isa.precision != "fast" and min(depth, width) >= _FEWEST_CHANNELS and few
     rounded = isa.precision == "fast" and isa.bf16_dot
+    listed = op.sparse and isa.finds_zeros and isa.name != "avx512"  # lists of zeros need the cache: some lose a quarter
     return taps == (1, 1) and op.padding == ((0, 0), (0, 0)) and filter_.bytes <= _LARGEST_FILTER \
-        and not (rounded or isa.library or (op.sparse and isa.finds_zeros))
+        and not (rounded or isa.library or listed)
