@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from afterburner.frontend import tracebacks
+from afterburner.frontend import flatten, tracebacks
 from tests.frontend.kit import captured
 
 
@@ -30,3 +30,13 @@ def test_only_while_installed():
     with captured():
         assert all(tracebacks._OURS in module._EXCLUDED_PATHS for module in tracebacks._modules())
     assert not any(tracebacks._OURS in module._EXCLUDED_PATHS for module in tracebacks._modules())
+
+
+@pytest.mark.parametrize(("file", "is_users"), [
+    ("/venv/lib/python3.11/site-packages/tf_keras/src/engine/training.py", False),
+    ("/usr/lib/python3/dist-packages/tensorflow/python/ops/math_ops.py", False),
+    ("/home/somebody/keras/train.py", True),
+    ("/venv/lib/python3.11/site-packages/somebodys_layers/blocks.py", True),
+])
+def test_whose_a_frame_is(file: str, is_users: bool):
+    assert flatten._is_library(file) != is_users

@@ -311,7 +311,10 @@ def users_frames(op: tf.Operation) -> list[Any]:
     return [frame for frame in frames if not _is_library(frame.filename)]
 
 
+_LIBRARIES = ("tensorflow", "keras", "tf_keras", "keras_hub", "tensorflow_probability")
+
+
 @lru_cache(maxsize=4096)
 def _is_library(filename: str) -> bool:
     return filename.startswith(_OURS) or filename.endswith("/bin/afterburner") \
-        or any(part in filename for part in ("/tensorflow/", "/keras/"))
+        or any(f"-packages/{name}/" in filename for name in _LIBRARIES)
