@@ -45,6 +45,9 @@ _MAX_STRAYS = 24  # calls whose shapes or sizes were not compiled, less those wh
 _MAX_RESIZED = 2  # cuts anew since sizes differ from call to call
 _MAX_BETS = 2  # functions of one name compiled at their first call and not called again: then others wait
 _bets: Counter[str] = Counter()  # such functions by name
+_MAX_YOUNG = 8  # functions of one name compiled and called fewer than
+_FEW_CALLS = 16  # times: others then wait until they have been called as often
+_young: Counter[str] = Counter()  # such functions by name
 
 
 class FunctionState:
@@ -57,7 +60,7 @@ class FunctionState:
         self._entry: Entry = engine.recorder.entry(_readable(function.name))
         self._refused: dict[Any, str] = {}
         self._flat: FlatGraph | None = None
-        self._is_bet = False
+        self._is_bet = self._is_young = False
         self._has_stream: bool | None = None  # not known yet
         self._strays = 0
         self._resized = 0
@@ -83,11 +86,14 @@ class FunctionState:
         if self.taken is None:
             if self._has_stream is None:
                 self._has_stream = self._draws(function)
-            if self.left or (report.calls <= options().compile_after and not self._is_wanted_at_once(function)):
+            if self.left or (report.calls <= self._patience() and not self._is_wanted_at_once(function)):
                 return None
             self._prepare(function)
             if self.taken is None:
                 return None
+        if self._is_young and report.calls >= _FEW_CALLS:
+            self._is_young = False
+            _young[report.name] -= 1
         if self._is_bet and report.calls > 1:
             self._is_bet = False
             _bets[report.name] -= 1
@@ -109,6 +115,12 @@ class FunctionState:
         if taken.take.strayed or self._strays:
             self._count_strays(taken)
         return outputs
+
+    def _patience(self) -> int:
+        """Calls that TensorFlow runs first. A program that makes functions of one name anew, and calls each only a few
+        times, would compile each for little."""
+        after = options().compile_after
+        return _FEW_CALLS if after and _young[self._entry.report.name] >= _MAX_YOUNG else after
 
     def turn(self, arguments: Sequence[Any]) -> str | None:
         """Who runs this call of a function in pieces while that is found out; None where it is known."""
@@ -235,6 +247,9 @@ class FunctionState:
         self._whole = contests(self._engine, self._entry, lambda: _text(flat)) \
             if _in_pieces(cut) and take.stock_may_run and not self._has_stream else None
         self.taken = TakenFunction(flat, cut, take)
+        if not self._is_young and report.calls < _FEW_CALLS:
+            self._is_young = True
+            _young[report.name] += 1
 
     def _flattened(self, function: Any) -> FlatGraph:
         if self._flat is None:
@@ -419,6 +434,7 @@ def install(engine: Engine) -> None:
     """Begin to take graph functions."""
     global _engine
     _engine = engine
+    _young.clear()
     watch()
     atomic_function.AtomicFunction.call_flat = _hooked_call_flat
     fastpath.install()
