@@ -215,6 +215,7 @@ def test_image_is_made_where_it_gains() -> None:
     assert not asked(large, 64, replace(other, precision="fast"), taps=3)
     assert not asked((1, 28, 28, 16), 64)  # a few bytes
     assert not asked((8, 7, 7, 512), 64)  # few pixels
+    assert not asked((4, 1, 4096, 64), 64)  # long rows
     assert not asked(large, 4096)  # many chunks would make it
     assert asked(large, 64, skylake, sparse=True) and asked(large, 64, sparse=True)
     assert not asked(large, 64, isas.host("avx2"), sparse=True) and asked(large, 64, isas.host("avx2"))

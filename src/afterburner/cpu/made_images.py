@@ -10,6 +10,7 @@ from .isa import Isa
 
 _SMALLEST_IMAGE = 1 << 18  # bytes; less stays in a second-level cache
 _FEWEST_PIXELS = 512  # with fewer the filter is read once for all of them, panel by panel
+_LARGEST_ROW = 256 << 10  # bytes of pixels, at least one of which is made at a time
 _LARGEST_FILTER = 768 << 10  # bytes; of larger ones more than four chunks would each make all pixels
 _FEWEST_CHANNELS = 32  # in and out, with which 3x3 filters are taken by Winograd's F(2x2, 3x3)
 _MOST_WRITTEN = 8  # registers of channels out of 3x3 filters: with more the products take nearly all of the time
@@ -25,7 +26,8 @@ def makes_image(node: Node, isa: Isa) -> bool:
         return False
     image, filter_ = (v.type for v in root.operands)
     pixels = image.shape[0] * image.shape[1] * image.shape[2]
-    if image.dtype != F32 or image.bytes < _SMALLEST_IMAGE or pixels < _FEWEST_PIXELS:
+    row = image.shape[2] * image.shape[3] * image.dtype.bytes
+    if image.dtype != F32 or image.bytes < _SMALLEST_IMAGE or pixels < _FEWEST_PIXELS or row > _LARGEST_ROW:
         return False
     taps, (depth, width) = filter_.shape[:2], filter_.shape[2:]
     if taps == (3, 3):

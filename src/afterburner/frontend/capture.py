@@ -127,9 +127,12 @@ class FunctionState:
         if self._whole is None or self.taken is None:
             return None
         kind = _kind_of_call(arguments)
+        if kind in self._given_back:
+            return None
         if self._whole.was_lost(kind):
             self._lose(kind)
-        return STOCK if kind in self._given_back else self._whole.turn(kind)
+            return STOCK
+        return self._whole.turn(kind)
 
     def timed(self, arguments: Sequence[Any], name: str, started: float) -> None:
         """Note when a call began that has ended, of a function in pieces, and who ran it."""
