@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from afterburner.frontend import capture
 from afterburner.frontend.contest import Choices
+from afterburner.frontend.whole import WholeContests
 from afterburner.runtime.cache import ObjectCache
 from afterburner.runtime.decisions import Decisions
 
@@ -126,3 +127,38 @@ def test_a_function_of_one_piece_is_not_tried(monkeypatch):
             one(X)
     (report,) = taken.functions().values()
     assert report.choices == [] and "whole" not in race.ran
+
+
+def test_steps_that_wait_for_code_do_not_count(monkeypatch):
+    """Another shape runs on TensorFlow piece by piece until it has come often enough."""
+    race = Race(piece=0.25, whole=2.0)
+    race.enter(monkeypatch)
+    noted: list[bool] = []
+    record = WholeContests.record
+
+    def noting(self, kind, name, seconds, settled=True):
+        noted.append(settled)
+        return record(self, kind, name, seconds, settled)
+
+    monkeypatch.setattr(WholeContests, "record", noting)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None])])
+    def step(x):
+        y = tf.reduce_sum(tf.tanh(x @ x) * 2.0 + 1.0)
+        z = tf.strings.to_number(tf.strings.as_string(y))
+        return tf.exp(-z) + tf.nn.softplus(y)
+
+    with captured(race.wrap, Choices(whole=lambda text: text, clock=race.clock), compile_after=1) as taken:
+        for size in (5, 4):
+            noted.clear()
+            for _ in range(12):
+                step(np.ones((size, size), np.float32))
+            assert noted[: noted.index(True)] == [False] * (1 if size == 5 else 3)
+    (report,) = taken.functions().values()
+    assert [c.chosen for c in report.choices] == ["cpu", "cpu"]
+    assert report.calls == 24
+
+
+def test_calls_are_counted_once(monkeypatch):
+    report = run(20, Race(piece=4.0, whole=1.0), monkeypatch)
+    assert report.calls == 20

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import sys
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -90,3 +92,31 @@ def test_steps_of_those_whose_turn_is_over_are_counted_but_not_compared() -> Non
     for _ in range(LIMIT):
         trial.record("stock", 0.1)
     assert trial.chosen == "cpu" and trial.seconds == {}
+
+
+def test_who_is_next_may_be_asked_while_a_step_is_recorded() -> None:
+    trials, failures, over = [Trial(("cpu", "stock"))], list[Exception](), threading.Event()
+
+    def ask() -> None:
+        while not over.is_set():
+            try:
+                trials[0].next()
+            except Exception as error:  # noqa: BLE001 - the test looks at all
+                failures.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in range(300):
+            trial = trials[0] = Trial(("cpu", "stock"))
+            while trial.chosen is None:
+                trial.record(trial.next(), 1.0)
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+        sys.setswitchinterval(interval)
+    assert failures == []

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from typing import Any
 
 import tensorflow as tf
@@ -72,7 +73,10 @@ class FunctionState:
 
     def call_unsealed(self, function: Any, arguments: Sequence[Any]) -> Sequence[Any] | None:
         """``call``, but an optional may be given as what it is made of."""
-        return self.call(function, arguments, unsealed=True)
+        outputs = self.call(function, arguments, unsealed=True)
+        if outputs is None:
+            self._entry.report.calls -= 1  # it comes again by the long way
+        return outputs
 
     def call(self, function: Any, arguments: Sequence[Any], unsealed: bool = False) -> Sequence[Any] | None:
         """The outputs, or None where TensorFlow should run this call."""
@@ -93,7 +97,7 @@ class FunctionState:
                 return None
         if self._is_young and report.calls >= _FEW_CALLS:
             self._is_young = False
-            _young[report.name] -= 1
+            _young[report.name] = max(0, _young[report.name] - 1)
         if self._is_bet and report.calls > 1:
             self._is_bet = False
             _bets[report.name] -= 1
@@ -105,10 +109,12 @@ class FunctionState:
         try:
             outputs = taken.call(arguments, unsealed)
         finally:
-            if self._entry.untold:
+            compiled = bool(self._entry.untold)
+            if compiled:
                 self._engine.recorder.tell(self._entry)
         if contested:
-            self.timed(arguments, CPU, started)
+            settled = not (compiled or taken.take.strayed or any(s.is_contested() for s in taken.native_stages()))
+            self.timed(arguments, CPU, started, settled)
         self._learn_refusals(function, taken)
         if taken.take.lost:
             self._give_back(taken, arguments)
@@ -124,7 +130,7 @@ class FunctionState:
 
     def turn(self, arguments: Sequence[Any]) -> str | None:
         """Who runs this call of a function in pieces while that is found out; None where it is known."""
-        if self._whole is None or self.taken is None:
+        if self._whole is None or self.taken is None or context.context().op_callbacks:
             return None
         kind = _kind_of_call(arguments)
         if kind in self._given_back:
@@ -134,10 +140,11 @@ class FunctionState:
             return STOCK
         return self._whole.turn(kind)
 
-    def timed(self, arguments: Sequence[Any], name: str, started: float) -> None:
-        """Note when a call began that has ended, of a function in pieces, and who ran it."""
-        kind = _kind_of_call(arguments)
-        if self._whole is not None and self._whole.record(kind, name, self._engine.choices.clock() - started):
+    def timed(self, arguments: Sequence[Any], name: str, started: float, settled: bool = True) -> None:
+        """Note when a call began that has ended, of a function in pieces, and who ran it; ``settled``: nothing was
+        compiled meanwhile, or is to be."""
+        kind, seconds = _kind_of_call(arguments), self._engine.choices.clock() - started
+        if self._whole is not None and self._whole.record(kind, name, seconds, settled):
             self._lose(kind)
 
     def _lose(self, kind: Any) -> None:
@@ -247,7 +254,7 @@ class FunctionState:
         report.taken_ops += sum(op.type != "Const" for op in inner)
         take = Take(lambda flat: self._partition(flat, xla), self._engine, self._entry,
                     stock_may_run=report.calls > 1 or self._is_bet)
-        self._whole = contests(self._engine, self._entry, lambda: _text(flat)) \
+        self._whole = contests(self._engine, self._entry, cache(lambda: _text(flat))) \
             if _in_pieces(cut) and take.stock_may_run and not self._has_stream else None
         self.taken = TakenFunction(flat, cut, take)
         if not self._is_young and report.calls < _FEW_CALLS:

@@ -312,6 +312,10 @@ class NativeStage:
         self.engine.recorder.chosen(self.entry, choice)
         self.take.lost |= plan.lost
 
+    def is_contested(self) -> bool:
+        """Whether candidates take turns in some shapes."""
+        return any(plan.contest is not None for plan in list(self._plans.values()))
+
     def is_lost(self) -> bool:
         """Whether TensorFlow was found faster for all shapes seen under the options in force."""
         plans = [plan for key, plan in self._plans.items() if key[0] == options().setting]

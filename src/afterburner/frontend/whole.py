@@ -8,6 +8,7 @@ of the program, run once.
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from .native import Engine
 
 CANDIDATES = (CPU, STOCK)
+_MAX_UNSETTLED = 16  # more than a contest of a piece takes, and shapes that wait to be compiled
 
 
 class WholeContests:
@@ -35,6 +37,7 @@ class WholeContests:
     def __init__(self, engine: Engine, entry: Entry, text: Callable[[], str]) -> None:
         self._engine, self._entry, self._text = engine, entry, text
         self._trials: dict[Hashable, Trial | None] = {}
+        self._unsettled: Counter[Hashable] = Counter()
         self._lock = threading.Lock()
 
     def turn(self, kind: Hashable) -> str | None:
@@ -45,10 +48,17 @@ class WholeContests:
         trial = self._trials[kind]
         return None if trial is None else trial.next()
 
-    def record(self, kind: Hashable, name: str, seconds: float) -> bool:
-        """A call took so long. Whether TensorFlow runs calls of this kind from here on."""
+    def record(self, kind: Hashable, name: str, seconds: float, settled: bool = True) -> bool:
+        """A call took so long. Whether TensorFlow runs calls of this kind from here on.
+
+        Calls that are not ``settled``, since something was compiled or waits to be, do not count; but pieces that are
+        never compiled do after some.
+        """
         trial = self._trials.get(kind)
         if trial is None:
+            return False
+        if not settled and self._unsettled[kind] < _MAX_UNSETTLED:
+            self._unsettled[kind] += 1
             return False
         trial.record(name, seconds)
         with self._lock:

@@ -55,7 +55,8 @@ class Trial:
 
     def next(self) -> str:
         """Who runs the next step."""
-        return self.chosen or self._visits[0]
+        with self._lock:
+            return self.chosen or self._visits[0]
 
     def record(self, name: str, seconds: float) -> None:
         """A step that ``name`` ran took so long. Steps of anyone whose turn it no longer is are ignored."""

@@ -237,8 +237,9 @@ def _made_directly(contraction: Contraction, made: Prologue, c: Correlation, num
     if c.pointwise:  # apart, so that pixels do not all fall into one set of a cache
         c = replace(c, gap=LINE // num.bytes)
     plans = _plans([c], num, isa)
-    if c.width <= _FEW_CHANNELS and c.steps * c.width * num.bytes <= _MADE_FILTER_BYTES * isa.vector_bytes:
-        blocks = c.images * -(-c.rows.outputs // plans[0].block)
+    blocks = c.images * -(-c.rows.outputs // plans[0].block)
+    filter_bytes = c.steps * c.width * num.bytes
+    if blocks >= _FEW_CHUNKS and c.width <= _FEW_CHANNELS and filter_bytes <= _MADE_FILTER_BYTES * isa.vector_bytes:
         plans = [replace(plans[0], parts=(min(blocks, prod(plans[0].parts)), 1))]
     correlator = Correlator(c, plans[0], num, stored_type(contraction.dtype), 0, filter_columns, contraction.streams,
                             made=made)
