@@ -5,6 +5,7 @@ import pytest
 
 from afterburner import bisect as engine
 from afterburner.cli import main
+from afterburner.cpu import target
 from afterburner.ir import Graph, parse_graph, rewrite
 from afterburner.ir.ops import elementwise
 from afterburner.options import overridden
@@ -108,7 +109,7 @@ def test_passes_run_as_in_the_precision_that_failed(precision, monkeypatch):
         found.append(settings["fast"])
         return graph
 
-    monkeypatch.setattr(engine, "optimize", note)
+    monkeypatch.setattr(target, "optimize", note)
     with overridden(precision=precision):
         list(engine.bisect(parse_graph(GRAPH)))
     assert found == [precision == "fast"]

@@ -276,5 +276,6 @@ def test_the_line_gives_a_reason_of_the_operations_that_it_names(
     entry.report.left = left
     with overridden(verbosity="line"):
         recorder.compiled(entry, PartReport("", 3, [], 0.5, False, 0, "cpu"), executable)  # type: ignore[arg-type]
+        recorder.tell(entry)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.partition(" in 0.50 s")[2] == told
