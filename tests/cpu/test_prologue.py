@@ -149,9 +149,12 @@ def convolution(name: str, made: bool) -> tuple[Node, list[np.ndarray]]:
     return outer("conv2d", builder.build())
 
 
-@pytest.mark.parametrize("isa_name", INSTRUCTION_SETS)
-@pytest.mark.parametrize("name", IMAGES)
-def test_image_of_a_convolution(name: str, isa_name: str) -> None:
+ON_ALL = ("odd", "often zero", "3x3 by Winograd")  # the others are cut in the same ways by all instruction sets
+
+
+@pytest.mark.parametrize(("name", "isa_name"), [(name, isa) for name in IMAGES
+                                                for isa in (INSTRUCTION_SETS if name in ON_ALL else (None,))])
+def test_image_of_a_convolution(name: str, isa_name: str | None) -> None:
     """With an operand of the image's shape among those of the epilogue ("one row"), which is not what is made."""
     isa = isas.host(isa_name)
     node, arrays = convolution(name, made=True)
