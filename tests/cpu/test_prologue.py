@@ -16,7 +16,7 @@ from afterburner.ir.ops.control import Fusion
 from afterburner.ir.ops.conv import Conv2d, Conv2dFilterGrad
 from afterburner.ir.ops.elementwise import Add, Maximum, Mul
 from afterburner.ir.ops.reduce import ReduceSum
-from afterburner.ir.ops.shape import Broadcast, Constant
+from afterburner.ir.ops.shape import Broadcast, Constant, Slice
 
 SAME, NONE = ((1, 1), (1, 1)), ((0, 0), (0, 0))
 SHAPES = {
@@ -33,24 +33,33 @@ SHAPES = {
 }
 
 
-def fused(name: str, dtype: str) -> tuple[Node, list[np.ndarray]]:
+def fused(name: str, dtype: str, beside: int = 0) -> tuple[Node, list[np.ndarray]]:
     """max(x * scale + shift, 0) under a filter gradient, and arrays for the node's operands."""
     op, shape = SHAPES[name]
     kind = DTYPES[dtype]
     builder = Builder("body")
     dy_shape = op.output_shape(shape, op.filter_shape)
     dy = builder.input(TensorType(kind, dy_shape), "dy")
-    builder.output(builder.emit(op, normalized(builder, TensorType(kind, shape)), dy))
+    builder.output(builder.emit(op, normalized(builder, TensorType(kind, shape), beside), dy))
     return outer(op.name, builder.build())
 
 
-def normalized(builder: Builder, type_: TensorType) -> Value:
-    """max(x * scale + shift, 0) of new inputs."""
-    x = builder.input(type_, "x")
+def normalized(builder: Builder, type_: TensorType, beside: int = 0) -> Value:
+    """max(x * scale + shift, 0) of new inputs; x may be columns with so many others at either side of them."""
+    x = columns(builder, type_, beside, "x")
     rows = [builder.emit(Broadcast(type_.shape, (3,)), builder.input(TensorType(type_.dtype, type_.shape[3:]), name))
             for name in ("scale", "shift")]
     zero = builder.emit(Broadcast(type_.shape, ()), builder.emit(Constant(np.zeros((), type_.dtype.numpy))))
     return builder.emit(Maximum(), builder.emit(Add(), builder.emit(Mul(), x, rows[0]), rows[1]), zero)
+
+
+def columns(builder: Builder, type_: TensorType, beside: int, name: str) -> Value:
+    """An input of a type, or columns of one with ``beside`` more at either side."""
+    if not beside:
+        return builder.input(type_, name)
+    *outer_, width = type_.shape
+    wide = builder.input(TensorType(type_.dtype, (*outer_, width + 2 * beside)), name)
+    return builder.emit(Slice((0, 0, 0, beside), (*outer_, beside + width), (1, 1, 1, 1)), wide)
 
 
 def outer(kind: str, body: Graph) -> tuple[Node, list[np.ndarray]]:
@@ -132,17 +141,18 @@ IMAGES = {  # shape, output channels, filter's taps, operation
 }
 
 
-def convolution(name: str, made: bool) -> tuple[Node, list[np.ndarray]]:
+def convolution(name: str, made: bool, beside: int = 0) -> tuple[Node, list[np.ndarray]]:
     """max(x * scale + shift, 0), or what is given in its place, under a convolution that adds ``z``, and the sums of
-    the result; and arrays for its operands, of which ``z`` and the filter are the first two."""
+    the result; and arrays for its operands, of which ``z`` and the filter are the first two. ``x`` and ``z`` may be
+    columns of others."""
     shape, width, taps, op = IMAGES[name]
     filter_type = TensorType(DTYPES["f32"], (taps, taps, shape[3], width))
     (result,) = op.infer(TensorType(DTYPES["f32"], shape), filter_type)
     builder = Builder("body")
-    z = builder.input(result, "z")
+    z = columns(builder, result, beside, "z")
     filter_ = builder.input(filter_type, "filter")
     type_ = TensorType(DTYPES["f32"], shape)
-    image = normalized(builder, type_) if made else builder.input(type_, "image")
+    image = normalized(builder, type_, beside) if made else builder.input(type_, "image")
     sum_ = builder.emit(Add(), builder.emit(op, image, filter_), z)
     builder.output(sum_)
     builder.output(builder.emit(ReduceSum((0, 1, 2)), sum_))
@@ -181,6 +191,37 @@ def test_image_where_winograds_algorithm_is_in_doubt(what: str) -> None:
     plain, _ = convolution("3x3 by Winograd", made=False)
     got, _ = run_guarded(lower(node, isa), [z, filter_, x, scale, shift], isa)
     same, _ = run_guarded(lower(plain, isa), [z, filter_, image], isa)
+    assert got.tobytes() == same.tobytes()
+
+
+@pytest.mark.parametrize("beside", [3, 16])
+@pytest.mark.parametrize(("name", "isa_name"), [(name, isa) for name in IMAGES
+                                                for isa in (INSTRUCTION_SETS if name in ON_ALL else (None,))])
+def test_image_from_columns_of_wider_rows(name: str, isa_name: str | None, beside: int) -> None:
+    """The same bits as from a copy of the columns, which an epilogue reads from wider rows as well."""
+    isa = isas.host(isa_name)
+    wide, arrays = convolution(name, made=True, beside=beside)
+    narrow, _ = convolution(name, made=True)
+    got, sums = run_guarded(lower(wide, isa), arrays, isa)
+    z, filter_, x, scale, shift = arrays
+    z, x = (np.ascontiguousarray(a[..., beside:-beside]) for a in (z, x))
+    same, summed = run_guarded(lower(narrow, isa), [z, filter_, x, scale, shift], isa)
+    np.testing.assert_allclose(sums, summed, rtol=1e-4, atol=1e-2)
+    if name == "3x3 by Winograd":  # whose patches are made of adjacent pixels only
+        np.testing.assert_allclose(got, same, rtol=1e-4, atol=1e-3)
+    else:
+        assert got.tobytes() == same.tobytes()
+
+
+@pytest.mark.parametrize("isa_name", INSTRUCTION_SETS)
+@pytest.mark.parametrize("name", ["1x1", "1x1 strided", "3x3 often zero", "groups", "1x1 often zero", "long"])
+def test_filter_gradient_from_columns_of_wider_rows(name: str, isa_name: str) -> None:
+    isa = isas.host(isa_name)
+    wide, arrays = fused(name, "f32", beside=5)
+    narrow, _ = fused(name, "f32")
+    dy, x, *rows = arrays
+    (got,) = run_guarded(lower(wide, isa), arrays, isa)
+    (same,) = run_guarded(lower(narrow, isa), [dy, np.ascontiguousarray(x[..., 5:-5]), *rows], isa)
     assert got.tobytes() == same.tobytes()
 
 

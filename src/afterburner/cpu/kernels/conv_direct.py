@@ -218,7 +218,8 @@ def _lower_made(contraction: Contraction, made: Prologue, c: Correlation, isa: I
     if c.groups > 1 or contraction.dtype != F32:
         raise Unsupported(f"a convolution of {contraction.dtype} in {c.groups} groups that makes its image")
     num = numeric(contraction.dtype, isa)
-    pays = scheme_that_pays(c, (F2X2,), num, isa)
+    adjacent = made.pitch == c.depth  # patches are made of adjacent pixels only
+    pays = scheme_that_pays(c, (F2X2,), num, isa) if adjacent else None
     if pays is None and isa.finds_zeros and _often_zero(contraction, [c]):
         size = contraction.root.operands[1].type.size
         sparse = _sparse_correlator(c.trimmed, num, isa, filter_columns, size, contraction.streams, made)

@@ -38,7 +38,8 @@ def lower_conv2d_filter_grad(node: Node, isa: Isa) -> Kernel:
     num = numeric(c.dtype, isa)
     if prologue is None and op.groups > 1 and op.filter_shape[2] == 1 and op.filter_shape[3] == op.groups:
         return lower_depthwise_filter_grad(c, isa, label.replace("conv2d", "depthwise", 1))
-    if c.dtype == F32:
+    adjacent = prologue is None or prologue.pitch == x[3]  # patches are made of adjacent pixels only
+    if c.dtype == F32 and adjacent:
         kernel = _winograd(c, prologue, num, isa, label)
         if kernel is not None:
             return kernel

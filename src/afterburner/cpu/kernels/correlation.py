@@ -264,14 +264,16 @@ class Correlator:
 
     @property
     def _given_row(self) -> int:
-        """Elements of a row of the image."""
-        return self.c.columns.inputs * self.c.depth * self.c.groups
+        """Elements from a row of the image to the next."""
+        pitch = self.c.depth * self.c.groups if self.blocks is None else self.blocks.prologue.pitch
+        return self.c.columns.inputs * pitch
 
     def _asked_lines(self) -> int:
         """Cache lines of the next block's input that each tile asks for, so that together they ask for all."""
         c, plan, size = self.c, self.plan, self.num.bytes
         whole = c.images * c.rows.inputs * self._given_row * size
-        if c.groups > 1 or plan.block == 0 or whole < COLD_BYTES or plan.parts[1] > _PASSES:
+        apart = self.blocks is not None and self.blocks.prologue.pitch > c.depth
+        if c.groups > 1 or plan.block == 0 or whole < COLD_BYTES or plan.parts[1] > _PASSES or apart:
             return 0
         lines = plan.block * c.rows.taps.stride * self._given_row * size / LINE
         tiles = plan.block * plan.tiles.parts * (plan.panels.parts // plan.parts[1])
@@ -514,8 +516,8 @@ class Correlator:
         later = e.b.add(into, i64(-(-EARLY_STEPS // c.steps) * pixels * c.out_strides[2]))
         rows = -(-pixels // pieces)
         for stream in cold(self.streams(e), c.images * c.out_strides[0]):
-            base = e.at(stream.base, e.b.mul(later, i64(stream.bytes)), I8)
-            row = c.out_strides[2] * stream.bytes
+            base = e.at(stream.base, e.b.mul(stream.element(e, later), i64(stream.bytes)), I8)
+            row = stream.step(c.out_strides[2]) * stream.bytes
             lines = [r * row + at for r in range(rows) for at in range(0, columns * stream.bytes, LINE)]
             yield _pieces(e, base, rows * row, -(-pixels // rows), lines, stream.written)
 

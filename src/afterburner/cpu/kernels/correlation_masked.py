@@ -179,7 +179,8 @@ class MaskedCorrelator(SparseCorrelator):
     def _lines_asked(self) -> tuple[int, int]:
         """Cache lines of the next block's input that a pixel asks for in each of the first turns; these turns."""
         c, plan, size = self.c, self.plan, self.num.bytes
-        if c.images * c.rows.inputs * self._line * size < COLD_BYTES:
+        apart = self.blocks is not None and self.blocks.prologue.pitch > c.depth
+        if c.images * c.rows.inputs * self._line * size < COLD_BYTES or apart:
             return 0, 0
         lines = plan.block * c.rows.taps.stride * self._line * size / LINE / (plan.block * c.columns.outputs)
         each = ceil(lines / self._turns)

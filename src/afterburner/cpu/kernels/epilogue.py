@@ -10,6 +10,7 @@ import numpy as np
 from llvmlite import ir as ll
 
 from ...ir import DTYPES, DType, Graph, Node, Value, print_graph
+from ...ir.ops.shape import Slice
 from .. import scalar
 from ..emitter import I8, Emitter, i64
 from ..isa import Isa
@@ -24,6 +25,7 @@ of the last register): computes and stores what becomes of the sums."""
 Shared = dict[tuple[Value, int], ll.Value]  # what does not depend on the row, by value and number in the tile
 
 ROOTS = frozenset({"matmul", "conv2d", "conv2d_input_grad", "conv2d_input_grad_pooled"})
+_UNTOLD = ("constant", "broadcast", "slice")
 _IN_REGISTERS = 8  # operations; longer epilogues, and those with polynomials, loop over the tile's rows
 _POLYNOMIALS = frozenset({"exp", "expm1", "log", "log1p", "tanh", "sigmoid", "erf", "sin", "cos", "pow", "atan2",
                           "floor_mod", "trunc_mod"})
@@ -31,14 +33,32 @@ _POLYNOMIALS = frozenset({"exp", "expm1", "log", "log1p", "tanh", "sigmoid", "er
 
 @dataclass(frozen=True)
 class Stream:
-    """A tensor of the shape of a contraction's result: its address, bytes of an element, read or written."""
+    """A tensor of the shape of a contraction's result: its address, bytes of an element, read or written; where it is
+    columns of wider rows, elements of its own rows and of those."""
 
     base: ll.Value
     bytes: int
     written: bool
+    row: int = 1
+    pitch: int = 1
+
+    def element(self, e: Emitter, offset: ll.Value) -> ll.Value:
+        """Where, from the base, element ``offset`` of the result has its counterpart."""
+        return element_of_columns(e, offset, self.row, self.pitch)
+
+    def step(self, stride: int) -> int:
+        """Elements between rows that lie ``stride`` elements apart in the result."""
+        return stride // self.row * self.pitch
 
 
 Streams = Callable[[Emitter], list[Stream]]
+
+
+def element_of_columns(e: Emitter, offset: ll.Value, row: int, pitch: int) -> ll.Value:
+    """Where element ``offset`` of rows of ``row`` elements lies if they are ``pitch`` apart."""
+    if row == pitch:
+        return offset
+    return e.b.add(offset, e.b.mul(e.b.udiv(offset, i64(row)), i64(pitch - row)))
 
 COLD_BYTES = 1 << 20  # of a result: what is read and written with it is then not in the second-level cache
 EARLY_STEPS = 64  # products an element: 400 cycles of a register tile, about what memory takes to answer
@@ -62,10 +82,10 @@ def ask_early(e: Emitter, streams: Iterable[Stream], offset: ll.Value, rows: int
         width: elements of a row of the tile.
     """
     for stream in streams:
-        base = e.at(stream.base, e.b.mul(offset, i64(stream.bytes)), I8)
+        base, step = e.at(stream.base, e.b.mul(stream.element(e, offset), i64(stream.bytes)), I8), stream.step(stride)
         for r in range(rows):
             for line in range(0, width * stream.bytes, LINE):
-                e.prefetch(e.at(base, r * stride * stream.bytes + line, I8), stream.written)
+                e.prefetch(e.at(base, r * step * stream.bytes + line, I8), stream.written)
 
 
 @dataclass(frozen=True)
@@ -150,8 +170,17 @@ class Contraction:
                    if v.shape == self.shapes[-1]]
         inputs = [i.value for i in self.body.inputs] if self.body is not None else []
         finishing = {v for n in self.after for v in n.operands}
-        return written + [Stream(e.operand(i), v.type.dtype.bytes, False) for i, v in enumerate(inputs)
-                          if v in finishing and v not in self.root.operands and v.shape == self.shapes[-1]]
+        given = [Stream(e.operand(i), v.type.dtype.bytes, False) for i, v in enumerate(inputs)
+                 if v in finishing and v not in self.root.operands and v.shape == self.shapes[-1]]
+        columns = [Stream(self.columns(e, n.results[0]), n.results[0].type.dtype.bytes, False,
+                          n.results[0].shape[-1], n.operands[0].shape[-1]) for n in self.after if is_columns(n)]
+        return written + given + columns
+
+    def columns(self, e: Emitter, value: Value) -> ll.Value:
+        """Pointer to the first element of a value of the body that is columns of an operand."""
+        assert value.node is not None and isinstance(value.node.op, Slice)
+        wide = value.node.operands[0]
+        return e.at(self._pointer(e, wide), value.node.op.starts[-1], scalar.memory_type(wide.type.dtype))
 
     def key(self, isa: Isa) -> str:
         """Text that determines the code."""
@@ -171,7 +200,7 @@ class Contraction:
     def label(self) -> str:
         """The operations after the contraction, for the kernel's label."""
         nodes = self.body.nodes if self.body is not None else ()
-        names = [n.op.name for n in nodes if n is not self.root and n.op.name not in ("constant", "broadcast")]
+        names = [n.op.name for n in nodes if n is not self.root and n.op.name not in _UNTOLD]
         return "".join(f" {name}" for name in names[:6]) + (" …" if len(names) > 6 else "")
 
 
@@ -238,7 +267,7 @@ class Epilogue:
                 if node.results[0].shape == shape and given and (source.type.size == 1 or row):
                     continue
                 raise Unsupported(f"an epilogue that broadcasts {source.type} along {axes}")
-            if self._is_sum(node, shape):
+            if self._is_sum(node, shape) or (is_columns(node) and node.results[0].shape == shape):
                 continue
             if not node.op.elementwise or node.results[0].shape != shape:
                 raise Unsupported(f"an epilogue with {node.op.name}")
@@ -331,6 +360,10 @@ class Epilogue:
             if key not in shared:
                 shared[key] = self._broadcast(e, node.operands[0], at)
             values[value] = shared[key]
+        elif node is not None and isinstance(node.op, Slice):
+            first = e.b.sub(at.offset, at.column)
+            offset = e.b.add(element_of_columns(e, first, value.shape[-1], node.operands[0].shape[-1]), at.column)
+            values[value] = self._load(e, node.operands[0], e.b.add(offset, i64(node.op.starts[-1])), at.lanes)
         else:
             values[value] = self._load(e, value, at.offset, at.lanes)
         return values[value]
@@ -353,6 +386,14 @@ class Epilogue:
         element = scalar.memory_type(dtype)
         address = e.at(self.contraction._pointer(e, value), index, element)
         return scalar.from_memory(e, load_part(e, address, element, self.num.lanes, lanes, dtype.bytes), dtype)
+
+
+def is_columns(node: Node) -> bool:
+    """Whether a node of a fusion's body takes adjacent columns of all rows of an operand."""
+    if not isinstance(node.op, Slice) or node.operands[0].node is not None:
+        return False
+    op, wide = node.op, node.operands[0].shape
+    return set(op.strides) == {1} and set(op.starts[:-1]) <= {0} and op.limits[:-1] == wide[:-1]
 
 
 def padded(width: int, num: Numeric) -> int:

@@ -106,7 +106,7 @@ class TapsFilterGradient(MaskedFilterGradient):
             pixel = e.b.add(e.b.mul(self.image, i64(f.x[1])), e.b.add(self.first_row, r))
             source = self._at_input(e, e.b.mul(pixel, i64(f.x[2])), i64(0), i64(0))
             into = e.b.mul(r, i64(rows.width))
-            self._copy_pixels(e, source, f.x[3], into, f.x[2], tiles)
+            self._copy_pixels(e, source, self.pitch, into, f.x[2], tiles)
             for size, target, _ in self._inputs(e, e.b.add(into, i64(f.x[2])), tiles):
                 self._clear(e, target, (rows.width - f.x[2]) * size)
 

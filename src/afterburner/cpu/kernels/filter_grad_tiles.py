@@ -45,6 +45,7 @@ class FilterGradient:
                  prologue: Prologue | None) -> None:
         self.f, self.num, self.stored, self.partial = f, num, stored, partial
         self.contraction, self.prologue = contraction, prologue
+        self.pitch = f.x[3] if prologue is None else prologue.pitch  # elements from a pixel of x to the next
         groups, lanes = f.op.groups, num.lanes
         self.depth, self.width = f.op.filter_shape[2], f.op.filter_shape[3] // groups
         self.slot = f.unit_pixels * f.panels.widest * lanes
@@ -145,7 +146,7 @@ class FilterGradient:
 
     def _at_input(self, e: Emitter, pixel: ll.Value, group: ll.Value, channel: ll.Value) -> ll.Value:
         inside = e.b.add(e.b.mul(group, i64(self.depth)), channel)
-        return e.at(self._given(e), e.b.add(e.b.mul(pixel, i64(self.f.x[3])), inside), self.stored)
+        return e.at(self._given(e), e.b.add(e.b.mul(pixel, i64(self.pitch)), inside), self.stored)
 
     def _given(self, e: Emitter) -> ll.Value:
         """Pointer to x, or to what it is made of."""
@@ -175,7 +176,7 @@ class FilterGradient:
         unit = e.b.add(self.unit, e.b.select(more_tiles, i64(0), e.b.zext(self.more_units, I64)))
         each = -(-f.unit[0] * f.input_rows * f.x[2] // f.unit_pixels)
         source = self._at_input(e, self._first_input(e, unit), group, f.tiles.start(e, tile))
-        self.coming.append((e.at(source, skipped, self.stored), f.x[3], share, each))
+        self.coming.append((e.at(source, skipped, self.stored), self.pitch, share, each))
 
     def _first_input(self, e: Emitter, unit: ll.Value) -> ll.Value:
         """The first pixel of x that a unit reads."""
@@ -209,15 +210,14 @@ class FilterGradient:
         if tiles is not None and f.flat:
             pixel = e.b.mul(e.b.add(e.b.mul(image, i64(height)), self.first_row), i64(width))
             source = self._at_input(e, pixel, group, i64(0))
-            self._copy_pixels(e, source, channels, i64(0), self.pixels, tiles)
+            self._copy_pixels(e, source, self.pitch, i64(0), self.pixels, tiles)
             return
         with e.loop(0, self.images, name="image") as i, e.loop(self.top, self.bottom, name="line") as y:
             at = e.b.add(e.b.mul(i, i64(f.input_rows)), e.b.sub(y, self.top))
             pixel = e.b.mul(at, i64(f.input_columns))
             step = f.op.strides if f.sparse else (1, 1)
             row = e.b.add(e.b.mul(e.b.add(image, i), i64(height)), e.b.mul(y, i64(step[0])))
-            inside = e.b.add(e.b.mul(row, i64(width * channels)), e.b.mul(group, i64(self.depth)))
-            source = e.at(self._given(e), inside, self.stored)
+            source = self._at_input(e, e.b.mul(row, i64(width)), group, i64(0))
             if tiles is None:
                 target = e.at(self._input(e), e.b.mul(pixel, i64(channels)), self.num.element)
                 self._clear(e, target, left * channels)
@@ -229,7 +229,7 @@ class FilterGradient:
                 for size, target, _ in self._inputs(e, pixel, tiles) if first < last else ():
                     self._clear(e, e.at(target, first * size, self.num.element), (last - first) * size)
             count = f.dy[2] if f.sparse else width
-            self._copy_pixels(e, source, step[1] * channels, e.b.add(pixel, i64(left)), count, tiles)
+            self._copy_pixels(e, source, step[1] * self.pitch, e.b.add(pixel, i64(left)), count, tiles)
 
     def _copy_pixels(self, e: Emitter, source: ll.Value, stride: int, pixel: ll.Value, count: ll.Value | int,
                      tiles: tuple[ll.Value, ll.Value]) -> None:

@@ -10,7 +10,7 @@ from llvmlite import ir as ll
 from ...ir import Node, Value
 from ..emitter import I8, Emitter, i64
 from ..kernel import Unsupported
-from .epilogue import Contraction, Epilogue, Shared, contraction_of
+from .epilogue import Contraction, Epilogue, Shared, contraction_of, is_columns
 from .gemm import Numeric, load_lanes, store_lanes
 
 Made = Callable[[ll.Value], ll.Value]
@@ -25,7 +25,7 @@ class Prologue:
 
     Attributes:
         contraction: the fusion and its root.
-        given: the tensor, an input of the fusion's body.
+        given: the tensor, an input of the fusion's body or columns of one.
     """
 
     contraction: Contraction
@@ -34,7 +34,14 @@ class Prologue:
     def operand(self, e: Emitter) -> ll.Value:
         """Pointer to what is copied."""
         assert self.contraction.body is not None
+        if self.given.node is not None:
+            return self.contraction.columns(e, self.given)
         return e.operand([i.value for i in self.contraction.body.inputs].index(self.given))
+
+    @property
+    def pitch(self) -> int:
+        """Elements from a row of what is copied to the next."""
+        return (self.given if self.given.node is None else self.given.node.operands[0]).shape[-1]
 
     def maker(self, e: Emitter, num: Numeric, first: ll.Value, count: int) -> Made:
         """What makes a register of the operand of what was read: of ``count`` elements whose last index begins at
@@ -101,7 +108,7 @@ class Blocks:
         """Make the rows [first, end) of ``image``; where its row 0 would lie, in scratch."""
         made = e.at(e.at(e.scratch, self.at, I8), e.b.mul(first, i64(-self.columns * self.pitch)), num.element)
         with e.loop(e.b.mul(first, i64(self.columns)), e.b.mul(end, i64(self.columns)), name="made") as pixel:
-            source = e.at(image, e.b.mul(pixel, i64(self.depth)), num.element)
+            source = e.at(image, e.b.mul(pixel, i64(self.prologue.pitch)), num.element)
             target = e.at(made, e.b.mul(pixel, i64(self.pitch)), num.element)
             self._pixel(e, num, source, target)
         return made
@@ -148,6 +155,7 @@ def made_operand(contraction: Contraction) -> Prologue | None:
         return None
     read = {v for n in contraction.before for v in n.operands}
     given = [i.value for i in contraction.body.inputs if i.value in read and i.value.shape == x.shape]
+    given += [n.results[0] for n in contraction.body.nodes if n in contraction.before and is_columns(n)]
     if len(given) != 1:
         raise Unsupported("a prologue of more than one tensor")
     Epilogue(contraction, None).check_before()
