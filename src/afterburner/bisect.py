@@ -10,6 +10,7 @@ from math import prod
 import numpy as np
 
 from .ir import Builder, Graph, Node, TensorType, Value, interpret
+from .ir.ops.shape import FirstColumns, MoreColumns, Slice
 from .options import options
 from .runtime.executable import Executable
 
@@ -82,6 +83,8 @@ def _kernels(graph: Graph, arguments: Sequence[np.ndarray]) -> Iterator[Finding]
         if node.op.name == "constant" or node.op.view:
             continue
         alone = _alone(node)
+        if isinstance(node.op, FirstColumns | MoreColumns):
+            alone, operands, results = _of_columns(node, operands)
         try:
             trouble = difference(run(alone, operands), results)
         except Exception as error:  # noqa: BLE001 - the finding is the error
@@ -95,6 +98,22 @@ def _alone(node: Node) -> Graph:
     for result in builder.add(node.op, *inputs, loc=node.loc):
         builder.output(result)
     return builder.build()
+
+
+def _of_columns(node: Node, operands: list[np.ndarray]) -> tuple[Graph, list[np.ndarray], list[np.ndarray]]:
+    """What writes to columns in memory that others wrote to before: a graph that joins those and these, its operands
+    and what is in these columns then."""
+    *before, part = operands
+    start = node.op.start if isinstance(node.op, MoreColumns) else 0
+    given = [*(w[..., :start] for w in before), part]
+    builder = Builder(node.op.name)
+    values = [builder.input(TensorType(node.results[0].type.dtype, a.shape), f"x{i}") for i, a in enumerate(given)]
+    wide = builder.emit(FirstColumns(node.results[0].shape[-1]), values[0])
+    if before:
+        wide = builder.emit(MoreColumns(start), wide, values[1], loc=node.loc)
+    written = (*part.shape[:-1], start + part.shape[-1])
+    builder.output(builder.emit(Slice((0,) * part.ndim, written, (1,) * part.ndim), wide))
+    return builder.build(), given, [np.concatenate(given, axis=-1)]
 
 
 def _label(node: Node) -> str:

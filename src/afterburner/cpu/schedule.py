@@ -6,6 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..ir import Node, Value
+from ..ir.ops.control import Fusion
+from ..ir.ops.shape import FirstColumns, MoreColumns, Slice
 from .compiled import CompiledKernel
 
 # How far back a kernel may be moved to join kernels it does not depend on, and how large its results
@@ -51,9 +53,22 @@ def cost(node: Node) -> float:
     """A rough guess at the seconds a node takes on one core."""
     types = tuple(v.type for v in node.operands)
     results = tuple(r.type for r in node.results)
-    moved = sum(t.bytes for t in (*types, *results))
     dense = node.op.name in _DENSE or getattr(node.op, "kind", "") in _DENSE
-    return max(node.op.flops(types, results) / (_DENSE_RATE if dense else RATE), moved / RATE) + _PER_KERNEL
+    return max(node.op.flops(types, results) / (_DENSE_RATE if dense else RATE), moved(node) / RATE) + _PER_KERNEL
+
+
+def moved(node: Node) -> int:
+    """Bytes that a node reads and writes, each operand once."""
+    if isinstance(node.op, FirstColumns | MoreColumns):
+        return 2 * node.operands[-1].type.bytes
+    read = {v: v.type.bytes for v in node.operands}
+    if isinstance(node.op, Fusion):
+        users = node.op.body.users()
+        for item, value in zip(node.op.body.inputs, node.operands, strict=True):
+            readers = users.get(item.value, ())
+            if readers and all(isinstance(n.op, Slice) for n in readers):
+                read[value] = min(value.type.bytes, sum(n.results[0].type.bytes for n in readers))
+    return sum(read.values()) + sum(r.type.bytes for r in node.results)
 
 
 def waves(kernels: Sequence[CompiledKernel], apart: bool = False) -> dict[Node, int]:

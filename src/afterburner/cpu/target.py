@@ -31,7 +31,7 @@ from .made_images import makes_image
 from .parts import parts
 from .place import Placement, place
 from .program import ARENA, COPY_CHUNK, FRAME_BASES, NULL, Frame, Item, Program, Slot
-from .schedule import RATE, Segment, cost
+from .schedule import RATE, Segment, cost, moved
 
 _ALONE_SECONDS = 50e-6  # programs shorter than this (estimated) run on the caller alone
 
@@ -282,12 +282,11 @@ def _info(kernel: CompiledKernel) -> KernelInfo:
     inner = [n for region in node.op.regions() for n in region.nodes]
     names = dict.fromkeys(n.loc.node for n in (node, *inner) if n.loc.node)
     types, results = tuple(v.type for v in node.operands), tuple(r.type for r in node.results)
-    read = {v: v.type.bytes for v in (*node.operands, *node.results)}
     return KernelInfo(
         label=kernel.label or node.op.name,
         fused=tuple(n.op.name for n in inner if n.op.name != "constant") or (node.op.name,),
         nodes=tuple(names),
         flops=node.op.flops(types, results),
-        bytes=sum(read.values()),
+        bytes=moved(node),
         chunks=kernel.chunks,
     )

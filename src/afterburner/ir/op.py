@@ -33,6 +33,8 @@ class Op:
     commutative: ClassVar[bool] = False
     reduction: ClassVar[bool] = False
     view: ClassVar[bool] = False  # the result is the operand's bytes under another type
+    in_place: ClassVar[bool] = False  # the result lies where the first operand does, whoever reads that, and changes
+    # nothing there that its readers may read
     name: ClassVar[str] = ""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -11,6 +11,8 @@ nest_concatenations
 fuse              groups nodes into kernels: fuse_epilogues for contractions, fusion_groups for what is legal, clusters
                   against cycles, fusion_bodies for the graph that results
 fuse_prologues    has contractions make what they all can make as they read it (loop_parts)
+concatenate_in_place
+                  joins what is concatenated step by step in the same memory (loop_parts)
 order             the sequence that needs least memory
 rematerialize     computes large values a second time where that is cheaper than keeping them
 plan_memory       then gives every value an address, by their lifetimes

@@ -157,10 +157,10 @@ def make_inside(op: Op, read: Sequence[Value], value: Value, body: Graph,
     given: dict[Value, Value] = {}
     for v in dict.fromkeys((*(v for v in read if v is not value), *operands)):
         given[v] = builder.input(v.type, f"p{len(given)}")
-    made = _inline(builder, body, [given[v] for v in operands])
+    made = inline(builder, body, [given[v] for v in operands])
     arguments = [made[0] if v is value else given[v] for v in read]
     if isinstance(op, Fusion):
-        results = _inline(builder, op.body, arguments)
+        results = inline(builder, op.body, arguments)
     else:
         results = list(builder.add(op, *arguments))
     for result in results:
@@ -168,7 +168,8 @@ def make_inside(op: Op, read: Sequence[Value], value: Value, body: Graph,
     return Fusion(builder.name, builder.build()), tuple(given)
 
 
-def _inline(builder: Builder, body: Graph, arguments: Sequence[Value]) -> list[Value]:
+def inline(builder: Builder, body: Graph, arguments: Sequence[Value]) -> list[Value]:
+    """The results of a body's nodes, added to a graph."""
     new = dict(zip((i.value for i in body.inputs), arguments, strict=True))
     for node in body.nodes:
         new.update(zip(node.results, builder.add(node.op, *(new[v] for v in node.operands), loc=node.loc), strict=True))

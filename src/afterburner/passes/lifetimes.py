@@ -15,7 +15,8 @@ from ..ir import Graph, Value
 class Lifetimes:
     """Uses of the values that need room in the arena, by positions of nodes.
 
-    A view belongs to the value whose bytes it shows. Inputs, outputs and constants take no room.
+    A view belongs to the value whose bytes it shows, and what is made in place to what it is made of. Inputs, outputs
+    and constants take no room.
 
     Attributes:
         uses: the positions that need a value, ascending; the first is where it is made.
@@ -33,7 +34,9 @@ class Lifetimes:
             for value in dict.fromkeys(self.shown(v) for v in node.operands):
                 if value in self.uses:
                     self.uses[value].append(position)
-            if node.op.name != "constant":
+            if node.op.in_place:
+                self._shown[node.results[0]] = self.shown(node.operands[0])
+            elif node.op.name != "constant":
                 self.uses.update((result, [position]) for result in node.results)
         for output in graph.outputs:
             self.uses.pop(self.shown(output.value), None)
@@ -41,7 +44,7 @@ class Lifetimes:
             self.in_use[uses[0]: uses[-1] + 1] += value.type.bytes
 
     def shown(self, value: Value) -> Value:
-        """The value whose bytes ``value`` shows: itself unless it is a view."""
+        """The value whose bytes ``value`` shows: itself unless it is a view, or made in place."""
         return self._shown.get(value, value)
 
     @property

@@ -29,11 +29,11 @@ class _Memory:
                     self.readers[value] = self.readers.get(value, 0) + 1
                     self.consumers.setdefault(value, []).append(node)
             for result in node.results:
-                if node.op.view:
+                if node.op.view or node.op.in_place:
                     self.home[result] = self.home.get(node.operands[0], node.operands[0])
         for node in graph.nodes:
             for result in node.results:
-                external = result in outside or node.op.view or node.op.name == "constant"
+                external = result in outside or node.op.view or node.op.in_place or node.op.name == "constant"
                 self.bytes[result] = 0 if external else result.type.bytes
 
     def reads(self, node: Node) -> list[Value]:

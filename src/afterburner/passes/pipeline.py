@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 from ..ir import Graph, verify
+from .concatenate_in_place import concatenate_in_place
 from .eliminate_common_subexpressions import eliminate_common_subexpressions
 from .eliminate_dead_code import eliminate_dead_code
 from .fold_constants import fold_constants
@@ -89,6 +90,7 @@ def optimize(graph: Graph, skip: Collection[str] = (), dump: Dump | None = None,
         ("fuse", partial(fuse, epilogues=epilogues)),
         ("eliminate_dead_code", eliminate_dead_code),  # views that only a fusion read, now inside it
         ("fuse_prologues", partial(fuse_prologues, makes_image=makes_image, fast=fast)),
+        ("concatenate_in_place", concatenate_in_place),
         ("order", order),
         ("rematerialize", partial(rematerialize, fast=fast)),
         ("eliminate_dead_code", eliminate_dead_code),  # views of values that are not kept

@@ -118,6 +118,7 @@ class _Planner:
         self.buffers: dict[_Buffer, None] = {}  # an ordered set
         self.constants: list[Value] = []
         self.overwritten: dict[Value, Value] = {}
+        self.grown: set[Value] = set()
         self.readers: dict[_Buffer, list[int]] = {}
         for i, item in enumerate(graph.inputs):
             self._new(item.value, -1).home = Home("input", i)
@@ -145,6 +146,9 @@ class _Planner:
             buffer = self.buffer[value]
             buffer.last = max(buffer.last, step)
             self.readers[buffer].append(step)
+        if node.op.in_place:
+            self._add_in_place(node)
+            return
         for result in node.results:
             buffer = self._new(result, step)
             if node.op.name == "constant":
@@ -153,10 +157,19 @@ class _Planner:
             elif result in self.kept:
                 buffer.home = Home("kept", self.kept[result])
 
+    def _add_in_place(self, node: Node) -> None:
+        """A result that takes its operand's place, though others may read the operand there."""
+        value = node.operands[0]
+        assert value.node is not None and value not in self.grown, f"{value} is not what {node.op.name} may write to"
+        buffer = self.buffer[value]
+        self.grown.add(value)
+        buffer.values.append(node.results[0])
+        self.buffer[node.results[0]] = buffer
+
     def assign(self, in_place: InPlace) -> None:
         """Let results overwrite operands that nothing reads in the same wave or later."""
         for node, step in zip(self.graph.nodes, self.steps, strict=True):
-            if node.op.view or node.op.name == "constant":
+            if node.op.view or node.op.in_place or node.op.name == "constant":
                 continue
             taken: set[_Buffer] = set()
             for operand, result in in_place(node):

@@ -81,7 +81,8 @@ def _time(op: Op, operands: Iterable[Value], results: Iterable[Value]) -> float:
 
 def _recipes(graph: Graph, lives: Lifetimes, smallest: int) -> list[_Recipe]:
     """Ways to make large values again, cheapest by the bytes they save first."""
-    large = [v for v in lives.uses if v.type.bytes >= smallest]
+    grown = {lives.shown(n.results[0]) for n in graph.nodes if n.op.in_place}
+    large = [v for v in lives.uses if v.type.bytes >= smallest and v not in grown]
     found = [*_by_their_makers(large), *_from_longer_concatenations(graph, large)]
     length = {v: lives.uses[v][-1] - lives.uses[v][0] for v in large}
     return sorted(found, key=lambda r: (r.time / r.value.type.bytes, -length[r.value]))

@@ -227,7 +227,7 @@ MADE_BY_PASSES = (control.Fusion,)  # which join what "layers" has
 
 
 def _layers() -> Iterator[Case]:
-    for build in (_dense, _softmax, _pooling):
+    for build in (_dense, _softmax, _pooling, _columns):
         for dtype in _FLOATS:
             builder = Builder("case")
             for result in build(builder, dtype):
@@ -260,6 +260,16 @@ def _softmax(builder: Builder, dtype: DType) -> list[Value]:
     raised = builder.emit(elementwise.Exp(), builder.emit(elementwise.Sub(), x, top))
     total = builder.emit(shape.Broadcast(x.shape, (0,)), builder.emit(reduce.ReduceSum((1,)), raised))
     return [builder.emit(elementwise.Div(), raised, total)]
+
+
+def _columns(builder: Builder, dtype: DType) -> list[Value]:
+    """Three tensors joined in one place, and what is made of the first two."""
+    parts = [builder.input(TensorType(dtype, (9, 5, n)), f"x{n}") for n in (33, 16, 3)]
+    first = builder.emit(shape.FirstColumns(52), parts[0])
+    second = builder.emit(shape.MoreColumns(33), first, parts[1])
+    third = builder.emit(shape.MoreColumns(49), second, parts[2])
+    two = builder.emit(shape.Slice((0, 0, 0), (9, 5, 49), (1, 1, 1)), second)
+    return [third, builder.emit(elementwise.Neg(), two)]
 
 
 def _pooling(builder: Builder, dtype: DType) -> list[Value]:

@@ -16,10 +16,10 @@ Lowering = Callable[[Node, Isa], Kernel]
 @lru_cache(maxsize=1)
 def families() -> dict[str, Lowering]:
     """Lowerings by the operation, or the kind of fusion, that they are for."""
-    from . import conv, fused, gather, matmul, pool, random, sort
+    from . import columns, conv, fused, gather, matmul, pool, random, sort
 
     table: dict[str, Lowering] = {}
-    for family in (fused, matmul, conv, pool, gather, random, sort):
+    for family in (fused, matmul, conv, pool, gather, columns, random, sort):
         table.update(family.LOWERINGS)
     return table
 

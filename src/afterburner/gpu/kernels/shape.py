@@ -65,6 +65,15 @@ def _concat(op: ops.Concat, *operands: mx.array) -> tuple[mx.array, ...]:
     return (mx.concatenate(list(operands), axis=op.axis),)
 
 
+def _first_columns(op: ops.FirstColumns, x: mx.array) -> tuple[mx.array, ...]:
+    return (mx.concatenate([x, mx.zeros((*x.shape[:-1], op.width - x.shape[-1]), x.dtype)], axis=-1),)
+
+
+def _more_columns(op: ops.MoreColumns, wide: mx.array, part: mx.array) -> tuple[mx.array, ...]:
+    end = op.start + part.shape[-1]
+    return (mx.concatenate([wide[..., :op.start], part, wide[..., end:]], axis=-1),)
+
+
 def _reverse(op: ops.Reverse, x: mx.array) -> tuple[mx.array, ...]:
     return (x[tuple(slice(None, None, -1 if axis in op.axes else 1) for axis in range(x.ndim))],)
 
@@ -72,4 +81,5 @@ def _reverse(op: ops.Reverse, x: mx.array) -> tuple[mx.array, ...]:
 LOWERINGS: dict[type[Op], Lowering] = {
     ops.Constant: _constant, ops.Iota: _iota, ops.Broadcast: _broadcast, ops.Reshape: _reshape,
     ops.Transpose: _transpose, ops.Slice: _slice, ops.Pad: _pad, ops.Concat: _concat, ops.Reverse: _reverse,
+    ops.FirstColumns: _first_columns, ops.MoreColumns: _more_columns,
 }

@@ -193,6 +193,46 @@ class Concat(Op):
 
 
 @dataclass(frozen=True)
+class FirstColumns(Op):
+    """A tensor with ``width`` elements along its last axis, whose first are the operand's; the others are not written
+    yet, and nobody may read them."""
+
+    width: int
+
+    def infer(self, *types: TensorType) -> tuple[TensorType, ...]:
+        require(len(types) == 1, f"takes 1 operand, not {len(types)}")
+        require(types[0].rank > 0 and types[0].shape[-1] <= self.width, f"{types[0]} has no {self.width} columns")
+        return (TensorType(types[0].dtype, (*types[0].shape[:-1], self.width)),)
+
+    def evaluate(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+        unknown = np.nan if np.issubdtype(arrays[0].dtype, np.inexact) else 1
+        wide = np.full((*arrays[0].shape[:-1], self.width), unknown, arrays[0].dtype)
+        wide[..., :arrays[0].shape[-1]] = arrays[0]
+        return (wide,)
+
+
+@dataclass(frozen=True)
+class MoreColumns(Op):
+    """The first operand with the second as its columns from ``start`` on, which have not been written before."""
+
+    start: int
+    in_place: ClassVar[bool] = True
+
+    def infer(self, *types: TensorType) -> tuple[TensorType, ...]:
+        require(len(types) == 2, f"takes 2 operands, not {len(types)}")
+        wide, part = types
+        same = wide.dtype == part.dtype and wide.rank == part.rank > 0 and wide.shape[:-1] == part.shape[:-1]
+        require(same and 0 < self.start <= wide.shape[-1] - part.shape[-1],
+                f"{part} is no columns of {wide} from {self.start} on")
+        return (wide,)
+
+    def evaluate(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+        wide, part = arrays[0].copy(), arrays[1]
+        wide[..., self.start: self.start + part.shape[-1]] = part
+        return (wide,)
+
+
+@dataclass(frozen=True)
 class Reverse(Op):
     """Elements in opposite order along ``axes``."""
 
