@@ -14,8 +14,8 @@ from pathlib import Path
 
 import llvmlite.binding as llvm
 import numpy as np
+from cpu_harness import compiled
 
-from afterburner.cpu import jit
 from afterburner.cpu.elf import TEXT, read_object
 from afterburner.cpu.isa import Isa
 from afterburner.cpu.loader import Layout
@@ -84,7 +84,7 @@ def run_calls(text: str, isa: Isa, calls: Sequence[Call], buffers: Sequence[Span
     Raises:
         AssertionError: the code crashed, or wrote outside its buffers.
     """
-    object_ = read_object(jit.compile_object(text, isa))
+    object_ = read_object(compiled(text, isa))
     layout = Layout([object_])
     memory = _Memory(_BASE + layout.size)
     table = struct.pack(f"<{len(buffers)}Q", *(memory.add(span) for span in buffers))

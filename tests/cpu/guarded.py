@@ -8,7 +8,6 @@ import numpy as np
 
 from afterburner.cpu.isa import Isa
 from afterburner.cpu.kernel import Kernel
-from afterburner.cpu.module import KernelModule
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _PROT_NONE = 0
@@ -43,8 +42,7 @@ class Guarded:
 
 def run_guarded(kernel: Kernel, operands: list[np.ndarray], isa: Isa) -> list[np.ndarray]:
     """Results of a kernel; operands are aligned to their elements only."""
-    module = KernelModule(isa)
-    symbols = module.add(kernel)
+    text, symbols = cpu_harness.text_of(kernel, isa)
     inputs = [Guarded(x.nbytes, x.dtype.itemsize) for x in operands]
     for item, value in zip(inputs, operands, strict=True):
         item.array(value.shape, value.dtype)[...] = value
@@ -53,7 +51,7 @@ def run_guarded(kernel: Kernel, operands: list[np.ndarray], isa: Isa) -> list[np
     scratch = Guarded(kernel.scratch, 64)
     buffers = [*inputs, *results, *temps]
     spans = [(b.address, b.size) for b in (*buffers, scratch)]
-    cpu_harness.run_calls(str(module.llvm), isa, cpu_harness.calls_of(kernel, symbols), spans[:-1], spans[-1])
+    cpu_harness.run_calls(text, isa, cpu_harness.calls_of(kernel, symbols), spans[:-1], spans[-1])
     assert all(b.intact() for b in (*buffers, scratch))
     return [b.array(r.shape, r.type.dtype.numpy).copy()
             for b, r in zip(results, kernel.node.results, strict=True)]

@@ -1,5 +1,7 @@
 """Pooling kernels against the interpreter: windows, strides, padding, dtypes, NaN and infinities."""
 
+from functools import lru_cache
+
 import numpy as np
 import pytest
 from cpu_harness import INSTRUCTION_SETS, run_kernel
@@ -42,14 +44,20 @@ def values(rng, shape, dtype, hard):
     return x.astype(DTYPES[dtype].numpy)
 
 
-def check(op, operands, name, exact):
+@lru_cache(maxsize=8)
+def kernel_of(op, types, name):
+    """One kernel for all values of a shape."""
     builder = Builder()
-    inputs = [builder.input(TensorType(dtype_of(a.dtype), a.shape), f"x{i}") for i, a in enumerate(operands)]
-    node, isa = builder.add(op, *inputs)[0].node, isas.host(name)
+    inputs = [builder.input(type_, f"x{i}") for i, type_ in enumerate(types)]
+    return LOWERINGS[op.name](builder.add(op, *inputs)[0].node, isas.host(name))
+
+
+def check(op, operands, name, exact):
+    kernel = kernel_of(op, tuple(TensorType(dtype_of(a.dtype), a.shape) for a in operands), name)
     with np.errstate(all="ignore"):
         wanted = op.evaluate(*operands)
-    results = run_kernel(LOWERINGS[op.name](node, isa), operands, isa, reverse=True)
-    tolerance = 0 if exact else TOLERANCE[node.results[0].type.dtype.name]
+    results = run_kernel(kernel, operands, isas.host(name), reverse=True)
+    tolerance = 0 if exact else TOLERANCE[kernel.node.results[0].type.dtype.name]
     for got, want in zip(results, wanted, strict=True):
         got, want = got.astype(np.float64), want.astype(np.float64)
         np.testing.assert_allclose(got, want, rtol=tolerance, atol=10 * tolerance)
