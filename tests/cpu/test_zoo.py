@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import program_kit as kit
@@ -219,12 +220,12 @@ def close(got: np.ndarray, want: np.ndarray, tolerance: float) -> bool:
 @pytest.mark.parametrize("isa", INSTRUCTION_SETS)
 @pytest.mark.parametrize("optimised", (True, False), ids=("optimised", "plain"))
 @pytest.mark.parametrize("build", ZOO, ids=lambda build: build.__name__)
-def test_agrees_with_the_interpreter(build: Callable[[], Graph], optimised: bool, isa: str) -> None:
+def test_agrees_with_the_interpreter(build: Callable[[], Graph], optimised: bool, isa: str, tmp_path: Path) -> None:
     graph = verify(build())
     inputs = [kit.misaligned(a) for a in arguments(graph)]
     runs = []
     for threads in (1, 3):
-        settings = Options(cache=False, isa=isa, threads=threads)
+        settings = Options(cache_dir=tmp_path, isa=isa, threads=threads)
         executable = compile_graph(optimize(graph) if optimised else graph, settings)
         runs.append(kit.run(executable, inputs))
     for i, (got, want, again) in enumerate(zip(runs[0], interpret(graph, inputs), runs[1], strict=True)):
