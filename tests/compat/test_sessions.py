@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from textwrap import indent
+from tempfile import TemporaryDirectory
 
 import pytest
 from commands import afterburner, run
 
-START = """
+# Runs programs one after another, each with a graph and names of its own: a process a program takes longer to start
+# than to run. What the statuses of each are goes to stderr.
+RUNNER = """
 import sys
 import numpy as np
 import tensorflow.compat.v1 as tf
-REFERENCES = sys.argv[1] == "references"
-tf.disable_v2_behavior() if REFERENCES else tf.disable_eager_execution()
+import afterburner
+tf.disable_v2_behavior() if sys.argv[1] == "references" else tf.disable_eager_execution()
+for text, names in PROGRAMS:
+    before = len(afterburner.report().functions)
+    with tf.Graph().as_default():
+        exec(text, {"np": np, "sys": sys, "tf": tf})
+    print(END, flush=True)
+    for name in names:
+        print(*sorted({f.status for f in afterburner.report().functions[before:]
+                       if f.name.startswith("session.run(" + name)}), end="; ", file=sys.stderr)
+    print(END, file=sys.stderr)
 """
+END = "end of a program"
 LAYERS = """
 def variable(name, shape):
     return tf.get_variable(name, shape, initializer=tf.random_normal_initializer(stddev=0.1, seed=1))
@@ -32,7 +46,6 @@ loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=y, l
 accuracy = tf.reduce_mean(tf.cast(tf.equal(tf.argmax(logits, 1), y), tf.float32))
 step = tf.train.get_or_create_global_step()
 """
-NETWORK = START + LAYERS
 LOOP = """
 with tf.Session() as session:
     session.run(tf.global_variables_initializer())
@@ -49,58 +62,15 @@ with tf.Session() as session:
     feed[x] = np.full_like(feed[x], np.nan)
     print(session.run([train, loss], feed)[1])
 """
-STATUS = """
-import afterburner
-for name in NAMES:
-    print(*sorted({f.status for f in afterburner.report().functions if f.name.startswith("session.run(" + name)}),
-          end="; ", file=sys.stderr)
-"""
 OPTIMIZERS = {
     "Adam": "tf.train.AdamOptimizer(1e-2)",
     "Momentum": "tf.train.MomentumOptimizer(0.05, 0.9, use_nesterov=True)",
     "GradientDescent": "tf.train.GradientDescentOptimizer(0.1)",
     "RMSProp": "tf.train.RMSPropOptimizer(1e-3)",
 }
+TRAIN = {name: f"{LAYERS}train = {made}.minimize(loss, global_step=step)\n{LOOP}" for name, made in OPTIMIZERS.items()}
 
-
-def both(folder: Path, text: str, kind: str, *names: str) -> tuple[list[str], list[str], str]:
-    """Lines printed on stock TensorFlow and by us, and what became of runs whose names begin with ``names``."""
-    path = folder / "program.py"
-    path.write_text(text + STATUS.replace("NAMES", repr(names)))
-    stock = run(str(path), kind)
-    ours = afterburner("run", "--strict", str(path), kind)
-    assert (stock.returncode, ours.returncode) == (0, 0), stock.stderr + ours.stderr
-    return stock.stdout.splitlines(), ours.stdout.splitlines(), ours.stderr.splitlines()[-1].removesuffix("; ")
-
-
-def assert_same(stock: list[str], ours: list[str]) -> None:
-    """Words are equal, numbers nearly."""
-    assert len(stock) == len(ours)
-    for expected, found in zip(" ".join(stock).split(), " ".join(ours).split(), strict=True):
-        try:
-            assert float(found) == pytest.approx(float(expected), rel=2e-3, abs=2e-3, nan_ok=True)
-        except ValueError:
-            assert found == expected
-
-
-@pytest.mark.parametrize(("kind", "names"), [("resources", ["Adam", "GradientDescent"]),
-                                             ("references", ["Adam", "Momentum", "RMSProp"])])
-def test_training_loops(kind: str, names: list[str], tmp_path: Path) -> None:
-    """One program, a graph for each optimizer."""
-    loops = [f"{LAYERS}train = {OPTIMIZERS[name]}.minimize(loss, global_step=step)\n{LOOP}" for name in names]
-    graphs = [f"with tf.Graph().as_default():\n{indent(loop, ' ' * 4)}\n" for loop in loops]
-    stock, ours, status = both(tmp_path, START + "".join(graphs), kind, *names)
-    assert_same(stock, ours)
-    assert status == "; ".join(["compiled"] * len(names))
-
-
-def test_what_stays_on_tensorflow_is_fed(tmp_path: Path) -> None:
-    """Batches of an iterator, seeded dropout and summaries: TensorFlow's, once a run, around compiled stages."""
-    stock, ours, status = both(tmp_path, """
-import sys
-import numpy as np
-import tensorflow.compat.v1 as tf
-tf.disable_eager_execution()
+FED = """
 data = tf.data.Dataset.from_tensor_slices(np.random.default_rng(0).random((24, 6), np.float32)).batch(4)
 x = tf.data.make_one_shot_iterator(data).get_next()
 w = tf.get_variable("w", [6, 3], initializer=tf.random_normal_initializer(seed=1))
@@ -117,18 +87,8 @@ with tf.Session() as session:
     except tf.errors.OutOfRangeError as error:
         print(type(error).__name__)
     print(f"{np.abs(session.run(w)).sum():.4f}")
-""", "resources", "GradientDescent")
-    assert_same(stock, ours)
-    assert len(stock) == 8 and status == "compiled"
-
-
-def test_what_was_done_is_not_done_again(tmp_path: Path) -> None:
-    """A compiled part fails its check (an index out of range) after TensorFlow printed: it must not print twice."""
-    stock, ours, status = both(tmp_path, """
-import sys
-import numpy as np
-import tensorflow.compat.v1 as tf
-tf.disable_eager_execution()
+"""
+DONE = """
 x = tf.placeholder(tf.float32, [None, 8])
 y = tf.placeholder(tf.int32, [None])
 w = tf.get_variable("w", [8, 4], initializer=tf.random_normal_initializer(seed=1))
@@ -143,17 +103,8 @@ with tf.Session() as session:
                   flush=True)
         except tf.errors.InvalidArgumentError as error:
             print(type(error).__name__, flush=True)
-""", "resources", "Sum")
-    assert_same(stock, ours)
-    assert len(stock) == 8 and status == "left"
-
-
-def test_what_was_assigned_before_a_failure_stays(tmp_path: Path) -> None:
-    stock, ours, _ = both(tmp_path, """
-import sys
-import numpy as np
-import tensorflow.compat.v1 as tf
-tf.disable_eager_execution()
+"""
+ASSIGNED = """
 x = tf.placeholder(tf.float32, [4])
 w = tf.get_variable("w", [4], initializer=tf.zeros_initializer())
 def fails(value):
@@ -171,12 +122,8 @@ with tf.Session() as session:
         except tf.errors.OpError as error:
             print("failed")
         print(session.run(w)[0])
-""", "resources", "PyFunc")
-    assert_same(stock, ours)
-
-
-def test_errors_are_tensorflows(tmp_path: Path) -> None:
-    stock, ours, _ = both(tmp_path, NETWORK + """
+"""
+ERRORS = LAYERS + """
 train = tf.train.AdamOptimizer().minimize(loss)
 feed = {x: pictures, y: labels}
 with tf.Session() as session:
@@ -191,21 +138,95 @@ with tf.Session() as session:
             session.run(loss, {x: pictures, y: labels + 9})
         except tf.errors.InvalidArgumentError as error:
             print(type(error).__name__, "outside the valid range" in str(error))
-""", "resources", "Adam")
-    assert stock == ours and len(stock) == 6
-
-
-def test_keras_refuses_graph_mode_as_on_stock(tmp_path: Path) -> None:
-    stock, ours, _ = both(tmp_path, """
-import sys
-import numpy as np
-import tensorflow as tf
-tf.compat.v1.disable_eager_execution()
+"""
+KERAS = """
 network = tf.keras.Sequential([tf.keras.layers.Input((4,)), tf.keras.layers.Dense(3)])
 network.compile("sgd", "mse")
 try:
     network.fit(np.zeros((8, 4)), np.zeros((8, 3)), verbose=0)
 except Exception as error:
     print(type(error).__name__, error)
-""", "resources", "")
+"""
+PROGRAMS = {  # the beginnings of the names of the runs that are asked for
+    "resources": {TRAIN["Adam"]: ["Adam"], TRAIN["GradientDescent"]: ["GradientDescent"], FED: ["GradientDescent"],
+                  DONE: ["Sum"], ASSIGNED: ["PyFunc"], ERRORS: ["Adam"], KERAS: [""]},
+    "references": {TRAIN[name]: [name] for name in ("Adam", "Momentum", "RMSProp")},
+}
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a program printed on stock TensorFlow and by us, by line, and what became of the runs asked for."""
+
+    stock: list[str]
+    ours: list[str]
+    status: str
+
+
+@lru_cache(maxsize=2)
+def _told(kind: str) -> dict[str, Told]:
+    programs = PROGRAMS[kind]
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "program.py")
+        path.write_text(f"PROGRAMS = {list(programs.items())!r}\nEND = {END!r}\n{RUNNER}")
+        stock = run(str(path), kind)
+        ours = afterburner("run", "--strict", str(path), kind)
+    assert (stock.returncode, ours.returncode) == (0, 0), stock.stderr + ours.stderr
+    parts = [text.split(f"{END}\n")[:-1] for text in (stock.stdout, ours.stdout, ours.stderr)]
+    return {program: Told(theirs.splitlines(), mine.splitlines(), said.splitlines()[-1].removesuffix("; "))
+            for program, theirs, mine, said in zip(programs, *parts, strict=True)}
+
+
+def both(program: str, kind: str = "resources") -> tuple[list[str], list[str], str]:
+    """See ``Told``."""
+    told = _told(kind)[program]
+    return told.stock, told.ours, told.status
+
+
+def assert_same(stock: list[str], ours: list[str]) -> None:
+    """Words are equal, numbers nearly."""
+    assert len(stock) == len(ours)
+    for expected, found in zip(" ".join(stock).split(), " ".join(ours).split(), strict=True):
+        try:
+            assert float(found) == pytest.approx(float(expected), rel=2e-3, abs=2e-3, nan_ok=True)
+        except ValueError:
+            assert found == expected
+
+
+@pytest.mark.parametrize(("kind", "name"), [
+    ("resources", "Adam"), ("resources", "GradientDescent"), ("references", "Adam"), ("references", "Momentum"),
+    ("references", "RMSProp")])
+def test_training_loops(kind: str, name: str) -> None:
+    stock, ours, status = both(TRAIN[name], kind)
+    assert_same(stock, ours)
+    assert status == "compiled"
+
+
+def test_what_stays_on_tensorflow_is_fed() -> None:
+    """Batches of an iterator, seeded dropout and summaries: TensorFlow's, once a run, around compiled stages."""
+    stock, ours, status = both(FED)
+    assert_same(stock, ours)
+    assert len(stock) == 8 and status == "compiled"
+
+
+def test_what_was_done_is_not_done_again() -> None:
+    """A compiled part fails its check (an index out of range) after TensorFlow printed: it must not print twice."""
+    stock, ours, status = both(DONE)
+    assert_same(stock, ours)
+    assert len(stock) == 8 and status == "left"
+
+
+def test_what_was_assigned_before_a_failure_stays() -> None:
+    stock, ours, _ = both(ASSIGNED)
+    assert_same(stock, ours)
+    assert len(stock) == 14
+
+
+def test_errors_are_tensorflows() -> None:
+    stock, ours, _ = both(ERRORS)
+    assert stock == ours and len(stock) == 6
+
+
+def test_keras_refuses_graph_mode_as_on_stock() -> None:
+    stock, ours, _ = both(KERAS)
     assert stock == ours and len(stock) >= 1
