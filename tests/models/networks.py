@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import keras
@@ -110,11 +111,12 @@ def _data(count: int, size: int, dtype: str = "float32") -> tuple[np.ndarray, np
 _TURNS = 3  # of the batch, in which rounding differs and nothing else
 
 
-def _gradients(build: Build, size: int, batch: int, policy: str = "float32", turn: int = 0) -> dict[str, np.ndarray]:
-    """The gradient of every variable in a training step without dropout, by position and name; of a batch turned
-    round by so many images."""
+def _gradients(build: Build, size: int, batch: int, policy: str = "float32",
+               turns: int = 1) -> list[dict[str, np.ndarray]]:
+    """The gradient of every variable in a training step without dropout, by position and name: of a batch, and of
+    that batch turned round by one image, by two, and so on."""
     model = _seeded(build, size, 0.0, policy)
-    x, y = (np.roll(values, turn, axis=0) for values in _data(batch, size, variable_type(policy)))
+    data = _data(batch, size, variable_type(policy))
 
     @tf.function
     def step(x, y):
@@ -122,9 +124,20 @@ def _gradients(build: Build, size: int, batch: int, policy: str = "float32", tur
             loss = tf.reduce_mean(keras.losses.sparse_categorical_crossentropy(y, model(x, training=True)))
         return tape.gradient(loss, model.trainable_variables)
 
-    gradients = step(tf.constant(x), tf.constant(y))
     names = [f"{i} {v.path}" for i, v in enumerate(model.trainable_variables)]
-    return {name: g.numpy() for name, g in zip(names, gradients, strict=True)}
+    found = []
+    for turn in range(turns):
+        gradients = step(*(tf.constant(np.roll(values, turn, axis=0)) for values in data))
+        found.append({name: g.numpy() for name, g in zip(names, gradients, strict=True)})
+    return found
+
+
+@lru_cache(maxsize=len(NETWORKS))
+def _exact_gradients(build: Build, size: int, batch: int) -> list[np.ndarray]:
+    """Those of the batch in float64."""
+    exact = list(_gradients(build, size, batch, "float64")[0].values())
+    assert all(gradient.dtype == np.float64 for gradient in exact)
+    return exact
 
 
 @dataclass(frozen=True)
@@ -145,11 +158,10 @@ def gradient_errors(build: Build, size: int, batch: int, policy: str = "float32"
     Allowed is twice the larger of stock's error and a part of the usual norm: 1e-6 for float32, one rounding under
     mixed precision.
     """
-    reference = list(_gradients(build, size, batch, "float64").values())
-    assert all(gradient.dtype == np.float64 for gradient in reference)
-    stock = [list(_gradients(build, size, batch, policy, turn).values()) for turn in range(min(_TURNS, batch))]
+    reference = _exact_gradients(build, size, batch)
+    stock = [list(turn.values()) for turn in _gradients(build, size, batch, policy, min(_TURNS, batch))]
     with captured(precision=precision) as taken:
-        ours = _gradients(build, size, batch, policy)
+        ours, = _gradients(build, size, batch, policy)
     assert taken.functions()["step"].left == []
     typical = float(np.median([np.linalg.norm(r) for r in reference]))
     floor = 1e-6 if policy == "float32" else ROUNDING[policy]
