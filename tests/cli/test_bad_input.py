@@ -47,12 +47,14 @@ def test_the_folder_tells_of_all_commands() -> None:
 
 
 @pytest.mark.parametrize("line", CASES)
-def test_one_line_and_status_2(line: str, tmp_path: Path) -> None:
+def test_one_line_and_status_2(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                               capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "program.py").write_text("print('must not run')")
-    done = afterburner(*line.split(), cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("afterburner: ") and done.stderr.count("\n") == 1, done.stderr
-    assert CASES[line] in done.stderr
+    monkeypatch.chdir(tmp_path)
+    status, said = cli.main(line.split()), capsys.readouterr()
+    assert (status, said.out) == (2, "")
+    assert said.err.startswith("afterburner: ") and said.err.count("\n") == 1, said.err
+    assert CASES[line] in said.err
 
 
 @pytest.mark.parametrize("variable, value", [
@@ -74,12 +76,12 @@ def test_bench_under_the_kill_switch(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["", "run", "explain", "bench", "doctor", "cache", "cache limit"])
-def test_help_teaches(command: str, tmp_path: Path) -> None:
-    done = afterburner(*command.split(), "--help", cwd=tmp_path)
-    assert done.returncode == 0
-    assert f"Usage: afterburner {command}".strip() in done.stdout
+def test_help_teaches(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*command.split(), "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert f"Usage: afterburner {command}".strip() in shown
     if command in ("run", "explain", "bench"):
-        assert f"  afterburner {command} " in done.stdout
+        assert f"  afterburner {command} " in shown
 
 
 def test_no_arguments_is_help(tmp_path: Path) -> None:

@@ -64,9 +64,8 @@ def environment(tmp_path: Path) -> Environment:
 
 
 def test_programs_are_accelerated_until_it_is_uninstalled(environment: Environment) -> None:
-    assert environment.run("program.py").stdout == "stock\n"
+    """The program is the child of another one, which must be no hindrance."""
     assert environment.afterburner("install").startswith(f"installed: {environment.site / install.NAME}\n")
-    assert environment.run("program.py").stdout == "compiled\n"
     assert environment.run("parent.py").stdout == "compiled\n"
     assert environment.run("program.py", AFTERBURNER_DISABLE="1").stdout == "\n"
     assert environment.afterburner("uninstall").startswith("uninstalled: removed ")
