@@ -6,10 +6,11 @@ from tests.frontend import kit
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Once where nothing is captured by the kit, which alone asks for the target."""
+    """Over compiled code alone where nothing is captured by the kit, which alone asks for the target, and in modules
+    that say ``ONE_TARGET``: where nothing depends on who computes."""
     if "target" in metafunc.fixturenames:
-        through_kit = {"kit", "captured"} & vars(metafunc.module).keys()
-        metafunc.parametrize("target", ["interpreter", "cpu"] if through_kit else ["cpu"], indirect=True)
+        both = {"kit", "captured"} & vars(metafunc.module).keys() and not hasattr(metafunc.module, "ONE_TARGET")
+        metafunc.parametrize("target", ["interpreter", "cpu"] if both else ["cpu"], indirect=True)
 
 
 @pytest.fixture(autouse=True)
