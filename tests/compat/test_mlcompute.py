@@ -38,9 +38,15 @@ def script(folder: Path, text: str) -> str:
     "import tensorflow.python.compiler.mlcompute.mlcompute as mlcompute\nimport tensorflow as tf\n"
     "mlcompute.set_mlc_device('cpu')",
 ], ids=["before tensorflow", "after tensorflow", "by its full name"])
-def test_scripts_find_it(imports: str, tmp_path: Path) -> None:
-    done = afterburner("run", script(tmp_path, imports + STEP))
+def test_scripts_find_it_and_logging_shows_what_the_fork_showed(imports: str, tmp_path: Path) -> None:
+    done = afterburner("run", script(tmp_path, imports + STEP), TF_MLC_LOGGING="1")
     assert (done.returncode, done.stdout) == (0, "compiled cpu\nTrue True\n"), done.stderr
+    log = [line.removeprefix("afterburner: ") for line in done.stderr.splitlines() if line.startswith("afterburner: ")]
+    assert any(line.startswith("step: 1 compiled sub-graphs of ") and line.endswith("ops in each: 5") for line in log)
+    assert log.index("step: graph before:") < log.index("step: graph after:")
+    assert "  stage 0 = compiled, 5 ops: (argument 0) -> (add:0)" in log
+    assert log.index("  matmul = MatMul(argument 0, argument 0)") > log.index("step: graph before:")
+    assert any(line.startswith("step: 5 ops run on device cpu (") for line in log)
 
 
 def test_import_of_afterburner_is_enough(tmp_path: Path) -> None:
@@ -69,18 +75,6 @@ def test_any_is_the_default() -> None:
     with overridden(device="cpu"):
         mlcompute.set_mlc_device()
         assert options().device == "any"
-
-
-def test_logging_shows_what_the_fork_showed(tmp_path: Path) -> None:
-    text = MLCOMPUTE + "import tensorflow as tf\n" + STEP
-    done = afterburner("run", script(tmp_path, text), TF_MLC_LOGGING="1")
-    assert done.returncode == 0, done.stderr
-    log = [line.removeprefix("afterburner: ") for line in done.stderr.splitlines() if line.startswith("afterburner: ")]
-    assert any(line.startswith("step: 1 compiled sub-graphs of ") and line.endswith("ops in each: 5") for line in log)
-    assert log.index("step: graph before:") < log.index("step: graph after:")
-    assert "  stage 0 = compiled, 5 ops: (argument 0) -> (add:0)" in log
-    assert log.index("  matmul = MatMul(argument 0, argument 0)") > log.index("step: graph before:")
-    assert any(line.startswith("step: 5 ops run on device cpu (") for line in log)
 
 
 def test_ops_of_the_list_are_never_taken(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ CASES = ["valid", "same", "asymmetric", "strided stem", "strided 1x1", "plain 1x
          "groups", "strided groups", "halved", "middle tap", "padding beyond window", "many channels"]
 PRODUCTS = [(3, 5, 7), (32, 784, 128), (8, 64, 10), (1, 300, 33), (2, 129, 17), (50, 70, 1), (97, 301, 75),
             (40, 512, 100), (64, 4096, 40)]
+BATCHED = [(3, 5, 7), (2, 129, 17), (50, 70, 1), (64, 4096, 40)]  # small, few rows, a column, sums in parts
 
 pytestmark = pytest.mark.skipif("avx512" not in test_conv.INSTRUCTION_SETS, reason="an instruction of AVX-512")
 
@@ -95,8 +96,7 @@ def test_convolutions(name: str, case: str, dtype: str, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("dtype", UNIT)
 @pytest.mark.parametrize("layout", test_matmul.LAYOUTS)
-@pytest.mark.parametrize("size", PRODUCTS)
-@pytest.mark.parametrize("batch", [(), (3,)])
+@pytest.mark.parametrize(("size", "batch"), [*((size, ()) for size in PRODUCTS), *((size, (3,)) for size in BATCHED)])
 def test_products(size: tuple[int, int, int], layout: tuple[bool, bool], dtype: str, batch: tuple[int, ...]) -> None:
     arrays = test_matmul.operands_of(*size, dtype, *layout, batch)
     node = test_matmul.node_of(arrays[0].shape, arrays[1].shape, dtype, *layout)

@@ -32,6 +32,9 @@ CASES = [
     ((2, 4, 4, 0), (2, 2), (2, 2), NONE),
     ((1, 1, 4, 3), (2, 2), (2, 2), NONE),
 ]
+# Windows apart and over each other, whole registers of channels and less, padding: what conversions to and from other
+# types meet in a kernel. The first instruction set takes all cases in all types.
+SHAPED = CASES[:4] + CASES[8:10]
 TOLERANCE = {"f32": 1e-6, "f64": 1e-14, "f16": 1e-3, "bf16": 8e-3}
 
 
@@ -65,9 +68,13 @@ def check(op, operands, name, exact):
             np.testing.assert_array_equal(np.signbit(got), np.signbit(want))
 
 
-@pytest.mark.parametrize("name", INSTRUCTION_SETS)
-@pytest.mark.parametrize("dtype", ["f32", "f64", "f16", "bf16"])
-@pytest.mark.parametrize("case", CASES, ids=str)
+def tried(name, dtype):
+    return CASES if dtype == "f32" or name == INSTRUCTION_SETS[0] else SHAPED
+
+
+@pytest.mark.parametrize(("name", "dtype", "case"), [
+    pytest.param(name, dtype, case, id=f"{case}-{dtype}-{name}") for name in INSTRUCTION_SETS
+    for dtype in ("f32", "f64", "f16", "bf16") for case in tried(name, dtype)])
 def test_pooling(name, dtype, case):
     shape, *attributes = case
     rng = np.random.default_rng(len(str(case)))
