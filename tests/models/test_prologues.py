@@ -1,5 +1,5 @@
-"""A network whose convolutions make their normalized and rectified inputs, of a dense block that is joined in one place:
-gradients as on stock TensorFlow."""
+"""A network whose convolutions make their normalized and rectified inputs, of a dense block that is joined in one
+place: gradients as on stock TensorFlow."""
 
 from __future__ import annotations
 
