@@ -66,6 +66,24 @@ def test_columns_are_copied_for_what_cannot_read_them() -> None:
     assert np.isfinite(interpret(changed, arguments)[2]).all()
 
 
+def test_a_loop_makes_its_other_results_of_the_columns() -> None:
+    both = """{kind='loop'} with
+            graph loop(%p0: f32[9,6], %p1: f32[9,2]) {
+              %0: f32[9,8] = concat(%p0, %p1) {axis=1}
+              %1: f32[9,8] = exp(%0)
+              return %0, %1
+            }"""
+    text = CHAIN.replace(f"%1: f32[9,8] = fusion(%0, %b) {joined(6, 2)}",
+                         f"%1: f32[9,8], %5: f32[9,8] = fusion(%0, %b) {both}")
+    graph = graph_of(text.replace("return %3, %4", "return %3, %4, %5"))
+    changed = verify(concatenate_in_place(graph))
+    assert [n.op.name for n in changed.nodes] == ["first_columns", *["more_columns"] * 2, "fusion", "more_columns",
+                                                  "fusion", "neg"]
+    arguments = arguments_for(graph)
+    for a, b in zip(interpret(graph, arguments), interpret(changed, arguments), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_not_what_is_returned() -> None:
     """The chain ends before it: two concatenations gain nothing."""
     check_unchanged(concatenate_in_place, CHAIN.replace("return %3, %4", "return %3, %4, %2"))

@@ -172,3 +172,33 @@ def test_buffers_in_use_at_once_are_disjoint(seed: int) -> None:
     for (a, b, low, high), (c, d, start, end) in combinations(spans, 2):
         assert b < c or d < a or high <= start or end <= low
     assert planned.peak_bytes <= planned.arena_bytes <= 1.3 * planned.peak_bytes
+
+
+COLUMNS = """
+    graph g(%x: f32[16,8], %y: f32[16,8]) {
+      %0: f32[16,24] = first_columns(%x) {width=24}
+      %1: f32[16,24] = more_columns(%0, %y) {start=8}
+      %2: f32[16,24] = exp(%0)
+      %3: f32[16,24] = more_columns(%1, %x) {start=16}
+      %4: f32[16,24] = add(%2, %3)
+      return %4
+    }"""
+
+
+def test_columns_share_memory_though_others_read_there_in_between() -> None:
+    graph = graph_of(COLUMNS)
+    planned = plan(graph, {}, everything)
+    wide = {planned.homes[graph.nodes[n].results[0]] for n in (0, 1, 3)}
+    assert len(wide) == 1 and planned.homes[graph.nodes[2].results[0]] not in wide
+    assert planned.arena_bytes == planned.peak_bytes == 2 * 16 * 24 * 4
+
+
+@pytest.mark.parametrize(("before", "after"), [
+    ("%3: f32[16,24] = more_columns(%1, %x)", "%3: f32[16,24] = more_columns(%0, %x)"),
+    ("first_columns(%x) {width=24}", "pad(%x, %z) {low=(0,0), high=(0,16), interior=(0,0)}"),
+])
+def test_columns_are_written_to_what_is_theirs_alone(before: str, after: str) -> None:
+    """Twice to one value, and to what is no columns."""
+    text = COLUMNS.replace("%y: f32[16,8])", "%y: f32[16,8], %z: f32[])").replace(before, after)
+    with pytest.raises(AssertionError, match="more_columns"):
+        plan(graph_of(text), {}, nothing)

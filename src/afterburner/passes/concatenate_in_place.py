@@ -8,7 +8,7 @@ read rows with a distance between them; for what cannot, the columns are copied.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ..ir import Builder, Graph, Node, Value
@@ -18,7 +18,7 @@ from ..ir.ops.shape import FirstColumns, MoreColumns, Slice
 from ..ir.types import F32
 from .fuse_prologues import inline
 from .lasting import lasting_values
-from .loop_parts import concatenation
+from .loop_parts import concatenation, reading_result
 
 MIN_BYTES = 1 << 18  # of the longest concatenation; less stays in a second-level cache
 
@@ -28,13 +28,13 @@ class _Link:
     """A concatenation of a chain: ``rest`` behind what the one before made.
 
     Attributes:
-        node: the loop that concatenates.
-        first, rest: what it reads.
+        value: the concatenation, a result of a loop.
+        first, rest: what the loop makes it of.
         width: columns of the last concatenation of the chain.
         begins: whether it is the chain's first.
     """
 
-    node: Node
+    value: Value
     first: Value
     rest: tuple[Value, ...]
     width: int
@@ -53,48 +53,54 @@ def concatenate_in_place(graph: Graph) -> Graph:
     Args:
         graph: fused, with all prologues.
     """
-    links = {link.node: link for chain in _chains(graph) for link in chain}
+    links = {link.value.node: link for chain in _chains(graph) for link in chain if link.value.node is not None}
     return _Emitter(links).run(graph) if links else graph
 
 
 def _chains(graph: Graph) -> list[list[_Link]]:
     """Chains of concatenations that gain."""
     outside, lasting = {o.value for o in graph.outputs}, lasting_values(graph)
-    found = {}
+    found: dict[Value, tuple[Value, ...]] = {}
     for node in graph.nodes:
-        if _concatenates(node) and node.results[0] not in outside and node.operands[0] not in lasting:
-            found[node] = node.operands[0].node
-    nexts: dict[Node, Node] = {}
-    for node, before in found.items():
-        if before in found:
-            nexts.setdefault(before, node)
+        for value, parts in _concatenated(node):
+            if value not in outside and parts[0] not in lasting:
+                found[value] = parts
+    nexts: dict[Value, Value] = {}
+    for value, parts in found.items():
+        if parts[0] in found:
+            nexts.setdefault(parts[0], value)
     taken = set(nexts.values())
     chains = []
-    for node in (n for n in found if n not in taken):
-        chain = [node]
+    for first in (v for v in found if v not in taken):
+        chain = [first]
         while chain[-1] in nexts:
             chain.append(nexts[chain[-1]])
         if _gains(chain):
-            width = chain[-1].results[0].shape[-1]
-            chains.append([_Link(n, n.operands[0], n.operands[1:], width, n is node) for n in chain])
+            width = chain[-1].shape[-1]
+            chains.append([_Link(v, found[v][0], found[v][1:], width, v is first) for v in chain])
     return chains
 
 
-def _concatenates(node: Node) -> bool:
-    """Whether a node is a loop that does nothing but concatenate all its operands along the last axis."""
-    if not isinstance(node.op, Fusion) or node.op.kind != "loop" or len(node.results) != 1:
-        return False
-    body, result = node.op.body, node.results[0]
-    op = concatenation(body.outputs[0].value)
-    return op is not None and len(body.nodes) == 1 and result.type.dtype == F32 and op.axis == result.type.rank - 1 \
-        and body.nodes[0].operands == tuple(i.value for i in body.inputs) \
-        and len(set(node.operands)) == len(node.operands)
+def _concatenated(node: Node) -> Iterator[tuple[Value, tuple[Value, ...]]]:
+    """The first result of a loop that concatenates some of its operands along the last axis, and these."""
+    if not isinstance(node.op, Fusion) or node.op.kind != "loop":
+        return
+    body = node.op.body
+    given = dict(zip((i.value for i in body.inputs), node.operands, strict=True))
+    for output, result in zip(body.outputs, node.results, strict=True):
+        op = concatenation(output.value)
+        if op is None or op.axis != result.type.rank - 1 or result.type.dtype != F32 or output.value.node is None:
+            continue
+        parts = output.value.node.operands
+        if all(v in given for v in parts) and len(set(parts)) == len(parts):
+            yield result, tuple(given[v] for v in parts)
+            return
 
 
-def _gains(chain: Sequence[Node]) -> bool:
+def _gains(chain: Sequence[Value]) -> bool:
     """Whether what is not copied any more is at least the longest one."""
-    longest = chain[-1].results[0].type.bytes
-    return longest >= MIN_BYTES and sum(n.results[0].type.bytes for n in chain[:-1]) >= longest
+    longest = chain[-1].type.bytes
+    return longest >= MIN_BYTES and sum(v.type.bytes for v in chain[:-1]) >= longest
 
 
 class _Emitter:
@@ -109,7 +115,7 @@ class _Emitter:
     def run(self, graph: Graph) -> Graph:
         for node in graph.nodes:
             if node in self.links:
-                self._link(self.links[node])
+                self._link(node, self.links[node])
             else:
                 self._read(node)
         outputs = tuple(replace(o, value=self.new.get(o.value, o.value)) for o in graph.outputs)
@@ -119,16 +125,21 @@ class _Emitter:
         self.nodes.append(node)
         return node.results[0]
 
-    def _link(self, link: _Link) -> None:
+    def _link(self, node: Node, link: _Link) -> None:
         if link.begins:
-            wide = self._add(Node(FirstColumns(link.width), (self._whole(link.first),), link.node.loc))
+            wide = self._add(Node(FirstColumns(link.width), (self._whole(link.first),), node.loc))
         else:
             wide = self.wide[link.first]
         start = link.first.shape[-1]
         for part in link.rest:
-            wide = self._add(Node(MoreColumns(start), (wide, self._whole(part)), link.node.loc))
+            wide = self._add(Node(MoreColumns(start), (wide, self._whole(part)), node.loc))
             start += part.shape[-1]
-        self.wide[link.node.results[0]] = wide
+        self.wide[link.value] = wide
+        others = reading_result(node, link.value)
+        if others is not None:
+            self._read(others)
+            made = (r for r in node.results if r is not link.value)
+            self.new.update((r, self.new[o]) for r, o in zip(made, others.results, strict=True))
 
     def _read(self, node: Node) -> None:
         held = {v for v in node.operands if self._is_part(v)}

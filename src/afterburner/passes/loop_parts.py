@@ -40,6 +40,19 @@ def without_results(node: Node, dropped: Collection[Value]) -> Node | None:
     return Node(op, operands, node.loc)
 
 
+def reading_result(node: Node, value: Value) -> Node | None:
+    """A loop that makes all results but ``value``, which it reads; None where that is nothing."""
+    assert isinstance(node.op, Fusion)
+    body = node.op.body
+    read = dict(zip((i.value for i in body.inputs), node.operands, strict=True))
+    read[body.outputs[value.index].value] = value
+    wanted = [o.value for o, r in zip(body.outputs, node.results, strict=True) if r is not value]
+    if not wanted:
+        return None
+    op, operands = _loop(node, wanted, read, _ancestors(wanted, read))
+    return Node(op, operands, node.loc)
+
+
 def concatenation(value: Value) -> Concat | None:
     """The operation that makes a value if it is a concatenation."""
     op = None if value.node is None else value.node.op

@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 
 from ..ir import Graph, Node, Value
+from ..ir.ops.shape import FirstColumns, MoreColumns
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector
 
@@ -160,7 +161,8 @@ class _Planner:
     def _add_in_place(self, node: Node) -> None:
         """A result that takes its operand's place, though others may read the operand there."""
         value = node.operands[0]
-        assert value.node is not None and value not in self.grown, f"{value} is not what {node.op.name} may write to"
+        columns = value.node is not None and isinstance(value.node.op, FirstColumns | MoreColumns)
+        assert columns and value not in self.grown, f"{value} is not what {node.op.name} may write to"
         buffer = self.buffer[value]
         self.grown.add(value)
         buffer.values.append(node.results[0])
