@@ -19,14 +19,14 @@ from afterburner.runtime.buffers import BufferPool
 from tests.cpu_harness import aligned
 from tests.frontend.kit import POOL, captured
 
+ONE_TARGET = True  # only compiled code runs in parts
 SIZE, LAYERS = 256, 8
 ONES = tf.ones((SIZE, SIZE))
 
 
-@pytest.fixture(params=["cpu"], autouse=True)
-def target(request, monkeypatch):
-    """Only compiled code runs in parts; it stops after every variable."""
-    monkeypatch.setattr("tests.frontend.kit.TARGET", request.param)
+@pytest.fixture(autouse=True)
+def stops(monkeypatch):
+    """After every variable."""
     monkeypatch.setattr(parts, "STOP_BYTES", 4 * SIZE * SIZE)
 
 
