@@ -59,11 +59,20 @@ def test_a_chain() -> None:
 
 
 def test_columns_are_copied_for_what_cannot_read_them() -> None:
-    changed = concatenate_in_place(graph_of(CHAIN.replace("neg(%2)", "neg(%2)\n          %5: f32[9,8] = neg(%1)")
-                                            .replace("return %3, %4", "return %3, %4, %5")))
-    assert [n.op.name for n in changed.nodes][-2:] == ["fusion", "neg"]
+    longer = CHAIN.replace("neg(%2)", f"""neg(%2)
+          %5: f32[9,8] = neg(%1)
+          %6: f32[9,13] = fusion(%2, %a) {joined(11, 2)}
+          %7: f32[9,13] = neg(%6)""").replace("return %3, %4", "return %3, %5, %7")
+    longer = longer.replace("%4: f32[9,11] = neg(%2)", "")
+    changed = concatenate_in_place(graph_of(longer.replace("          \n", "")))
+    assert [n.op.name for n in changed.nodes][-4:] == ["fusion", "neg", "more_columns", "neg"]
     arguments = [np.full(t.shape, i, np.float32) for i, t in enumerate(changed.input_types)]
-    assert np.isfinite(interpret(changed, arguments)[2]).all()
+    assert np.isfinite(interpret(changed, arguments)[1]).all()
+
+
+def test_not_where_most_is_copied_for_readers() -> None:
+    check_unchanged(concatenate_in_place, CHAIN.replace("neg(%2)", "neg(%2)\n          %5: f32[9,8] = neg(%1)")
+                    .replace("return %3, %4", "return %3, %4, %5"))
 
 
 def test_a_loop_makes_its_other_results_of_the_columns() -> None:

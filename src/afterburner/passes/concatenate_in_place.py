@@ -59,7 +59,7 @@ def concatenate_in_place(graph: Graph) -> Graph:
 
 def _chains(graph: Graph) -> list[list[_Link]]:
     """Chains of concatenations that gain."""
-    outside, lasting = {o.value for o in graph.outputs}, lasting_values(graph)
+    users, outside, lasting = graph.users(), {o.value for o in graph.outputs}, lasting_values(graph)
     found: dict[Value, tuple[Value, ...]] = {}
     for node in graph.nodes:
         for value, parts in _concatenated(node):
@@ -75,7 +75,7 @@ def _chains(graph: Graph) -> list[list[_Link]]:
         chain = [first]
         while chain[-1] in nexts:
             chain.append(nexts[chain[-1]])
-        if _gains(chain):
+        if _gains(chain, users):
             width = chain[-1].shape[-1]
             chains.append([_Link(v, found[v][0], found[v][1:], width, v is first) for v in chain])
     return chains
@@ -97,10 +97,11 @@ def _concatenated(node: Node) -> Iterator[tuple[Value, tuple[Value, ...]]]:
             return
 
 
-def _gains(chain: Sequence[Value]) -> bool:
-    """Whether what is not copied any more is at least the longest one."""
+def _gains(chain: Sequence[Value], users: Mapping[Value, Sequence[Node]]) -> bool:
+    """Whether what is not copied any more, neither into the next one nor for a reader, is at least the longest one."""
     longest = chain[-1].type.bytes
-    return longest >= MIN_BYTES and sum(v.type.bytes for v in chain[:-1]) >= longest
+    saved = sum(v.type.bytes for v in chain[:-1] if all(can_read_columns(n, v) for n in users.get(v, ())))
+    return longest >= MIN_BYTES and saved >= longest
 
 
 class _Emitter:
@@ -174,9 +175,10 @@ def columns(builder: Builder, wide: Value, value: Value) -> Value:
 
 
 def can_read_columns(node: Node, value: Value) -> bool:
-    """Whether a fusion can read its operand ``value`` from wider rows: a loop can; a 1x1 convolution or a gradient of
-    one where it makes its image of it, or finishes its result with it."""
-    assert isinstance(node.op, Fusion)
+    """Whether a node can read its operand ``value`` from wider rows: a loop can; a 1x1 convolution or a gradient of one
+    where it makes its image of it, or finishes its result with it."""
+    if not isinstance(node.op, Fusion):
+        return False
     if node.op.kind == "loop":
         return True
     if node.operands.count(value) != 1:
