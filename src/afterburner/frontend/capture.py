@@ -22,12 +22,11 @@ from ..report import Entry
 from ..runtime.collector import paused_collector
 from . import fastpath, graph_log, iterators, joined, session, single_trace, tracebacks, traced
 from .contest import CPU, STOCK
-from .flatten import FlatGraph, FlatOp, branch_graph, flatten, must_use_xla, xla_differs
+from .flatten import FlatGraph, FlatOp, branch_graph, called_functions, flatten, must_use_xla, xla_differs
 from .function import Take, TakenFunction, branch_names, describe_left, is_control
 from .import_graph import supported
 from .native import Engine
 from .partition import Kind, Partition, partition
-from .stock import called_functions
 from .streams import draw_from_streams
 from .variables import forget_all, run_by_tensorflow, unwatch, watch
 from .whole import WholeContests, contests

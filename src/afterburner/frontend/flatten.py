@@ -245,6 +245,15 @@ def _function(graph: Any, op: tf.Operation, attribute: str) -> Any:
     raise ValueError(f"{op.name}: the function {name} is not known")
 
 
+def called_functions(source: tf.Operation) -> list[Any]:
+    """Functions that an operation's attributes name: branches, bodies of loops, what a dataset maps."""
+    values = source.node_def.attr.values()
+    names = [f.name for value in values for f in ([value.func] if value.HasField("func") else value.list.func)]
+    around = list(_graphs_around(source.graph))
+    found = (next(filter(None, (graph._get_function(name) for graph in around)), None) for name in names)  # noqa: SLF001
+    return [function for function in found if function is not None]
+
+
 def _graphs_around(graph: Any) -> Iterator[Any]:
     """The graph, and those in which it was made."""
     while graph is not None:

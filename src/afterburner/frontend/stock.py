@@ -16,7 +16,7 @@ from tensorflow.python.eager.polymorphic_function import atomic_function
 from tensorflow.python.framework import func_graph as func_graph_module
 from tensorflow.python.util import _pywrap_util_port
 
-from .flatten import FlatOp, FlatTensor, is_stateful
+from .flatten import FlatOp, FlatTensor, called_functions, is_stateful
 from .op_errors import tell_where
 from .streams import draws_from_stream
 
@@ -165,26 +165,6 @@ def _copy(graph: Any, op: FlatOp, made: dict[FlatTensor, Any], copies: dict[Flat
             attrs=attributes, op_def=source.op_def, compute_device=False)
     made.update(zip(op.outputs, copy.outputs, strict=True))
     return copy
-
-
-def called_functions(source: tf.Operation) -> list[Any]:
-    """Functions an operation's attributes name (branches, loop bodies, dataset functions)."""
-    names = []
-    for value in source.node_def.attr.values():
-        if value.HasField("func"):
-            names.append(value.func.name)
-        names.extend(f.name for f in value.list.func)
-    found = []
-    graph = source.graph
-    for name in names:
-        outer = graph
-        while outer is not None:
-            function = outer._get_function(name)  # noqa: SLF001
-            if function is not None:
-                found.append(function)
-                break
-            outer = getattr(outer, "outer_graph", None)
-    return found
 
 
 def _plain_attributes(op: FlatOp) -> tuple[Any, ...] | None:
