@@ -11,6 +11,8 @@ import tensorflow as tf
 from tensorflow.python.eager.polymorphic_function import polymorphic_function
 
 from afterburner.frontend import capture, fastpath
+from afterburner.frontend import function as taken_function
+from afterburner.frontend.flatten import flatten
 from tests.frontend.kit import captured, close
 
 
@@ -181,6 +183,28 @@ def test_keras_fit_evaluate_predict(steps):
     if steps == 1:
         step = [f for f in taken.recorder.report().functions if f.name == "multi_step_on_iterator"][0]
         assert {op.type for op in step.left} == {"IteratorGetNext", "OptionalFromValue"}
+
+
+def test_several_steps_in_a_call_ask_nothing_more_of_tensorflow(monkeypatch):
+    """Between its steps Keras's loop runs single operations, none of which may write a variable."""
+    runner, run = taken_function.runner, []
+    monkeypatch.setattr(taken_function, "runner", lambda name, ops, *rest: run.append(ops) or runner(name, ops, *rest))
+    monkeypatch.setattr(taken_function, "run_by_tensorflow", lambda *call: pytest.fail("variables would be read again"))
+    with captured() as taken:
+        _fit(steps_per_execution=3)
+    assert taken.count and not any(taken_function.is_control(op) for ops in run for op in ops)
+    assert all(len(ops) == 1 for ops in run if ops[0].type != "OptionalNone")
+
+
+def test_a_conditional_with_an_assignment_may_write():
+    v, ready = tf.Variable(0.0), tf.Variable(True)
+
+    def may_write(value):
+        graph = tf.function(lambda: tf.cond(ready, value, lambda: 1.0)).get_concrete_function().graph
+        return [taken_function._may_write(op) for op in flatten(graph, "f").ops if taken_function.is_control(op)]
+
+    assert may_write(lambda: v.assign_add(1.0)) == [True]
+    assert may_write(lambda: v + 1.0) == [False]
 
 
 def test_loaded_model(tmp_path):

@@ -23,7 +23,7 @@ from ..runtime.collector import paused_collector
 from . import fastpath, graph_log, iterators, joined, session, single_trace, tracebacks, traced
 from .contest import CPU, STOCK
 from .flatten import FlatGraph, FlatOp, branch_graph, called_functions, flatten, must_use_xla, xla_differs
-from .function import Take, TakenFunction, branch_names, describe_left, is_control
+from .function import Take, TakenFunction, branch_names, describe_left, is_control, is_quick
 from .import_graph import supported
 from .native import Engine
 from .partition import Kind, Partition, partition
@@ -246,15 +246,15 @@ class FunctionState:
         report.seen_ops = sum(op.type != "Const" for s in cut.stages for op in s.ops)
         report.taken_ops = cut.native_ops
         inside = [inner for s in cut.stages if s.kind is Kind.HOST for inner in _everything_inside(s.ops[-1])]
-        _refuse_poor(cut, report.seen_ops, xla)
         inner = [op for op in inside if self._reason(op, xla) is None]
+        _refuse_poor(cut, report.seen_ops, xla, inner)
         report.arithmetic_share = _arithmetic_share(cut, inside, inner)
         report.seen_ops += sum(op.type != "Const" for op in inside)
         report.taken_ops += sum(op.type != "Const" for op in inner)
         take = Take(lambda flat: self._partition(flat, xla), self._engine, self._entry,
                     stock_may_run=report.calls > 1 or self._is_bet)
         self._whole = contests(self._engine, self._entry, cache(lambda: _text(flat))) \
-            if _in_pieces(cut) and take.stock_may_run and not self._has_stream else None
+            if _in_pieces(cut, inner) and take.stock_may_run and not self._has_stream else None
         self.taken = TakenFunction(flat, cut, take)
         if not self._is_young and report.calls < _FEW_CALLS:
             self._is_young = True
@@ -278,7 +278,7 @@ class FunctionState:
         inside = list(_everything_inside(op))
         ours = sum(o.type != "Const" and reason(o) is None for o in inside)
         if any(o.type.startswith(("IteratorGetNext", "Optional")) for o in inside):
-            return ours >= _MIN_STEP_OPS
+            return ours >= _MIN_STEP_OPS or is_quick(op)
         return ours >= _MIN_LOOP_OPS and not _is_differentiated(op)
 
     def _reason(self, op: FlatOp, xla: bool) -> str | None:
@@ -358,11 +358,11 @@ def _refuse_accelerators() -> None:
         raise NotTaken(f"TensorFlow computes on a {kind} here; tf.config.set_visible_devices([], {kind!r}) hides it")
 
 
-def _refuse_poor(cut: Partition, seen: int, xla: bool) -> None:
+def _refuse_poor(cut: Partition, seen: int, xla: bool, inner: Sequence[FlatOp]) -> None:
     if xla and cut.left:
         op, why = cut.left[0]
         raise NotTaken(f"marked jit_compile, and XLA keeps {op.type}: {why}")
-    if any(stage.kind is Kind.HOST for stage in cut.stages):
+    if inner:
         return
     if cut.native_ops < _MIN_OPS:
         raise NotTaken(f"only {cut.native_ops} of {seen} operations can be compiled")
@@ -373,11 +373,11 @@ def _refuse_poor(cut: Partition, seen: int, xla: bool) -> None:
         raise NotTaken(f"it would take {len(cut.stages)} stages")
 
 
-def _in_pieces(cut: Partition) -> bool:
+def _in_pieces(cut: Partition, inner: Sequence[FlatOp]) -> bool:
     """Whether TensorFlow's operations stand between compiled ones. Loops and conditionals that the host steps through
-    are whole steps, and compiled for these."""
+    are whole steps, and compiled for these (``inner``: what of them is)."""
     kinds = [stage.kind for stage in cut.stages]
-    return Kind.HOST not in kinds and kinds.count(Kind.NATIVE) > 1
+    return not inner and kinds.count(Kind.NATIVE) > 1
 
 
 def _text(flat: FlatGraph) -> str:

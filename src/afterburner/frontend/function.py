@@ -23,12 +23,13 @@ class StockStage:
     def __init__(self, stage: Stage, slots: dict[FlatTensor, int], name: str) -> None:
         sources: Sequence[FlatTensor] = [*stage.inputs, *stage.resources]
         outputs: Sequence[FlatTensor] = stage.outputs
-        if is_plain_operation(stage.ops):
-            sources, outputs = stage.ops[0].inputs, stage.ops[0].outputs
+        ops = _without_joints(stage.ops)
+        if is_plain_operation(ops):
+            sources, outputs = ops[0].inputs, ops[0].outputs
         self._input_slots = [slots[t] for t in sources]
         self._output_slots = [slots[t] for t in outputs]
-        self._run = runner(name, stage.ops, sources, outputs)
-        self._writes = any(_may_write(op) for op in stage.ops)
+        self._run = runner(name, ops, sources, outputs)
+        self._writes = any(_may_write(op) for op in ops)
 
     def unsealed(self, values: list[Any]) -> Unsealed:
         """What the optional is made of that this stage would make."""
@@ -45,6 +46,12 @@ class StockStage:
             values[slot] = result
 
 
+def _without_joints(ops: Sequence[FlatOp]) -> Sequence[FlatOp]:
+    """A single operation without those beside it that only join control edges, which then order nothing."""
+    working = [op for op in ops if op.type != "NoOp"]
+    return working if len(working) == 1 else ops
+
+
 _HARMLESS = ("IteratorGetNext", "Optional", "Placeholder", "Identity", "Print", "ReadVariableOp", "NoOp")
 
 
@@ -52,6 +59,9 @@ def _may_write(op: FlatOp) -> bool:
     """Whether an operation may write a variable."""
     if op.type.startswith(_HARMLESS):
         return False
+    if is_control(op):
+        branches = (flatten(branch_graph(op, name), op.name) for name in branch_names(op))
+        return any(_may_write(inner) for branch in branches for inner in branch.ops)
     takes_variable = any(t.dtype == tf.resource for t in op.inputs)
     return takes_variable or any(v.HasField("func") or v.list.func for v in op.source.node_def.attr.values())
 
@@ -114,6 +124,14 @@ def is_control(op: FlatOp) -> bool:
 def branch_names(op: FlatOp) -> tuple[str, ...]:
     """Attributes that name the functions inside a control operation."""
     return ("cond", "body") if op.type in _LOOPS else ("then_branch", "else_branch")
+
+
+def is_quick(op: FlatOp) -> bool:
+    """Whether a conditional has no more than one operation in each branch: calling TensorFlow for the whole of it takes
+    longer than running that one."""
+    branches = (flatten(branch_graph(op, name), op.name) for name in branch_names(op))
+    return op.type in _BRANCHES and all(
+        not branch.ops or is_plain_operation(_without_joints(branch.ops)) for branch in branches)
 
 
 def _truth(condition: Any) -> bool:
