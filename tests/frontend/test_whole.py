@@ -129,6 +129,41 @@ def test_a_function_of_one_piece_is_not_tried(monkeypatch):
     assert report.choices == [] and "whole" not in race.ran
 
 
+def test_a_loop_that_the_host_steps_is_tried(monkeypatch):
+    def turn(i, x):
+        for _ in range(60):
+            x = tf.tanh(x @ x) * 2.0 + 1.0
+        return i + 1, x
+
+    loop = tf.function(lambda x: tf.while_loop(lambda i, x: i < 3, turn, (0, x))[1])
+    race = Race(piece=4.0, whole=1.0)
+    race.enter(monkeypatch)
+    with captured(race.wrap, Choices(whole=lambda text: text, clock=race.clock), compile_after=1) as taken:
+        for _ in range(16):
+            loop(X)
+    (report,) = taken.functions().values()
+    assert report.choices[0].chosen == "TensorFlow" and race.ran[-1] == "whole" and "piece" in race.ran
+
+
+def test_a_loop_over_a_dataset_is_not_tried(monkeypatch):
+    v = tf.Variable(np.eye(5, dtype=np.float32))
+
+    @tf.function
+    def epoch(data):
+        for x in data:
+            for _ in range(8):
+                v.assign(tf.tanh(v @ x) * 2.0 + 1.0)
+        return v.read_value()
+
+    race = Race(piece=4.0, whole=1.0)
+    race.enter(monkeypatch)
+    with captured(race.wrap, Choices(whole=lambda text: text, clock=race.clock), compile_after=1) as taken:
+        for _ in range(16):
+            epoch(iter(tf.data.Dataset.from_tensors(X).repeat(3)))
+    (report,) = (f for f in taken.functions().values() if f.name == "epoch")
+    assert report.choices == [] and race.ran[-1] == "piece"
+
+
 def test_steps_that_wait_for_code_do_not_count(monkeypatch):
     """Another shape runs on TensorFlow piece by piece until it has come often enough."""
     race = Race(piece=0.25, whole=2.0)

@@ -254,7 +254,7 @@ class FunctionState:
         take = Take(lambda flat: self._partition(flat, xla), self._engine, self._entry,
                     stock_may_run=report.calls > 1 or self._is_bet)
         self._whole = contests(self._engine, self._entry, cache(lambda: _text(flat))) \
-            if _in_pieces(cut, inner) and take.stock_may_run and not self._has_stream else None
+            if _in_pieces(cut, inside, inner) and take.stock_may_run and not self._has_stream else None
         self.taken = TakenFunction(flat, cut, take)
         if not self._is_young and report.calls < _FEW_CALLS:
             self._is_young = True
@@ -277,7 +277,7 @@ class FunctionState:
         behind an iterator, not a cell of a recurrent network."""
         inside = list(_everything_inside(op))
         ours = sum(o.type != "Const" and reason(o) is None for o in inside)
-        if any(o.type.startswith(("IteratorGetNext", "Optional")) for o in inside):
+        if any(map(_is_over_data, inside)):
             return ours >= _MIN_STEP_OPS or is_quick(op)
         return ours >= _MIN_LOOP_OPS and not _is_differentiated(op)
 
@@ -373,11 +373,17 @@ def _refuse_poor(cut: Partition, seen: int, xla: bool, inner: Sequence[FlatOp]) 
         raise NotTaken(f"it would take {len(cut.stages)} stages")
 
 
-def _in_pieces(cut: Partition, inner: Sequence[FlatOp]) -> bool:
-    """Whether TensorFlow's operations stand between compiled ones. Loops and conditionals that the host steps through
-    are whole steps, and compiled for these (``inner``: what of them is)."""
-    kinds = [stage.kind for stage in cut.stages]
-    return not inner and kinds.count(Kind.NATIVE) > 1
+def _in_pieces(cut: Partition, inside: Sequence[FlatOp], inner: Sequence[FlatOp]) -> bool:
+    """Whether TensorFlow's operations stand between compiled ones, or the host steps through loops and conditionals
+    that hold compiled ones (``inner``; ``inside``: all that they hold). Loops over a dataset are not meant: each turn
+    is a whole step, and the last call of an epoch may have fewer."""
+    if inner:
+        return not any(_is_over_data(op) for op in inside)
+    return [stage.kind for stage in cut.stages].count(Kind.NATIVE) > 1
+
+
+def _is_over_data(op: FlatOp) -> bool:
+    return op.type.startswith(("IteratorGetNext", "Optional"))
 
 
 def _text(flat: FlatGraph) -> str:
