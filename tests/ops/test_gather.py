@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 
 from .table import FLOATS, RUNNERS, Record, check, floats, ints, raw, record
 
@@ -120,7 +121,28 @@ def _top() -> list[Record]:
     return records
 
 
-RECORDS = _gathers() + _scatters() + _one_hots() + _top()
+def _slice(*size: int) -> Any:
+    return lambda x, begin: tf.slice(x, begin, size)
+
+
+def _windows() -> list[Record]:
+    x, part = floats(6, 5, 4), floats(2, 5, 1, seed=1)
+    update = gen_xla_ops.xla_dynamic_update_slice
+    places = [np.array(p, np.int32) for p in ([3, 0, 2], [0, 0, 0], [4, 0, 3], [9, 2, 7], [-3, -1, -8])]
+    return [
+        *(record("Slice", _slice(2, 5, 1), x, p, exact=True, checks=True) for p in places[:3]),
+        *(record("Slice", _slice(2, 5, 1), x, p, checks=False) for p in places[3:]),
+        record("Slice", _slice(1, 5, 4), x, np.array([0, 1, 0], np.int64), checks=False),
+        record("Slice", _slice(0, 5, 4), x, np.array([6, 0, 0], np.int64), exact=True, checks=True),
+        record("Slice", _slice(3), ints(7), np.array([4], np.int64), exact=True, checks=True),
+        *(record("XlaDynamicUpdateSlice", update, x, part, p, exact=True, note=str(p)) for p in places),
+        record("XlaDynamicUpdateSlice", update, x, floats(6, 5, 4, seed=1), places[0], exact=True),
+        record("XlaDynamicUpdateSlice", update, x, floats(2, 0, 4), places[0], exact=True),
+        record("XlaDynamicUpdateSlice", update, ints(5), ints(2, seed=1), np.array([2], np.int64), exact=True),
+    ]
+
+
+RECORDS = _windows() + _gathers() + _scatters() + _one_hots() + _top()
 
 
 @pytest.mark.parametrize("runner", RUNNERS)

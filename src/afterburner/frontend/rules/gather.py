@@ -15,6 +15,7 @@ from ..flatten import FlatOp
 from ..importer import Importer, Rule
 from .formulas import Formula
 from .shape import axis_in, cut
+from .window import WINDOW_RULES
 
 
 def check_bounds(ctx: Importer, indices: Value, size: int) -> None:
@@ -154,6 +155,7 @@ def _in_top_k(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]
 
 
 RULES: dict[str, Rule] = {
+    **WINDOW_RULES,
     "Gather": _gather,
     "GatherNd": _gather_nd,
     "GatherV2": _gather_v2,

@@ -163,15 +163,13 @@ def _split_v(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
     return _pieces(ctx, x, axis, sizes)
 
 
-def _slice(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
-    x = inputs[0]
-    starts, sizes = ctx.ints(inputs[1], "where the slice begins"), ctx.ints(inputs[2], "the slice's size")
+def fixed_slice(ctx: Importer, x: Value, starts: Shape, sizes: Shape) -> Value:
+    """``sizes`` elements of each axis from ``starts`` on; -1 for all that follow."""
     limits = tuple(n if size == -1 else start + size
                    for n, start, size in zip(x.shape, starts, sizes, strict=True))
     if any(s < 0 or e < s or e > n for n, s, e in zip(x.shape, starts, limits, strict=True)):
         raise ctx.refuse(f"slice {list(starts)}:{list(limits)} of {x.type}")
-    return (x if limits == x.shape and not any(starts) else
-            ctx.emit(Slice(starts, limits, (1,) * x.type.rank), x),)
+    return x if limits == x.shape and not any(starts) else ctx.emit(Slice(starts, limits, (1,) * x.type.rank), x)
 
 
 def _pad(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
@@ -436,7 +434,6 @@ RULES: dict[str, Rule] = {
     "Shape": _shape,
     "ShapeN": _shape,
     "Size": _size,
-    "Slice": _slice,
     "SpaceToBatchND": _space_to_batch,
     "SpaceToDepth": _space_depth,
     "Split": _split,
