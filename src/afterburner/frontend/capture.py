@@ -84,6 +84,8 @@ class FunctionState:
         if context.context().op_callbacks:
             self._watched(function)
             return None
+        if _is_elsewhere():
+            return None
         if self._given_back and _kind_of_call(arguments) in self._given_back:
             return None
         if self.taken is None:
@@ -129,7 +131,7 @@ class FunctionState:
 
     def turn(self, arguments: Sequence[Any]) -> str | None:
         """Who runs this call of a function in pieces while that is found out; None where it is known."""
-        if self._whole is None or self.taken is None or context.context().op_callbacks:
+        if self._whole is None or self.taken is None or context.context().op_callbacks or _is_elsewhere():
             return None
         kind = _kind_of_call(arguments)
         if kind in self._given_back:
@@ -236,6 +238,7 @@ class FunctionState:
 
     def _cut(self, function: Any) -> None:
         _refuse_accelerators()
+        _refuse_other_cpus(function)
         flat = self._flattened(function)
         xla = must_use_xla(function)
         cut = self._partition(flat, xla)
@@ -350,12 +353,25 @@ def _is_differentiated(op: FlatOp) -> bool:
     return any(inner.type in _STACKS for body in bodies for inner in body.ops)
 
 
+def _is_elsewhere() -> bool:
+    """Whether a call is to be on another device than the first CPU, one of several logical ones."""
+    device = context.context().device_spec
+    return device.device_index not in (None, 0)
+
+
 def _refuse_accelerators() -> None:
     """Where TensorFlow itself has an accelerator, tensors and variables live there."""
     others = {d.device_type for d in context.context().list_logical_devices()} - {"CPU"}
     if others:
         kind = "/".join(sorted(others))
         raise NotTaken(f"TensorFlow computes on a {kind} here; tf.config.set_visible_devices([], {kind!r}) hides it")
+
+
+def _refuse_other_cpus(function: Any) -> None:
+    """Where its variables live on another one of several logical CPUs, each new value would be copied there."""
+    for tensor in function.graph.external_captures:
+        if tensor.dtype == tf.resource and tf.DeviceSpec.from_string(tensor.device).device_index not in (None, 0):
+            raise NotTaken(f"what it reads or writes lives on {tensor.device.rpartition('/')[2]}")
 
 
 def _refuse_poor(cut: Partition, seen: int, xla: bool, inner: Sequence[FlatOp]) -> None:
