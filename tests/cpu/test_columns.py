@@ -12,11 +12,12 @@ from program_kit import run
 from afterburner.cpu import made_images, target
 from afterburner.ir import DTYPES, Builder, Graph, TensorType, Value, interpret
 from afterburner.ir.ops import elementwise as ew
+from afterburner.ir.ops.control import Fusion
 from afterburner.ir.ops.conv import Conv2d, Conv2dFilterGrad, Conv2dInputGrad
 from afterburner.ir.ops.reduce import ReduceSum
-from afterburner.ir.ops.shape import Broadcast, Concat, Constant
+from afterburner.ir.ops.shape import Broadcast, Concat, Constant, Slice
 from afterburner.options import options, overridden
-from afterburner.passes import concatenate_in_place, nest_concatenations
+from afterburner.passes import concatenate_in_place, defer_affine, fuse_epilogues, nest_concatenations
 
 PLAIN = ((1, 1), ((0, 0), (0, 0)), (1, 1), 1)  # strides, padding, dilation, groups
 
@@ -38,6 +39,7 @@ class Block:
     def graph(self) -> Graph:
         emit = self.builder.emit
         x = self.input(*self.pixels, int(self.rng.integers(1, 40)))
+        gradients: list[tuple[Value, Value]] = []
         for _ in range(int(self.rng.integers(3, 6))):
             more = int(self.rng.integers(1, 40))
             self.finish(x)
@@ -51,10 +53,27 @@ class Block:
             gradient = emit(Conv2dInputGrad(*PLAIN, x.shape), filter_, dy)
             masked = emit(ew.Select(), emit(ew.Greater(), scaled, zero), gradient, zero)
             self.builder.output(emit(ReduceSum((0, 1, 2)), emit(ew.Mul(), masked, x)))
-            self.builder.output(masked)
+            gradients.append((x, masked))
             x = emit(Concat(3), x, y)
         self.builder.output(emit(ew.Exp(), emit(ew.Neg(), emit(ew.Abs(), x))))
+        self.add_up(gradients)
         return self.builder.build()
+
+    def add_up(self, gradients: list[tuple[Value, Value]]) -> None:
+        """Gradients of all layers, as if each one normalized what it reads."""
+        emit, total = self.builder.emit, None
+        for x, gradient in reversed(gradients):
+            centred = emit(ew.Mul(), emit(ew.Sub(), x, self.rows(x)), self.rows(x))
+            own = emit(ew.Add(), emit(ew.Add(), emit(ew.Mul(), gradient, self.rows(x)), self.rows(x)), centred)
+            if total is not None:
+                self.builder.output(self.columns(total, x.shape[3], total.shape[3]))
+                own = emit(ew.Add(), self.columns(total, 0, x.shape[3]), own)
+            total = own
+        assert total is not None
+        self.builder.output(total)
+
+    def columns(self, wide: Value, start: int, end: int) -> Value:
+        return self.builder.emit(Slice((0, 0, 0, start), (*wide.shape[:3], end), (1,) * 4), wide)
 
     def finish(self, x: Value) -> None:
         """Something else that reads ``x``, or nothing."""
@@ -79,6 +98,8 @@ def compute(graph: Graph, arrays: list[np.ndarray], isa: str) -> tuple[Graph, li
 @pytest.mark.parametrize(("seed", "isa"), [(seed, isa) for seed in (0, 1, 4) for isa in INSTRUCTION_SETS[seed % 2:]])
 def test_random_blocks(seed: int, isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(concatenate_in_place, "MIN_BYTES", 1)
+    monkeypatch.setattr(defer_affine, "MIN_BYTES", 1)
+    monkeypatch.setattr(fuse_epilogues, "MIN_SUMMED_BYTES", 1)
     monkeypatch.setattr(nest_concatenations, "_LARGE", 1)
     monkeypatch.setattr(made_images, "_SMALLEST_IMAGE", 1)
     monkeypatch.setattr(made_images, "_FEWEST_PIXELS", 1)
@@ -87,5 +108,7 @@ def test_random_blocks(seed: int, isa: str, monkeypatch: pytest.MonkeyPatch) -> 
     arrays = [rng.standard_normal(t.shape).astype(np.float32) for t in graph.input_types]
     optimized, got = compute(graph, arrays, isa)
     assert sum(n.op.name == "more_columns" for n in optimized.nodes) >= 3
+    bodies = [[m.op.name for m in n.op.body.nodes] for n in optimized.nodes if isinstance(n.op, Fusion)]
+    assert sum("conv2d_input_grad" in names and names.count("slice") == 2 for names in bodies) >= 1
     for a, b in zip(got, interpret(graph, arrays), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)

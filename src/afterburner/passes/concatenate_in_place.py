@@ -16,6 +16,7 @@ from ..ir.ops.control import Fusion
 from ..ir.ops.conv import Conv2d, Conv2dFilterGrad, Conv2dInputGrad
 from ..ir.ops.shape import FirstColumns, MoreColumns, Slice
 from ..ir.types import F32
+from .fuse_epilogues import is_pointwise
 from .fuse_prologues import inline
 from .lasting import lasting_values
 from .loop_parts import concatenation, reading_result
@@ -188,10 +189,7 @@ def can_read_columns(node: Node, value: Value) -> bool:
     roots = [n for n in body.nodes if isinstance(n.op, Conv2d | Conv2dFilterGrad | Conv2dInputGrad)]
     if len(roots) != 1 or inside in roots[0].operands or any(o.value is inside for o in body.outputs):
         return False
-    (root,) = roots
-    assert isinstance(root.op, Conv2d | Conv2dFilterGrad | Conv2dInputGrad)
-    filter_ = root.results[0] if isinstance(root.op, Conv2dFilterGrad) else root.operands[isinstance(root.op, Conv2d)]
-    return filter_.shape[:2] == (1, 1) and root.op.groups == 1
+    return is_pointwise(roots[0])
 
 
 def reading_columns(op: Fusion, read: Sequence[Value], wide: Mapping[Value, Value]) -> Fusion:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ..ir import Shape, Value
+from ..ir import Node, Shape, Value
+from ..ir.ops.conv import Conv2d, Conv2dFilterGrad, Conv2dInputGrad
+from ..ir.ops.shape import Slice
 from .fusion_groups import CONTRACTIONS, Group, Grouping
 
 MAX_EPILOGUE_NODES = 32
@@ -34,11 +36,9 @@ def fuse_epilogues(grouping: Grouping) -> None:
 def _absorb_sums(grouping: Grouping, root: int) -> None:
     """Let a convolution add up over all pixels what it has on its tile: gradients of a bias, and what a batch
     normalization needs of its gradient. Nobody reads the result for them again."""
-    node, result = grouping.nodes[root], grouping.nodes[root].results[0]
-    if node.op.name not in SUMMING or node.op.groups > 1:  # type: ignore[attr-defined]
+    if not _adds_up(grouping.nodes[root]):
         return
-    if result.type.dtype.name != "f32" or result.type.bytes < MIN_SUMMED_BYTES:
-        return
+    result = grouping.nodes[root].results[0]
     inside = set(grouping.group(root).members)
     for member in sorted({u for m in inside for u in grouping.users[m]} - inside):
         taken = sum(grouping.nodes[m].op.reduction for m in grouping.group(root).members)
@@ -50,6 +50,13 @@ def _absorb_sums(grouping: Grouping, root: int) -> None:
             users = grouping.users[member]
             if len(users) == 1 and _is_sum(grouping, users[0], result.shape) and grouping.absorb(root, member):
                 grouping.absorb(root, users[0])
+
+
+def _adds_up(root: Node) -> bool:
+    """Whether the kernel of a contraction can make sums, and is better at it than a loop."""
+    if root.op.name not in SUMMING or root.op.groups > 1:  # type: ignore[attr-defined]
+        return False
+    return root.results[0].type.dtype.name == "f32" and root.results[0].type.bytes >= MIN_SUMMED_BYTES
 
 
 def _is_sum(grouping: Grouping, member: int, shape: Shape) -> bool:
@@ -82,7 +89,7 @@ def _candidates(grouping: Grouping, root: int) -> list[int]:
 
 
 def _feeders(grouping: Grouping, root: int, chain: list[int]) -> list[int]:
-    """Nodes that only prepare other operands of the chain, element by element."""
+    """Nodes that only prepare other operands of the chain, element by element, or take them from wider rows."""
     shape = grouping.nodes[root].results[0].shape
     found: list[int] = []
     pending = list(chain)
@@ -92,13 +99,32 @@ def _feeders(grouping: Grouping, root: int, chain: list[int]) -> list[int]:
                 continue
             node = grouping.nodes[source]
             alone = all(u in chain or u in found for u in grouping.users[source])
-            if alone and node.op.elementwise and node.results[0].shape == shape \
-                    and node.op.name not in TRANSCENDENTALS and node.results[0] not in grouping.returned \
+            if alone and node.results[0].shape == shape and node.results[0] not in grouping.returned \
                     and len(grouping.group(source).members) == 1 \
-                    and all(fits_tile(grouping, v) for v in node.operands):
+                    and (_prepares(grouping, node) or _reads_columns(grouping.nodes[root], node)):
                 found.append(source)
                 pending.append(source)
     return found
+
+
+def _prepares(grouping: Grouping, node: Node) -> bool:
+    return node.op.elementwise and node.op.name not in TRANSCENDENTALS \
+        and all(fits_tile(grouping, v) for v in node.operands)
+
+
+def _reads_columns(root: Node, node: Node) -> bool:
+    """Whether the kernel of ``root`` can read what a node takes of wider rows from these."""
+    return isinstance(node.op, Slice) and node.op.columns(node.operands[0].shape) is not None and is_pointwise(root)
+
+
+def is_pointwise(contraction: Node) -> bool:
+    """Whether a node is a convolution with 1x1 filters, or a gradient of one: such kernels can work with rows that have
+    a distance between them."""
+    op, operands = contraction.op, contraction.operands
+    if not isinstance(op, Conv2d | Conv2dInputGrad | Conv2dFilterGrad) or op.groups > 1:
+        return False
+    filter_ = contraction.results[0] if isinstance(op, Conv2dFilterGrad) else operands[isinstance(op, Conv2d)]
+    return filter_.shape[:2] == (1, 1)
 
 
 def _can_follow(grouping: Grouping, root: int, inside: set[int], member: int) -> bool:
@@ -191,6 +217,11 @@ def _only_for(grouping: Grouping, last: int, kept: set[int]) -> set[int]:
 
 
 def _written_bytes(grouping: Grouping, root: int, kept: set[int]) -> int:
-    inside = {root, *kept}
+    inside, node = {root, *kept}, grouping.nodes[root]
+    adds_up, shape = _adds_up(node), node.results[0].shape
+
+    def reads(user: int) -> bool:
+        return user not in inside and not (adds_up and _is_sum(grouping, user, shape))
+
     return sum(result.type.bytes for m in inside for result in grouping.nodes[m].results
-               if result in grouping.returned or any(u not in inside for u in grouping.users[m]))
+               if result in grouping.returned or any(map(reads, grouping.users[m])))

@@ -8,6 +8,7 @@ from functools import partial
 
 from ..ir import Graph, verify
 from .concatenate_in_place import concatenate_in_place
+from .defer_affine import defer_affine
 from .eliminate_common_subexpressions import eliminate_common_subexpressions
 from .eliminate_dead_code import eliminate_dead_code
 from .fold_constants import fold_constants
@@ -83,6 +84,7 @@ def optimize(graph: Graph, skip: Collection[str] = (), dump: Dump | None = None,
     """
     lowering: tuple[tuple[str, Pass], ...] = (
         ("skip_pooled_zeros", partial(skip_pooled_zeros, fast=fast)),
+        ("defer_affine", defer_affine),
         ("eliminate_dead_code", eliminate_dead_code),
         ("mark_sparse", mark_sparse),
         ("mark_kept", mark_kept),

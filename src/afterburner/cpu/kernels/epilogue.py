@@ -390,10 +390,8 @@ class Epilogue:
 
 def is_columns(node: Node) -> bool:
     """Whether a node of a fusion's body takes adjacent columns of all rows of an operand."""
-    if not isinstance(node.op, Slice) or node.operands[0].node is not None:
-        return False
-    op, wide = node.op, node.operands[0].shape
-    return set(op.strides) == {1} and set(op.starts[:-1]) <= {0} and op.limits[:-1] == wide[:-1]
+    return isinstance(node.op, Slice) and node.operands[0].node is None \
+        and node.op.columns(node.operands[0].shape) is not None
 
 
 def padded(width: int, num: Numeric) -> int:

@@ -133,6 +133,13 @@ class Slice(Op):
         index = tuple(slice(*s) for s in zip(self.starts, self.limits, self.strides, strict=True))
         return (arrays[0][index].copy(),)
 
+    def columns(self, wide: Shape) -> tuple[int, int] | None:
+        """The first column and that behind the last one, where these are all it takes of each row of a tensor of shape
+        ``wide``; None for other slices."""
+        if set(self.strides) != {1} or any(self.starts[:-1]) or self.limits[:-1] != wide[:-1]:
+            return None
+        return self.starts[-1], self.limits[-1]
+
 
 @dataclass(frozen=True)
 class Pad(Op):
