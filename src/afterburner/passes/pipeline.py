@@ -64,8 +64,8 @@ def _one(name: str, run: Pass, graph: Graph) -> tuple[Graph, float]:
 def optimize(graph: Graph, skip: Collection[str] = (), dump: Dump | None = None,
              epilogues: bool = True, fast: bool = False, lower: bool = True,
              makes_image: MakesImage = lambda node: False) -> Graph:
-    """Run all passes. Every result stays bit for bit what it was, but for the exceptions that passes/rules names and
-    sums that are made without their zeros.
+    """Run all passes. Every result stays bit for bit what it was, but for the exceptions that passes/rules names, sums
+    that are made without their zeros, and a dense block's gradients, whose terms meet in another order.
 
     Args:
         graph: a verified graph.
