@@ -376,6 +376,27 @@ def test_what_a_sum_alone_needs_is_not_written() -> None:
     assert [r.shape for r in node.results] == [(16,)]
 
 
+WIDE = "f32[1,64,64,24]"
+ADDED = f"""graph g(%x: {IMAGE}, %w: FILTER, %v: {WIDE}) {{
+  %y: {IMAGE} = conv2d(%x, %w) {{{CONV}}}
+  %o: {IMAGE} = slice(%v) {{starts=(0,0,0,8), limits=(1,64,64,24), strides=(1,1,1,1)}}
+  %a: {IMAGE} = add(%y, %o)
+  %p: f32[1,64,64,8] = slice(%a) {{starts=(0,0,0,0), limits=(1,64,64,8), strides=(1,1,1,1)}}
+  %s: f32[16] = reduce_sum(%y) {{axes=(0,1,2)}}
+  return %p, %s
+}}"""
+
+
+def test_columns_of_wider_rows_are_read_from_there() -> None:
+    assert kernels(fuse(graph_of(ADDED.replace("FILTER", FILTER)))) == \
+        ["conv2d: conv2d slice add reduce_sum", "loop: slice"]
+
+
+def test_but_not_by_the_kernels_of_larger_filters() -> None:
+    text = ADDED.replace("FILTER", "f32[3,3,16,16]").replace("padding=((0,0),(0,0))", "padding=((1,1),(1,1))")
+    assert kernels(fuse(graph_of(text))) == ["loop: slice", "conv2d: conv2d add reduce_sum", "loop: slice"]
+
+
 def test_what_waits_for_a_sum_is_another_kernel() -> None:
     graph = summed(f"%s: f32[16] = reduce_sum(%y) {{axes=(0,1,2)}}\n%b: {IMAGE} = broadcast(%s) {{shape=(1,64,64,16), "
                    f"axes=(3,)}}\n%d: {IMAGE} = sub(%y, %b)\n%t: f32[16] = reduce_sum(%d) {{axes=(0,1,2)}}", "%d, %t")

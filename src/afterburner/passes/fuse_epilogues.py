@@ -195,13 +195,18 @@ def _without_burden(grouping: Grouping, root: int, chain: list[int]) -> list[int
     for member in reversed(chain):
         users = grouping.users[member]
         needed = grouping.nodes[member].results[0] in grouping.returned or \
-            any(u in kept or grouping.group(u).kind != "loop" for u in users)
+            any(u in kept or grouping.group(u).kind != "loop" or _reads_elsewhere(grouping, u, member) for u in users)
         if needed or member not in kept:
             continue
         lesser = kept - _only_for(grouping, member, kept)
         if _written_bytes(grouping, root, lesser) < _written_bytes(grouping, root, kept):
             kept = lesser
     return [m for m in chain if m in kept]
+
+
+def _reads_elsewhere(grouping: Grouping, user: int, member: int) -> bool:
+    """Whether a node reads another one's result at other indices, so that it must be in memory."""
+    return any(source == member and not aligned for source, aligned, _ in grouping.sources[user])
 
 
 def _only_for(grouping: Grouping, last: int, kept: set[int]) -> set[int]:
@@ -217,11 +222,6 @@ def _only_for(grouping: Grouping, last: int, kept: set[int]) -> set[int]:
 
 
 def _written_bytes(grouping: Grouping, root: int, kept: set[int]) -> int:
-    inside, node = {root, *kept}, grouping.nodes[root]
-    adds_up, shape = _adds_up(node), node.results[0].shape
-
-    def reads(user: int) -> bool:
-        return user not in inside and not (adds_up and _is_sum(grouping, user, shape))
-
+    inside = {root, *kept}
     return sum(result.type.bytes for m in inside for result in grouping.nodes[m].results
-               if result in grouping.returned or any(map(reads, grouping.users[m])))
+               if result in grouping.returned or any(u not in inside for u in grouping.users[m]))
