@@ -169,6 +169,19 @@ def test_cheap_values_are_computed_again_rather_than_stored() -> None:
     assert kernels(graph) == ["loop: add reduce_max", "loop: add sub mul mul"]
 
 
+def test_factors_of_many_rows_are_computed_once() -> None:
+    text = """
+        graph scale(%x: f32[64,32], %s: f32[32]) {
+          %0: f32[32] = neg(%s)
+          %1: f32[32] = mul(%0, %s)
+          %2: f32[64,32] = broadcast(%0) {shape=(64,32), axes=(1,)}
+          %3: f32[64,32] = mul(%x, %2)
+          return %1, %3
+        }"""
+    assert kernels(fused(text)) == ["loop: neg mul", "loop: neg mul"]  # few: a value less is written
+    assert kernels(fused(text.replace("64,", "4096,"))) == ["loop: neg mul", "loop: mul"]
+
+
 def test_argmax_shares_with_producers_only() -> None:
     graph = fused("""
         graph g(%x: f32[8,3], %y: f32[8,3]) {

@@ -16,6 +16,7 @@ from .fusion_groups import CONTRACTIONS, Group, Grouping
 MIN_SHARED = 0.25  # siblings join if at least this share of the smaller one's traffic is read by both
 MAX_RECOMPUTED = 10  # cost of what a kernel computes again rather than read: 1 a node, 3 a division
 MAX_REREAD = 0.75  # of the bytes that writing and reading a value moves, for computing it again instead
+MANY = 1 << 16  # elements of a kernel that takes longer than starting one
 MAX_PARTS, MAX_WORK_ON_PARTS = 32, 8  # of a concatenation, and nodes of the kernel that reads them
 NEARLY_ALL = 0.75  # of a concatenation, that one part must be for it to be written by a kernel that reads it
 _EXPENSIVE = TRANSCENDENTALS | {"floor_div", "floor_mod", "trunc_div", "trunc_mod"}
@@ -129,7 +130,7 @@ def _recompute_cheap(grouping: Grouping) -> dict[int, set[int]]:
                 continue
             readers = {clusters.find(u) for u in grouping.users[grouping.index[value]]} - {name}
             if value in grouping.returned or not all(
-                    _can_recompute(grouping, grouping.groups[r], cone) for r in readers):
+                    _can_recompute(grouping, grouping.groups[r], cone, value) for r in readers):
                 continue
             if _worth(grouping, [grouping.groups[r] for r in readers], cone, value):
                 for reader in readers:
@@ -164,10 +165,11 @@ def _is_joined_for_others(grouping: Grouping, group: Group, member: int) -> bool
     return node.op.name == "concat" and grouping.is_read_outside(group, member, node.results[0])
 
 
-def _can_recompute(grouping: Grouping, reader: Group, cone: set[int]) -> bool:
+def _can_recompute(grouping: Grouping, reader: Group, cone: set[int], value: Value) -> bool:
     if reader.kind in CONTRACTIONS:
         return can_recompute(grouping, reader, cone)
-    return reader.kind == "loop" and not reader.choice
+    repeats = 1 < value.type.size < reader.size and reader.size >= MANY  # once for each row of the reader
+    return reader.kind == "loop" and not reader.choice and not repeats
 
 
 def _worth(grouping: Grouping, readers: list[Group], cone: set[int], value: Value) -> bool:
