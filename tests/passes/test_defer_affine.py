@@ -119,11 +119,24 @@ PAIR = BLOCK[:BLOCK.index("  %19:")] + "  return %9, %18\n}"
     ("4096", "2047"),  # it is small
     ("add(%6, %5)", "sub(%6, %5)"),
     ("add(%16, %11)", "maximum(%16, %11)"),
+    ("add(%8, %e)", "add(%8, %8)"),  # the columns are added twice
+    ("%p1: f32[24]", "%p1: f32[1]"),  # one element for all channels
+    ("%m: f32[32]", "%m: f32[1]"),
 ])
 def test_not_where_no_sum_goes_on_so(old: str, new: str) -> None:
     pair = graph_of(PAIR)
     assert old in PAIR and defer_affine(pair) is not pair
     check_unchanged(defer_affine, PAIR.replace(old, new))
+
+
+@pytest.mark.parametrize("other", ["%b", "{last}"])
+def test_long_sums_take_no_time(other: str) -> None:
+    lines, last = [], "%a"
+    for i in range(2000):
+        lines.append(f"  %{i}: f32[4096,32] = add({last}, {other.format(last=last)})")
+        last = f"%{i}"
+    body = "\n".join(lines)
+    check_unchanged(defer_affine, f"graph g(%a: f32[4096,32], %b: f32[4096,32]) {{\n{body}\n  return {last}\n}}")
 
 
 @pytest.mark.parametrize("mean", [0.0, 100.0])

@@ -9,7 +9,7 @@ vectors. The convolution then adds to the sum at once, and writes nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 
@@ -73,7 +73,7 @@ def defer_affine(graph: Graph) -> Graph:
 def _chains(graph: Graph) -> dict[Value, _Sum]:
     """Sums that wait for another one, and those that go on with them."""
     users, outside = graph.users(), {o.value for o in graph.outputs}
-    inner = {v for v, by in users.items() if len(by) == 1 and isinstance(by[0].op, ew.Add) and v not in outside}
+    inner = {v for v, by in users.items() if len(by) == 1 and _adds_once(by[0], v) and v not in outside}
     sums: dict[Value, _Sum] = {}
     chains: dict[Value, _Sum] = {}
     for node in graph.nodes:
@@ -92,48 +92,47 @@ def _chains(graph: Graph) -> dict[Value, _Sum]:
     return chains
 
 
+def _adds_once(node: Node, value: Value) -> bool:
+    return isinstance(node.op, ew.Add) and node.operands.count(value) == 1
+
+
 def _sum(node: Node, inner: Container[Value]) -> _Sum | None:
     """The whole sum that ends with a node, if one of its terms is ``slope * (x - mean)``.
 
     Args:
-        inner: what one addition reads, and nobody else.
+        inner: what one addition reads once, and nobody else.
     """
     result = node.results[0]
     if not isinstance(node.op, ew.Add) or result in inner:
         return None
     if result.type.dtype != F32 or result.type.rank < 2 or result.type.bytes < MIN_BYTES:
         return None
-    additions = tuple(_additions(node, inner))
-    leaves = list(_leaves(node, additions))
+    additions, leaves = _added_up(node, inner)
     affine = [found for found in map(_centred, leaves) if found is not None]
     rows = tuple(row for row in map(_row, leaves) if row is not None)
     terms = tuple(v for v in leaves if _centred(v) is None and _row(v) is None)
     return _Sum(additions, terms, rows, *affine[0]) if len(affine) == 1 and rows and terms else None
 
 
-def _additions(node: Node, inner: Container[Value]) -> Iterator[Node]:
-    """The additions that make one sum, the last one first."""
-    yield node
-    for value in node.operands:
+def _added_up(node: Node, inner: Container[Value]) -> tuple[tuple[Node, ...], tuple[Value, ...]]:
+    """The additions that make one sum, which ends with a node, and what they add up, in order."""
+    additions, leaves, pending = [node], [], list(node.operands[::-1])
+    while pending:
+        value = pending.pop()
         if value in inner and value.node is not None and isinstance(value.node.op, ew.Add):
-            yield from _additions(value.node, inner)
-
-
-def _leaves(node: Node, additions: Container[Node]) -> Iterator[Value]:
-    """What these nodes add up, in order."""
-    for value in node.operands:
-        if value.node is not None and value.node in additions:
-            yield from _leaves(value.node, additions)
+            additions.append(value.node)
+            pending += value.node.operands[::-1]
         else:
-            yield value
+            leaves.append(value)
+    return tuple(additions), tuple(leaves)
 
 
 def _row(value: Value) -> Value | None:
-    """The vector that is repeated for every row."""
+    """The vector, one element a channel, that is repeated for every row."""
     node = value.node
     if node is None or not isinstance(node.op, Broadcast) or node.op.axes != (value.type.rank - 1,):
         return None
-    return node.operands[0]
+    return node.operands[0] if node.operands[0].shape == value.shape[-1:] else None
 
 
 def _centred(value: Value) -> tuple[Value, Value, Value] | None:
