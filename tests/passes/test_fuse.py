@@ -405,6 +405,12 @@ def test_columns_of_wider_rows_are_read_from_there() -> None:
         ["conv2d: conv2d slice add reduce_sum", "loop: slice"]
 
 
+def test_but_not_where_the_rows_are_in_no_memory() -> None:
+    text = ADDED.replace("FILTER", FILTER).replace(f"%v: {WIDE}", "%r: f32[24]").replace(
+        "  %o:", f"  %v: {WIDE} = broadcast(%r) {{shape=(1,64,64,24), axes=(3,)}}\n  %o:")
+    assert kernels(fuse(graph_of(text))) == ["loop: slice", "conv2d: conv2d add reduce_sum", "loop: slice"]
+
+
 def test_but_not_by_the_kernels_of_larger_filters() -> None:
     text = ADDED.replace("FILTER", "f32[3,3,16,16]").replace("padding=((0,0),(0,0))", "padding=((1,1),(1,1))")
     assert kernels(fuse(graph_of(text))) == ["loop: slice", "conv2d: conv2d add reduce_sum", "loop: slice"]

@@ -17,7 +17,6 @@ from ..ir.ops.conv import Conv2d, Conv2dFilterGrad, Conv2dInputGrad
 from ..ir.ops.shape import FirstColumns, MoreColumns, Slice
 from ..ir.types import F32
 from .fuse_epilogues import is_pointwise
-from .fuse_prologues import inline
 from .lasting import lasting_values
 from .loop_parts import concatenation, reading_result
 
@@ -196,7 +195,16 @@ def reading_columns(op: Fusion, read: Sequence[Value], wide: Mapping[Value, Valu
     """``op`` on ``read`` with some of it the first columns of wider values."""
     builder = Builder(op.body.name)
     given = [builder.input(wide.get(v, v).type, f"p{i}") for i, v in enumerate(read)]
-    arguments = [columns(builder, g, v) if v in wide else g for g, v in zip(given, read, strict=True)]
-    for result in inline(builder, op.body, arguments):
-        builder.output(result)
+    inside = [i.value for i in op.body.inputs]
+    whole = {v for n in op.body.nodes if not isinstance(n.op, Slice) for v in n.operands} | {
+        o.value for o in op.body.outputs}
+    new = {i: columns(builder, g, v) if v in wide and i in whole else g
+           for i, g, v in zip(inside, given, read, strict=True)}
+    direct = dict(zip(inside, given, strict=True))  # a slice of the first columns is the same one of all of them
+    for node in op.body.nodes:
+        source = {**new, **direct} if isinstance(node.op, Slice) else new
+        results = builder.add(node.op, *(source[v] for v in node.operands), loc=node.loc)
+        new.update(zip(node.results, results, strict=True))
+    for output in op.body.outputs:
+        builder.output(new[output.value])
     return Fusion(op.kind, builder.build())

@@ -101,7 +101,7 @@ def _feeders(grouping: Grouping, root: int, chain: list[int]) -> list[int]:
             alone = all(u in chain or u in found for u in grouping.users[source])
             if alone and node.results[0].shape == shape and node.results[0] not in grouping.returned \
                     and len(grouping.group(source).members) == 1 \
-                    and (_prepares(grouping, node) or _reads_columns(grouping.nodes[root], node)):
+                    and (_prepares(grouping, node) or _reads_columns(grouping, root, node)):
                 found.append(source)
                 pending.append(source)
     return found
@@ -112,9 +112,10 @@ def _prepares(grouping: Grouping, node: Node) -> bool:
         and all(fits_tile(grouping, v) for v in node.operands)
 
 
-def _reads_columns(root: Node, node: Node) -> bool:
-    """Whether the kernel of ``root`` can read what a node takes of wider rows from these."""
-    return isinstance(node.op, Slice) and node.op.columns(node.operands[0].shape) is not None and is_pointwise(root)
+def _reads_columns(grouping: Grouping, root: int, node: Node) -> bool:
+    """Whether the kernel of ``root`` can read what a node takes of wider rows from these, which are in memory."""
+    return isinstance(node.op, Slice) and node.op.columns(node.operands[0].shape) is not None \
+        and not grouping.is_free(node.operands[0]) and is_pointwise(grouping.nodes[root])
 
 
 def is_pointwise(contraction: Node) -> bool:
