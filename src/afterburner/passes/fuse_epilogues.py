@@ -114,8 +114,10 @@ def _prepares(grouping: Grouping, node: Node) -> bool:
 
 def _reads_columns(grouping: Grouping, root: int, node: Node) -> bool:
     """Whether the kernel of ``root`` can read what a node takes of wider rows from these, which are in memory."""
-    return isinstance(node.op, Slice) and node.op.columns(node.operands[0].shape) is not None \
-        and not grouping.is_free(node.operands[0]) and is_pointwise(grouping.nodes[root])
+    if not isinstance(node.op, Slice) or node.results[0].type == node.operands[0].type:
+        return False
+    return node.op.columns(node.operands[0].shape) is not None and not grouping.is_free(node.operands[0]) \
+        and is_pointwise(grouping.nodes[root])
 
 
 def is_pointwise(contraction: Node) -> bool:
