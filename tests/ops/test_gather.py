@@ -106,6 +106,9 @@ def _one_hots() -> list[Record]:
         )
     )
     records.append(record("OneHot", lambda i: tf.one_hot(i, 3, dtype=tf.int32), ints(4, low=0, high=3)))
+    for dtype in (np.uint8, np.int8):  # which count no further than 255 or 127
+        few = np.array([0, 5, -1], np.int64).astype(dtype)
+        records.append(record("OneHot", lambda i: tf.one_hot(i, 300), few, exact=True, note="deep"))
     return records
 
 

@@ -127,6 +127,7 @@ def _moves() -> list[Record]:
         record("Reshape", lambda x: tf.reshape(x, [4, -1]), x, exact=True),
         record("Reshape", lambda x: tf.reshape(x, []), floats(1, 1), exact=True),
         record("Reshape", lambda x: tf.reshape(x, [0, 7]), floats(0, 3), exact=True),
+        record("Reshape", lambda x: tf.reshape(x, [tf.shape(x)[0], -1]), floats(0, 3, 2), exact=True),
         record("ExpandDims", lambda x: tf.expand_dims(x, -2), x, exact=True),
         record("Squeeze", lambda x: tf.squeeze(x), floats(1, 3, 1), exact=True),
         record("Squeeze", lambda x: tf.squeeze(x, [-1]), floats(1, 3, 1), exact=True),
@@ -190,6 +191,7 @@ def _makers() -> list[Record]:
         record("Range", lambda x: tf.range(tf.raw_ops.Size(input=x)), x),
         record("Range", lambda x: tf.raw_ops.Range(start=10, limit=-3, delta=-4), x),
         record("Range", lambda x: tf.raw_ops.Range(start=0.5, limit=3.0, delta=0.3), x),
+        record("Range", lambda x: tf.raw_ops.Range(start=0.0, limit=0.3, delta=0.1), x, note="3, not 4"),
         record(
             "LinSpace",
             lambda a, b: tf.raw_ops.LinSpace(start=a, stop=b, num=7),

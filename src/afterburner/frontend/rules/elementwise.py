@@ -87,6 +87,8 @@ def _add_n(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
 def _bias_add(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
     value, bias = inputs
     axis = 1 if op.type == "BiasAdd" and ctx.attr("data_format") == "NCHW" else value.type.rank - 1
+    if bias.shape != value.shape[axis:axis + 1]:
+        raise ctx.refuse(f"a bias {bias.type} of axis {axis} of {value.type}")
     return (ctx.emit(ew.Add(), value, ctx.broadcast_along(bias, value.shape, (axis,))),)
 
 
@@ -112,6 +114,8 @@ def _select_v2(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value
 def _select(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
     """The older form: the condition is a scalar, a vector along axis 0, or of the branches' shape."""
     condition, a, b = inputs
+    if condition.shape not in ((), a.shape[:1], a.shape):
+        raise ctx.refuse(f"selects by {condition.type} from {a.type}")
     if condition.type.rank == 1 and a.type.rank > 1:
         condition = ctx.broadcast_along(condition, a.shape, (0,))
     return (ctx.emit(ew.Select(), ctx.broadcast_to(condition, a.shape), a, b),)

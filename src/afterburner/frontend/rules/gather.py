@@ -46,6 +46,8 @@ def gather(ctx: Importer, x: Value, indices: Value, axis: int, batch: int) -> Va
     check_bounds(ctx, indices, x.shape[axis])
     if not batch:
         return ctx.emit(Gather(axis), x, indices)
+    if x.shape[:batch] != indices.shape[:batch]:
+        raise ctx.refuse(f"{batch} batch axes of {x.type} and {indices.type}")
     rank = x.type.rank
     moved = ctx.transpose(x, (*range(batch), axis, *range(batch, axis), *range(axis + 1, rank)))
     lead, size, rest = moved.shape[:batch], moved.shape[batch], moved.shape[batch + 1:]
@@ -87,10 +89,15 @@ def _gather_nd(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value
     return (ctx.emit(Gather(0), rows, _linear(ctx, indices, x.shape[:depth])),)
 
 
+def _refuse_other_updates(ctx: Importer, updates: Value, shape: Shape) -> None:
+    if updates.shape != shape:
+        raise ctx.refuse(f"scatters {updates.type} where {list(shape)} is due")
+
+
 def _scatter_nd(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
     indices, updates = inputs[:2]
     shape, depth = ctx.ints(inputs[2], "the shape"), indices.shape[-1]
-    updates = ctx.broadcast_to(updates, (*indices.shape[:-1], *shape[depth:]))
+    _refuse_other_updates(ctx, updates, (*indices.shape[:-1], *shape[depth:]))
     rows = ctx.emit(SegmentSum(prod(shape[:depth])), _linear(ctx, indices, shape[:depth]), updates)
     return (ctx.reshape(rows, shape),)
 
@@ -104,7 +111,7 @@ def _tensor_scatter_add(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Seque
 def _scattered(ctx: Importer, x: Value, indices: Value, updates: Value) -> Value:
     depth = indices.shape[-1]
     rows = ctx.reshape(x, (prod(x.shape[:depth]), *x.shape[depth:]))
-    updates = ctx.broadcast_to(updates, (*indices.shape[:-1], *x.shape[depth:]))
+    _refuse_other_updates(ctx, updates, (*indices.shape[:-1], *x.shape[depth:]))
     added = ctx.emit(ScatterAdd(), rows, _linear(ctx, indices, x.shape[:depth]), updates)
     return ctx.reshape(added, x.shape)
 
@@ -122,7 +129,9 @@ def _resource_scatter(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequenc
     indices, updates = inputs
     current = ctx.read(op.inputs[0])
     check_bounds(ctx, indices, current.shape[0])
-    updates = ctx.broadcast_to(updates, indices.shape + current.shape[1:])
+    shape = indices.shape + current.shape[1:]
+    updates = updates if updates.type.rank else ctx.broadcast_to(updates, shape)
+    _refuse_other_updates(ctx, updates, shape)
     if op.type == "ResourceScatterSub":
         updates = ctx.emit(ew.Neg(), updates)
     ctx.assign(op.inputs[0], ctx.emit(ScatterAdd(), current, indices, updates))
@@ -133,6 +142,7 @@ def _one_hot(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
     indices, depth = inputs[0], ctx.ints(inputs[1], "the depth")[0]
     axis = axis_in(ctx, int(ctx.attr("axis")), indices.type.rank + 1)
     shape = (*indices.shape[:axis], depth, *indices.shape[axis:])
+    indices = indices if indices.type.dtype.bits >= 32 else ctx.cast(indices, I32)  # which may count further
     classes = ctx.emit(Iota(indices.type.dtype, shape, axis))
     wide = ctx.broadcast_along(indices, shape, tuple(i for i in range(len(shape)) if i != axis))
     on, off = (ctx.broadcast_to(v, shape) for v in inputs[2:4])

@@ -15,6 +15,8 @@ from ..flatten import FlatOp
 from ..importer import Importer, Rule
 from .reduce import reduce
 
+_HIDDEN = 0x100  # labels from here on stand for axes under an ellipsis, which alone are repeated
+
 
 def _matmul(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
     return (ctx.emit(Matmul(bool(ctx.attr("transpose_a")), bool(ctx.attr("transpose_b"))), *inputs),)
@@ -62,7 +64,7 @@ def _labels(ctx: Importer, inputs: list[Value]) -> tuple[list[str], str]:
     if not arrow or len(sources) != len(inputs):
         raise ctx.refuse(f"the equation {ctx.attr('equation')!r}")
     hidden = [v.type.rank - len(s.replace("...", "")) for v, s in zip(inputs, sources, strict=True)]
-    spare = [chr(i) for i in range(0x100, 0x120)]
+    spare = [chr(_HIDDEN + i) for i in range(32)]
     most = max((h for h, s in zip(hidden, sources, strict=True) if "..." in s), default=0)
     sources = [s.replace("...", "".join(spare[most - h: most])) for h, s in zip(hidden, sources, strict=True)]
     result = result.replace("...", "".join(spare[:most]))
@@ -92,9 +94,10 @@ def _contracted(ctx: Importer, a: _Term, b: _Term, result: str) -> _Term:
     sizes: dict[str, int] = {}
     axes = (*zip(a.labels, a.value.shape, strict=True), *zip(b.labels, b.value.shape, strict=True))
     for label, size in axes:
-        if sizes.get(label, 1) != 1 and size not in (1, sizes[label]):
+        stretches = ord(label) >= _HIDDEN and 1 in (size, sizes.get(label, size))
+        if sizes.get(label, size) != size and not stretches:
             raise ctx.refuse(f"einsum label {label} has sizes {sizes[label]} and {size}")
-        sizes[label] = max(size, sizes.get(label, 1)) if size else 0
+        sizes[label] = size if sizes.get(label, 1) == 1 else sizes[label]
     shared = [label for label in a.labels if label in b.labels]
     batch = "".join(label for label in shared if label in result)
     inner = "".join(label for label in shared if label not in result)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from math import prod
 
@@ -50,11 +51,17 @@ def axis_in(ctx: Importer, axis: int, rank: int) -> int:
 def _reshape(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
     x, shape = inputs[0], list(ctx.ints(inputs[1], "the shape"))
     if -1 in shape:
-        known = prod(s for s in shape if s != -1)
-        shape[shape.index(-1)] = x.type.size // known if known else 0
+        shape[shape.index(-1)] = _inferred(x.shape, [s for s in shape if s != -1])
     if prod(shape) != x.type.size or min(shape, default=0) < 0:
         raise ctx.refuse(f"reshapes {x.type} to {shape}")
     return (ctx.reshape(x, shape),)
+
+
+def _inferred(old: Shape, known: Sequence[int]) -> int:
+    """The size that makes ``known`` as many elements as ``old``; where a size of 0 is known, all of 0 are left out."""
+    if 0 in known:
+        old, known = tuple(filter(None, old)), tuple(filter(None, known))
+    return prod(old) // prod(known)
 
 
 def _expand_dims(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
@@ -67,6 +74,8 @@ def _squeeze(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
     x = inputs[0]
     axes = {axis_in(ctx, a, x.type.rank) for a in ctx.attr("squeeze_dims")}
     axes = axes or {i for i, s in enumerate(x.shape) if s == 1}
+    if any(x.shape[a] != 1 for a in axes):
+        raise ctx.refuse(f"squeezes axes {sorted(axes)} of {x.type}")
     return (ctx.reshape(x, [s for i, s in enumerate(x.shape) if i not in axes]),)
 
 
@@ -99,6 +108,8 @@ def _dynamic_stitch(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[
 
 def _pack(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
     axis = axis_in(ctx, ctx.attr("axis"), inputs[0].type.rank + 1)
+    if any(v.shape != inputs[0].shape for v in inputs):
+        raise ctx.refuse("packs tensors of different shapes")
     shape = (*inputs[0].shape[:axis], 1, *inputs[0].shape[axis:])
     return (concat(ctx, [ctx.reshape(v, shape) for v in inputs], axis),)
 
@@ -106,6 +117,8 @@ def _pack(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
 def _unpack(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
     x = inputs[0]
     axis = axis_in(ctx, ctx.attr("axis"), x.type.rank)
+    if x.shape[axis] != len(op.outputs):
+        raise ctx.refuse(f"unpacks axis {axis} of {x.type} into {len(op.outputs)}")
     shape = x.shape[:axis] + x.shape[axis + 1:]
     return tuple(ctx.reshape(cut(ctx, x, axis, i, i + 1), shape) for i in range(len(op.outputs)))
 
@@ -126,8 +139,10 @@ def cut(ctx: Importer, x: Value, axis: int, start: int, limit: int) -> Value:
 
 
 def _concat(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
-    values, axis = (inputs[:-1], inputs[-1]) if op.type == "ConcatV2" else (inputs[1:], inputs[0])
-    return (concat(ctx, values, axis_in(ctx, ctx.ints(axis, "the axis")[0], values[0].type.rank)),)
+    values, where = (inputs[:-1], inputs[-1]) if op.type == "ConcatV2" else (inputs[1:], inputs[0])
+    axis = axis_in(ctx, ctx.ints(where, "the axis")[0], values[0].type.rank)
+    Concat(axis).infer(*(v.type for v in values))  # also of the empty ones
+    return (concat(ctx, values, axis),)
 
 
 def _concat_offset(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
@@ -175,6 +190,8 @@ def fixed_slice(ctx: Importer, x: Value, starts: Shape, sizes: Shape) -> Value:
 def _pad(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
     x = inputs[0]
     widths = ctx.static(inputs[1], "the padding").reshape(-1, 2)
+    if (widths < 0).any():
+        raise ctx.refuse("negative padding")
     low, high = (tuple(int(w) for w in widths[:, i]) for i in (0, 1))
     value = inputs[2] if len(inputs) == 3 else ctx.constant(0, x.type.dtype)
     return (x if not any(low + high) else ctx.emit(Pad(low, high, (0,) * x.type.rank), x, value),)
@@ -250,11 +267,14 @@ def _broadcast_args(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[
 
 def _range(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
     start, limit, delta = (ctx.static(v, "a bound of the range") for v in inputs)
-    if delta == 0:
-        raise ctx.refuse("a range with step 0")
-    wide = np.float64 if inputs[0].type.dtype.is_float else object
-    span = (np.asarray(limit).astype(wide) - start.astype(wide)) / np.asarray(delta).astype(wide)
-    count = max(int(np.ceil(float(span))), 0)
+    if delta == 0 or not all(np.isfinite(v.astype(np.float64)) for v in (start, limit, delta)):
+        raise ctx.refuse("a range with step 0, or without end")
+    if start > limit if delta > 0 else start < limit:
+        raise ctx.refuse("a range whose step leads away from its limit")
+    if start.dtype.kind in "iu":
+        count = len(range(int(start), int(limit), int(delta)))
+    else:  # in the element type itself, as TensorFlow counts: rounded, 0.3 / 0.1 is 3 in f32
+        count = math.ceil(float((limit - start) / delta))
     steps = np.arange(count).astype(start.dtype)
     return (ctx.constant((start + steps * delta).astype(start.dtype)),)
 
@@ -299,7 +319,8 @@ def _matrix_band_part(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequenc
     below = ctx.emit(Sub(), row, column)
     f = Formula(ctx)
     inside = []
-    for distance, bound in ((below, lower), (f.neg(below), upper)):
+    for distance, bound, size in zip((below, f.neg(below)), (lower, upper), x.shape[-2:], strict=True):
+        ctx.check(f.lt(bound, size + 1), f"a band of more than {size} diagonals")
         wide = ctx.broadcast_to(bound, x.shape)
         inside.append(f.either(f.lt(wide, 0), ctx.emit(LessEqual(), distance, wide)))
     return (ctx.emit(Select(), ctx.emit(LogicalAnd(), *inside), x, ctx.like(x, 0)),)
@@ -341,6 +362,8 @@ def _matrix_set_diag(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence
     rank = x.type.rank
     row, column = (ctx.emit(Iota(I64, x.shape, rank - 2 + i)) for i in (0, 1))
     longer = rank - 2 if x.shape[-2] <= x.shape[-1] else rank - 1
+    if diagonal.shape != (*x.shape[:-2], x.shape[longer]):
+        raise ctx.refuse(f"a diagonal {diagonal.type} of {x.type}")
     wide = ctx.broadcast_along(diagonal, x.shape, (*range(rank - 2), longer))
     return (ctx.emit(Select(), Formula(ctx).eq(row, column), wide, x),)
 

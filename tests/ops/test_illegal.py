@@ -1,0 +1,56 @@
+"""Arguments that TensorFlow raises for when a function runs, since their shapes were not known when it was traced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from afterburner.errors import NotTaken
+
+from .steps import import_concrete
+from .table import bools, floats
+
+_ROWS = np.array([[0], [1], [4]], np.int32)
+_VARIABLE = tf.Variable(np.zeros((6, 3), np.float32))
+
+
+def _scatter_to_variable(rows: tf.Tensor, updates: tf.Tensor) -> tf.Tensor:
+    tf.raw_ops.ResourceScatterAdd(resource=_VARIABLE.handle, indices=rows[:, 0], updates=updates)
+    return updates
+
+
+CASES: dict[str, tuple[Callable[..., Any], tuple[np.ndarray, ...]]] = {
+    "a bias of one channel": (tf.nn.bias_add, (floats(2, 3), floats(1))),
+    "a condition of one row": (tf.compat.v1.where, (bools(1), floats(3, 2), floats(3, 2))),
+    "pack of other shapes": (lambda a, b: tf.stack([a, b]), (floats(2, 3), floats(3, 2))),
+    "unpack of too few": (lambda x: tf.unstack(x, num=3), (floats(5, 2),)),
+    "join with an empty one": (lambda a, b: tf.concat([a, b], 0), (floats(0, 5), floats(2, 3))),
+    "squeeze of a long axis": (lambda x: tf.squeeze(x, 1), (floats(0, 3),)),
+    "negative padding": (lambda x: tf.pad(x, [[0, 4 - tf.shape(x)[0]]]), (floats(6),)),
+    "a range away from its limit": (lambda x: tf.range(5, tf.shape(x)[0]), (floats(3),)),
+    "a range down, away from its limit": (lambda x: tf.range(tf.shape(x)[0], 5, -1), (floats(3),)),
+    "an endless range": (lambda x: tf.range(0.0, np.inf * tf.cast(tf.shape(x)[0], tf.float32)), (floats(3),)),
+    "a wide band": (lambda x: tf.linalg.band_part(x, 7, 0), (floats(3, 4),)),
+    "another diagonal": (tf.linalg.set_diag, (floats(3, 3), floats(1))),
+    "a sum over axes of two sizes": (lambda a, b: tf.einsum("ij,jk->ik", a, b), (floats(2, 1), floats(3, 4))),
+    "batch axes of two sizes": (lambda x, i: tf.gather(x, i, batch_dims=1), (floats(1, 5), _ROWS)),
+    "one row scattered to three": (lambda i, u: tf.scatter_nd(i, u, [6, 3]), (_ROWS, floats(1, 3))),
+    "one row added to three": (tf.tensor_scatter_nd_add, (floats(6, 3), _ROWS, floats(1, 3))),
+    "one row added to three of a variable": (_scatter_to_variable, (_ROWS, floats(1, 3))),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_tensorflow_raises_for_is_not_imported(name: str) -> None:
+    function, arrays = CASES[name]
+    specs = [tf.TensorSpec([None] * a.ndim, a.dtype) for a in arrays]
+    concrete = tf.function(function).get_concrete_function(*specs)
+    if function is not _scatter_to_variable:  # which the raw operation does not look at
+        with pytest.raises(tf.errors.OpError):
+            concrete(*map(tf.constant, arrays))
+    with pytest.raises(NotTaken):
+        import_concrete(concrete, arrays)
