@@ -152,16 +152,19 @@ def _acos(f: Formula, x: Value) -> Value:
 
 
 def _sinh(f: Formula, x: Value) -> Value:
-    """sign(x) (t + t / (t + 1)) / 2 with t = exp(|x|) - 1; halves first, so as not to overflow early."""
-    t = f.expm1(f.abs(x))
+    """sign(x) (t + t / (t + 1)) / 2 with t = exp(|x|) - 1, made of exp(|x| / 2), so as not to overflow early."""
+    u = f.expm1(f.mul(0.5, f.abs(x)))
+    half = f.mul(f.mul(0.5, u), f.add(u, 2))
+    t = f.mul(2, half)
     ratio = f.select(f.ge(t, 1e30), 1, f.div(t, f.add(t, 1)))
-    half = f.add(f.mul(0.5, t), f.mul(0.5, ratio))
-    return f.select(f.lt(x, 0), f.neg(half), f.select(f.eq(x, 0), x, half))
+    value = f.add(half, f.mul(0.5, ratio))
+    return f.select(f.lt(x, 0), f.neg(value), f.select(f.eq(x, 0), x, value))
 
 
 def _cosh(f: Formula, x: Value) -> Value:
-    e = f.exp(f.sub(f.abs(x), math.log(2)))
-    return f.add(e, f.div(0.25, e))
+    root = f.exp(f.mul(0.5, f.abs(x)))
+    half = f.mul(f.mul(0.5, root), root)
+    return f.add(half, f.div(0.25, half))
 
 
 def _asinh(f: Formula, x: Value) -> Value:
