@@ -23,6 +23,11 @@ def _scatter_to_variable(rows: tf.Tensor, updates: tf.Tensor) -> tf.Tensor:
     return updates
 
 
+def _descent(gradient: tf.Tensor) -> tf.Tensor:
+    tf.raw_ops.ResourceApplyGradientDescent(var=_VARIABLE.handle, alpha=0.1, delta=gradient)
+    return gradient
+
+
 CASES: dict[str, tuple[Callable[..., Any], tuple[np.ndarray, ...]]] = {
     "a bias of one channel": (tf.nn.bias_add, (floats(2, 3), floats(1))),
     "a condition of one row": (tf.compat.v1.where, (bools(1), floats(3, 2), floats(3, 2))),
@@ -38,6 +43,16 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[np.ndarray, ...]]] = {
     "another diagonal": (tf.linalg.set_diag, (floats(3, 3), floats(1))),
     "a sum over axes of two sizes": (lambda a, b: tf.einsum("ij,jk->ik", a, b), (floats(2, 1), floats(3, 4))),
     "batch axes of two sizes": (lambda x, i: tf.gather(x, i, batch_dims=1), (floats(1, 5), _ROWS)),
+    "a label of three rows": (lambda a, b: tf.nn.sparse_softmax_cross_entropy_with_logits(b, a),
+                              (floats(3, 4), np.array([2]))),
+    "a scale of one channel": (lambda x, s: tf.raw_ops.FusedBatchNormV3(x=x, scale=s, offset=s, mean=s, variance=s,
+                                                                        is_training=False)[0],
+                               (floats(2, 2, 2, 3), floats(1))),
+    "negative padding of blocks": (lambda x: tf.space_to_batch(x, [2, 2], [[0, 4 - tf.shape(x)[1]], [0, 0]]),
+                                   (floats(1, 6, 4, 1),)),
+    "an axis reversed twice": (lambda x: tf.reverse(x, [0, tf.shape(x)[0] - 2]), (floats(2, 3),)),
+    "an axis summed twice": (lambda x: tf.reduce_sum(x, [0, 0]), (floats(2, 3),)),
+    "a gradient of one row": (_descent, (floats(1, 3),)),
     "one row scattered to three": (lambda i, u: tf.scatter_nd(i, u, [6, 3]), (_ROWS, floats(1, 3))),
     "one row added to three": (tf.tensor_scatter_nd_add, (floats(6, 3), _ROWS, floats(1, 3))),
     "one row added to three of a variable": (_scatter_to_variable, (_ROWS, floats(1, 3))),

@@ -63,6 +63,8 @@ def _sparse_softmax_cross_entropy(ctx: Importer, op: FlatOp, inputs: list[Value]
     logits, labels = f.widened(inputs[0]), inputs[1]
     if logits.type.rank != 2 or logits.shape[1] == 0:
         raise ctx.refuse("logits that are no matrix with at least one class")
+    if labels.shape != logits.shape[:1]:
+        raise ctx.refuse(f"labels {labels.type} of logits {logits.type}")
     legal = f.both(f.ge(labels, 0), f.lt(labels, logits.shape[1]))
     ctx.check(legal, "a label is outside the valid range")
     z = _shifted(f, logits)

@@ -45,6 +45,9 @@ def _forward(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
     f, layout, dtype = Formula(ctx), layout_of(ctx), inputs[0].type.dtype
     x = ctx.cast(layout.enter(ctx, inputs[0]), F32)
     scale, offset, mean, variance = inputs[1:5]
+    given = inputs[1:3] if ctx.attr("is_training") else inputs[1:5]
+    if any(v.shape != x.shape[-1:] for v in given):
+        raise ctx.refuse(f"normalizes {x.type} by {', '.join(str(v.type) for v in given)}")
     over = _Channels(f, x)
     outputs = [mean, variance, mean, variance]
     if ctx.attr("is_training"):

@@ -30,7 +30,9 @@ def axes_of(ctx: Importer, value: Value, operand: Value) -> tuple[int, ...]:
     listed = ctx.ints(operand, "the list of axes")
     if any(not -rank <= a < rank for a in listed):
         raise ctx.refuse(f"axes {list(listed)} of rank {rank}")
-    return tuple(sorted({a % rank for a in listed}))
+    if len({a % rank for a in listed}) < len(listed):
+        raise ctx.refuse("an axis is named twice")
+    return tuple(sorted(a % rank for a in listed))
 
 
 def keep_dims(ctx: Importer, original: Value, reduced: Value, axes: tuple[int, ...]) -> Value:

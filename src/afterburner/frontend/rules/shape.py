@@ -187,11 +187,17 @@ def fixed_slice(ctx: Importer, x: Value, starts: Shape, sizes: Shape) -> Value:
     return x if limits == x.shape and not any(starts) else ctx.emit(Slice(starts, limits, (1,) * x.type.rank), x)
 
 
-def _pad(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
-    x = inputs[0]
-    widths = ctx.static(inputs[1], "the padding").reshape(-1, 2)
+def _widths(ctx: Importer, padding: Value) -> np.ndarray:
+    """Rows of elements to put in front of an axis and behind it."""
+    widths = ctx.static(padding, "the padding").reshape(-1, 2)
     if (widths < 0).any():
         raise ctx.refuse("negative padding")
+    return widths
+
+
+def _pad(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
+    x = inputs[0]
+    widths = _widths(ctx, inputs[1])
     low, high = (tuple(int(w) for w in widths[:, i]) for i in (0, 1))
     value = inputs[2] if len(inputs) == 3 else ctx.constant(0, x.type.dtype)
     return (x if not any(low + high) else ctx.emit(Pad(low, high, (0,) * x.type.rank), x, value),)
@@ -296,6 +302,8 @@ def _reverse(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
         axes = tuple(i for i, flag in enumerate(ctx.static(inputs[1], "the axes")) if flag)
     else:
         axes = tuple(sorted(axis_in(ctx, a, x.type.rank) for a in ctx.ints(inputs[1], "the axes")))
+    if len(set(axes)) < len(axes):
+        raise ctx.refuse("an axis is named twice")
     return (ctx.emit(Reverse(axes), x) if axes else x,)
 
 
@@ -387,7 +395,7 @@ def _refuse_nchw(op: FlatOp) -> str | None:
 
 def _space_to_batch(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
     x, block = inputs[0], ctx.ints(inputs[1], "the block")
-    pads = ctx.static(inputs[2], "the padding").reshape(-1, 2).tolist()
+    pads = _widths(ctx, inputs[2]).tolist()
     m, rest = len(block), x.type.rank - 1 - len(block)
     low = (0, *(p[0] for p in pads), *(0,) * rest)
     high = (0, *(p[1] for p in pads), *(0,) * rest)

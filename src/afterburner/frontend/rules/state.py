@@ -51,7 +51,10 @@ def _optimizer(states: int, step: Step) -> Rule:
     def rule(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
         handles = op.inputs[:states]
         current = [ctx.read(h) for h in handles]
-        operands = [ctx.broadcast_to(v, current[0].shape) for v in inputs]
+        shape = current[0].shape
+        if any(v.shape != shape for v in current) or [v.shape for v in inputs if v.shape] != [shape] * bool(shape):
+            raise ctx.refuse("variables and a gradient of different shapes")
+        operands = [ctx.broadcast_to(v, shape) for v in inputs]
         for handle, value in zip(handles, step(Formula(ctx), op, current, operands), strict=True):
             ctx.assign(handle, value)
         return ()
