@@ -110,3 +110,23 @@ def test_errors_of_a_loaded_model_are_told_so_too(tmp_path):
     with captured() as taken:
         assert message() == expected
     assert taken.count
+
+
+def test_of_shapes_that_do_not_go_together_the_operation_is_told_and_not_its_gradient():
+    def misfit(x, y):
+        return tf.reduce_mean(tf.square(tf.reshape(tf.tanh(x), (-1, 2)) - y))
+
+    @tf.function(input_signature=[tf.TensorSpec((None, 4)), tf.TensorSpec((None, 2))])
+    def gradient(x, y):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = misfit(x, y)
+        return tape.gradient(loss, x)
+
+    with captured() as taken:
+        for _ in range(2):
+            gradient(_data(8, 4), _data(16, 2))
+        for _ in range(20):
+            with pytest.raises(tf.errors.InvalidArgumentError, match=r"Detected at node sub[^/]*\n(.*\n)*.*in misfit"):
+                gradient(_data(8, 4), _data(8, 2))
+    assert taken.count

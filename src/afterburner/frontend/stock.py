@@ -4,7 +4,7 @@ we take when it has to fall back."""
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -139,8 +139,10 @@ def build_function(
         for tensor in inputs:
             made[tensor] = _placeholder(tensor)
         copies: dict[FlatOp, tf.Operation] = {}
+        named = {op.name: op for op in ops}
         for op in ops:
-            copies[op] = _copy(graph, op, made, copies)
+            earlier = [copies[c] for c in (*op.control, *_forward(op, named)) if c in copies]
+            copies[op] = _copy(graph, op, made, earlier)
         graph.inputs = [made[t] for t in inputs]
         graph.outputs = [made[t] for t in outputs]
         graph.control_outputs = [copies[op] for op in ops if is_stateful(op.source)]
@@ -152,13 +154,21 @@ def _placeholder(tensor: FlatTensor) -> Any:
     return symbol
 
 
-def _copy(graph: Any, op: FlatOp, made: dict[FlatTensor, Any], copies: dict[FlatOp, tf.Operation]) -> tf.Operation:
+def _forward(op: FlatOp, named: Mapping[str, FlatOp]) -> Iterator[FlatOp]:
+    """The operation whose gradient compares its operands' shapes here. Both fail where these do not go together, in
+    any order, but only the operation's own error tells the program's line; so the comparison waits for it."""
+    name, _, last = op.name.replace("gradient_tape/", "", 1).rpartition("/")
+    if last == "BroadcastGradientArgs" and name in named:
+        yield named[name]
+
+
+def _copy(graph: Any, op: FlatOp, made: dict[FlatTensor, Any], earlier: Sequence[tf.Operation]) -> tf.Operation:
     source = op.source
     attributes = {k: v for k, v in source.node_def.attr.items() if not k.startswith("_class")}
     for function in called_functions(source):
         if not graph._is_function(function.name):  # noqa: SLF001
             graph._add_function_recursive(function)  # noqa: SLF001
-    with graph.control_dependencies([copies[c] for c in op.control if c in copies]):
+    with graph.control_dependencies(earlier):
         copy = graph._create_op_internal(  # noqa: SLF001
             source.type, [made[t] for t in op.inputs], [t.dtype for t in source.outputs],
             name=op.name.replace("/", "_") if op.name.startswith("_") else op.name,
