@@ -11,6 +11,7 @@ from afterburner.cpu.kernels import (
     conv,
     conv_direct,
     correlation,
+    correlation_split,
     correlation_streamed,
     depthwise,
     epilogue,
@@ -189,6 +190,46 @@ def test_filter_that_passes_once(name, case, isa_name, monkeypatch):
     assert got.tobytes() == expected.tobytes()
     again, = run_kernel(streamed, arrays, isa, reverse=True)
     assert got.tobytes() == again.tobytes()
+
+
+SPLIT = {
+    "three taps a block": ((1, 7, 6, 160), (3, 3, 160, 70), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
+    "two taps a block": ((2, 8, 10, 256), (4, 4, 256, 40), (2, 2), ((1, 1), (1, 1)), (1, 1), 1),
+    "two blocks a tap": ((1, 5, 6, 640), (3, 2, 640, 33), (1, 1), ((2, 1), (0, 2)), (2, 1), 1),
+    "a shorter last block": ((1, 3, 3, 1056), (2, 2, 1056, 24), (1, 1), ((1, 0), (0, 0)), (1, 1), 1),
+    "quarter of the taps": ((3, 2, 2, 512), (4, 4, 512, 24), (2, 2), ((1, 1), (1, 1)), (1, 1), 1),
+}
+
+
+@pytest.mark.parametrize("isa_name", INSTRUCTION_SETS)
+@pytest.mark.parametrize("case", SPLIT)
+def test_filter_that_is_read_as_it_lies(case, isa_name, monkeypatch):
+    node, arrays = build("conv2d", SPLIT[case], "f32")
+    isa = isas.host(isa_name)
+    packed = conv.LOWERINGS["conv2d"](node, isa)
+    monkeypatch.setattr(correlation_split, "_FILTER_BYTES", 0)
+    monkeypatch.setattr(correlation_split, "_BLOCKS", 1)
+    split = conv.LOWERINGS["conv2d"](node, isa)
+    assert split.temps != packed.temps and len(split.phases) == 2
+    expected, = run_kernel(packed, arrays, isa)
+    got, = run_guarded(split, arrays, isa)
+    assert got.tobytes() == expected.tobytes()
+    again, = run_kernel(split, arrays, isa, reverse=True)
+    assert got.tobytes() == again.tobytes()
+
+
+def test_filters_of_many_megabytes_are_read_as_they_lie():
+    isa, num = isas.host("avx2"), numeric(DTYPES["f32"], isas.host("avx2"))
+
+    def plan(side, depth, width):
+        op = Conv2d(strides=(2, 2), padding=((1, 1), (1, 1)), dilation=(1, 1), groups=1)
+        c = conv_direct.forward_correlation(op, (1, 2 * side, 2 * side, depth), (4, 4, depth, width),
+                                            (1, side, side, width))
+        return correlation_split.split_plan(c, num, isa)
+
+    assert plan(8, 256, 1024) is not None and plan(2, 512, 1024) is not None
+    assert plan(16, 256, 512) is None, "each of many pixels reuses the filter"
+    assert plan(8, 64, 64) is None, "256 KB stay in the caches"
 
 
 @pytest.mark.parametrize("name", NAMES[:2])

@@ -22,6 +22,7 @@ from .conv_input_grad_narrow import lower_narrow_input_grad, narrow_pays
 from .correlation import Axis, Correlation, Correlator, Plan, Taps
 from .correlation_masked import MaskedCorrelator, masked_plan
 from .correlation_sparse import ListCorrelator, SparseCorrelator, SparsePlan, sparse_plan
+from .correlation_split import SplitCorrelator, SplitPlan, split_plan
 from .correlation_streamed import StreamedCorrelator, in_one_row, streamed_plans
 from .depthwise import is_depthwise, lower_depthwise
 from .epilogue import Contraction, Streams, contraction_of
@@ -285,6 +286,9 @@ def _directly(contraction: Contraction, parts: list[Correlation], num: Numeric, 
         paired = _paired(contraction, parts, num_of_pairs, isa, order, filter_columns, f"{label} (bfloat16 pairs)")
         if paired is not None:
             return paired
+    split = split_plan(parts[0], num, isa) if len(parts) == 1 and not is_half(contraction.dtype) else None
+    if split is not None and kept_filter(contraction, order[1], 1) is None:
+        return _split(contraction, parts[0], split, isa, order, filter_columns, label)
     merged = in_one_row(parts)
     streamed = None if is_half(contraction.dtype) else streamed_plans(merged, num, isa)
     if streamed is not None:
@@ -443,6 +447,22 @@ def _streamed(contraction: Contraction, parts: list[Correlation], plans: list[Pl
     phases = (Phase(chunks, pack), Phase(chunks, compute))
     kernel = Kernel(contraction.node, phases, contraction.key(isa), temps, scratch, label, kept)
     return kernel if zeros is None else _with_lists(kernel, contraction, zeros, order)
+
+
+def _split(contraction: Contraction, c: Correlation, plan: SplitPlan, isa: Isa, order: tuple[int, int],
+           filter_columns: int, label: str) -> Kernel:
+    """The layer cut along its sums, and a phase that adds them up."""
+    num, finish = numeric(contraction.dtype, isa), contraction.finish(isa)
+    correlator = SplitCorrelator(c, plan, num, stored_type(contraction.dtype), filter_columns, contraction.streams)
+
+    def add_products(e: Emitter) -> None:
+        correlator.add_products(e, *(contraction.operand(e, i) for i in order))
+
+    def add_up(e: Emitter) -> None:
+        correlator.add_up(e, finish)
+
+    phases = (Phase(correlator.chunks, add_products), Phase(plan.plan.parts[1], add_up))
+    return Kernel(contraction.node, phases, contraction.key(isa), (correlator.temp_bytes,), correlator.scratch, label)
 
 
 def gradient_taps(size: int, stride: int, dilation: int, before: int, phase: int) -> Taps:

@@ -216,6 +216,31 @@ class _Block:
     read: ll.Value
 
 
+@dataclass(frozen=True)
+class PlacedTile:
+    """A register tile among all pixels.
+
+    Attributes:
+        pixels: how many.
+        masks: for each tap those it is valid for.
+        image, row: where it is.
+        index: its number in the row.
+        column: its first pixel in the row.
+        line: address of the input row of tap row 0.
+        pixel, number: pixels and tiles before it.
+    """
+
+    pixels: int
+    masks: tuple[tuple[int, ...], ...]
+    image: ll.Value
+    row: ll.Value
+    index: ll.Value
+    column: ll.Value
+    line: ll.Value
+    pixel: ll.Value
+    number: ll.Value
+
+
 def _pieces(e: Emitter, base: ll.Value, step: int, count: int, lines: Sequence[int], written: bool = False) -> Asked:
     """So many pieces of ``lines``, each ``step`` bytes after the one before."""
     return Asked(base, i64(step), e.at(base, (count - 1) * step, I8), lines, written)
@@ -404,6 +429,22 @@ class Correlator:
                         e.prefetch(e.at(below, ask * LINE // self.num.bytes, self.num.element))
                 sums = self._whole(e, pixels, width, line, packed, x, masks, first, end, listed, ahead)
                 finish(e, sums, into, c.out_strides[2], column, last)
+
+    def all_tiles(self, e: Emitter, image: ll.Value) -> Iterator[PlacedTile]:
+        """Loops over the register tiles of all pixels."""
+        c, tiles = self.c, self.plan.tiles
+        size = c.rows.inputs * c.columns.inputs * c.pixel
+        with e.loop(0, c.images, name="image") as n, e.loop(0, c.rows.outputs, name="row") as y:
+            top = e.b.add(e.b.mul(y, i64(c.rows.taps.stride)), i64(c.rows.taps.offset))
+            source = e.at(image, e.b.mul(n, i64(size)), self.num.element)
+            line = e.at(source, e.b.mul(top, i64(c.columns.inputs * c.pixel)), self.num.element)
+            rows = e.b.add(e.b.mul(n, i64(c.rows.outputs)), y)
+            for pixels, masks, start, stop in kinds_of(tiles, c.columns):
+                with e.loop(start, stop, name="tile") as tile:
+                    column = tiles.start(e, tile)
+                    pixel = e.b.add(e.b.mul(rows, i64(c.columns.outputs)), column)
+                    number = e.b.add(e.b.mul(rows, i64(tiles.parts)), tile)
+                    yield PlacedTile(pixels, masks, n, y, tile, column, line, pixel, number)
 
     def _whole(self, e: Emitter, pixels: int, width: int, line: ll.Value, packed: ll.Value, x: ll.Value,
                masks: tuple[tuple[int, ...], ...], first: ll.Value | int, end: ll.Value | int,

@@ -8,14 +8,14 @@ same order as in ``correlation``, so that results are the same bits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 from llvmlite import ir as ll
 
 from ..emitter import Emitter, i64
 from ..isa import Isa
-from .correlation import Correlation, Correlator, Plan, kinds_of, tap_range
+from .correlation import Correlation, Correlator, PlacedTile, Plan, tap_range
 from .epilogue import Finish, Streams
 from .gemm import LINE, MOST_CHUNKS, Ahead, Asked, Numeric, choose_tile, larger, range_of_part, smaller
 from .shared_zeros import SharedZeros
@@ -70,21 +70,6 @@ def _row(c: Correlation, plan: Plan, num: Numeric) -> int:
     return c.columns.taps.count * c.depth * plan.panels.widest * num.lanes
 
 
-@dataclass(frozen=True)
-class _Tile:
-    """A register tile: its pixels, for each tap those it is valid for, where they are, the input row of tap row 0,
-    how many tiles came before, and the lists of steps of that input row."""
-
-    pixels: int
-    masks: tuple[tuple[int, ...], ...]
-    image: ll.Value
-    row: ll.Value
-    column: ll.Value
-    line: ll.Value
-    number: ll.Value
-    listed: ll.Value | None
-
-
 class StreamedCorrelator(Correlator):
     """Emits a correlation as one phase; in scratch lie one row of taps and the sums. A filter that is ``kept`` lies
     packed in temporary 0."""
@@ -134,19 +119,20 @@ class StreamedCorrelator(Correlator):
     def _only_row(self, e: Emitter, image: ll.Value, packed: ll.Value, finish: Finish, width: int,
                   channel: ll.Value, last: int) -> None:
         c = self.c
-        for at in self._tiles(e, image):
+        for at in self.all_tiles(e, image):
+            listed = self._listed(e, at.image, at.row, at.index)
             inside = e.b.add(e.b.mul(at.image, i64(c.out_strides[0])), e.b.mul(at.row, i64(c.out_strides[1])))
             inside = e.b.add(inside, e.b.mul(at.column, i64(c.out_strides[2])))
             target = e.b.add(e.b.add(inside, channel), i64(c.out_offset))
             ahead = self._ahead(e, packed, at, width)
-            spread = self._spread(e, target, target, at.pixels, width) if ahead is None and at.listed is None else None
+            spread = self._spread(e, target, target, at.pixels, width) if ahead is None and listed is None else None
             if spread is None:
                 self._ask(e, target, at.pixels, width)
-            sums = self._whole(e, at.pixels, width, at.line, packed, at.column, at.masks, 0, 1, at.listed,
+            sums = self._whole(e, at.pixels, width, at.line, packed, at.column, at.masks, 0, 1, listed,
                                ahead or spread)
             finish(e, sums, target, c.out_strides[2], channel, last)
 
-    def _ahead(self, e: Emitter, packed: ll.Value, at: _Tile, width: int) -> Ahead | None:
+    def _ahead(self, e: Emitter, packed: ll.Value, at: PlacedTile, width: int) -> Ahead | None:
         """This tile's share of what is asked for of a kept filter: the row of taps that is read after this one."""
         c = self.c
         lines = c.columns.taps.count * c.depth
@@ -160,20 +146,6 @@ class StreamedCorrelator(Correlator):
         size = line * self.num.bytes
         step = e.b.select(idle, i64(0), i64(size))
         return Ahead((Asked(e.at(packed, first, self.num.element), step, None, range(0, size, LINE)),), every)
-
-    def _tiles(self, e: Emitter, image: ll.Value) -> Iterator[_Tile]:
-        """Loops over the register tiles of all pixels."""
-        c, tiles = self.c, self.plan.tiles
-        size = c.rows.inputs * c.columns.inputs * c.pixel
-        with e.loop(0, c.images, name="image") as n, e.loop(0, c.rows.outputs, name="row") as y:
-            top = e.b.add(e.b.mul(y, i64(c.rows.taps.stride)), i64(c.rows.taps.offset))
-            source = e.at(image, e.b.mul(n, i64(size)), self.num.element)
-            line = e.at(source, e.b.mul(top, i64(c.columns.inputs * c.pixel)), self.num.element)
-            before = e.b.mul(e.b.add(e.b.mul(n, i64(c.rows.outputs)), y), i64(tiles.parts))
-            for pixels, masks, start, stop in kinds_of(tiles, c.columns):
-                with e.loop(start, stop, name="tile") as tile:
-                    yield _Tile(pixels, masks, n, y, tiles.start(e, tile), line, e.b.add(before, tile),
-                                self._listed(e, n, y, tile))
 
     def _held(self, e: Emitter, pixel: ll.Value, width: int) -> ll.Value:
         """Where a pixel's sums wait."""
@@ -190,18 +162,18 @@ class StreamedCorrelator(Correlator):
     def _add(self, e: Emitter, image: ll.Value, i: ll.Value, width: int, packed: ll.Value) -> None:
         """Products of one row of taps, added to the sums."""
         c = self.c
-        for at in self._tiles(e, image):
+        for at in self.all_tiles(e, image):
+            listed = self._listed(e, at.image, at.row, at.index)
             low, high = tap_range(e, c.rows, at.row)
             first, end = larger(e, i, _value(low)), smaller(e, e.b.add(i, i64(1)), _value(high))
-            pixel = e.b.mul(e.b.add(e.b.mul(at.image, i64(c.rows.outputs)), at.row), i64(c.columns.outputs))
-            held = self._held(e, e.b.add(pixel, at.column), width)
+            held = self._held(e, at.pixel, width)
             ahead = self._ahead(e, packed, at, width)
             if self.ends:
                 self._add_blocks(e, held, at.pixels, width, at.line, packed, at.column, at.masks, first, end, i,
-                                 at.listed, ahead)
+                                 listed, ahead)
                 continue
             sums = self._load(e, held, at.pixels, width)
-            sums = self._tile(e, sums, at.line, packed, at.column, at.masks, first, end, i, at.listed, ahead)
+            sums = self._tile(e, sums, at.line, packed, at.column, at.masks, first, end, i, listed, ahead)
             self._store(e, held, sums)
 
     def _write(self, e: Emitter, width: int, channel: ll.Value, last: int, finish: Finish) -> None:
