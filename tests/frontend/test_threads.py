@@ -160,7 +160,7 @@ def test_a_stage_of_tensorflows_beside_a_step():
     @tf.function
     def mixed(x):
         y = tf.sin(x) * x + tf.cos(x)
-        d.assign_add(tf.strings.to_number(tf.strings.as_string(tf.cast(tf.reduce_sum(y * 0 + 0.01), tf.int64)),
+        d.assign_add(tf.strings.to_number(tf.strings.as_string(tf.cast(tf.reduce_sum(y * 0 + 0.015), tf.int64)),
                                           tf.int64))
         return tf.reduce_sum(y)
 

@@ -12,6 +12,8 @@ from tests.models.zoo import ROUNDING
 
 SIZE, BATCH, STEPS = 40, 4, 4  # at 32 a value of the DenseNet is so near a kink that rounding decides (``smooth``)
 
+_SWEPT = [pytest.param(name, marks=pytest.mark.sweep) if name == "densenet121" else name for name in NETWORKS]
+
 
 @pytest.fixture(autouse=True)
 def compiled(monkeypatch):
@@ -32,13 +34,15 @@ def test_training(name, tmp_path):
     check_saved(ours, network.cut, SIZE, tmp_path)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", _SWEPT)
 def test_every_gradient_under_mixed_precision(name):
     assert wrong_gradients(NETWORKS[name].cut, SIZE, BATCH, "mixed_bfloat16") == {}
 
 
-@pytest.mark.parametrize("name, policy", [*((name, "mixed_bfloat16") for name in NETWORKS),
-                                          ("densenet121", "mixed_float16")])
+@pytest.mark.parametrize("name, policy", [
+    ("resnet50v2", "mixed_bfloat16"), ("resnet50v2", "mixed_float16"),
+    *(pytest.param(name, policy, marks=pytest.mark.sweep) for name, policy in (
+        ("mobilenetv3", "mixed_bfloat16"), ("densenet121", "mixed_bfloat16"), ("densenet121", "mixed_float16")))])
 def test_training_under_mixed_precision(name, policy):
     network = NETWORKS[name]
     stock = train(network, network.cut, SIZE, BATCH, STEPS, policy)

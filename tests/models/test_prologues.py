@@ -61,7 +61,7 @@ def test_every_gradient() -> None:
     report = taken.functions()["step"]
     assert report.left == []
     made = [k for part in report.parts for k in part.kernels if k.label.startswith("conv2d ")
-            and " grad " not in k.label and "maximum" in k.fused]
+            and " grad " not in k.label and "maximum" in k.fused[:k.fused.index("conv2d")]]
     listed = isas.host().name != "avx512"  # 1x1 filters then leave out zeros by lists
     assert len(made) == (DENSE if listed else 2 * DENSE + 1)
     labels = [k.label for part in report.parts for k in part.kernels]
