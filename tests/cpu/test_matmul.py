@@ -7,6 +7,7 @@ from guarded import run_guarded
 
 from afterburner.cpu import isa as isas
 from afterburner.cpu.kernels import matmul
+from afterburner.cpu.kernels.gemm import numeric
 from afterburner.ir import DTYPES, Builder, TensorType
 from afterburner.ir.ops.matmul import Matmul
 
@@ -89,6 +90,21 @@ def test_few_rows_of_integers(dtype, isa_name):
     """LLVM may join the sums of two registers' lanes."""
     for size in ((1, 5, 5), (2, 16, 6), (1, 32, 3), (2, 64, 2)):
         check(*size, dtype, (False, True), isa_name)
+
+
+@pytest.mark.parametrize("isa_name", INSTRUCTION_SETS)
+@pytest.mark.parametrize("dtype", ["f32", "bf16", "i32"])
+@pytest.mark.parametrize("size", [(40, 512, 1100), (33, 600, 2500), (64, 33, 1030), (17, 1024, 70)], ids=str)
+def test_few_rows_meet_whole_rows(size, dtype, isa_name, monkeypatch):
+    isa = isas.host(isa_name)
+    with monkeypatch.context() as patch:
+        patch.setattr(matmul, "_LARGE_BYTES", 0)
+        patch.setattr(matmul, "pairs", lambda *_: None)
+        check(*size, dtype, LAYOUTS[0], isa_name)
+    num = numeric(DTYPES["f32"], isa)
+    few, many = (matmul.Product(1, m, 2048, 1024, False, False) for m in (40, 400))
+    assert matmul.block(few, num, isa, False, False).whole_rows
+    assert not matmul.block(many, num, isa, False, False).whole_rows
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=["nn", "tn", "nt", "tt"])

@@ -11,7 +11,7 @@ from llvmlite import ir as ll
 
 from ...ir import Node
 from ...ir.ops.matmul import Matmul
-from ..emitter import Emitter, i64, stored_type
+from ..emitter import I8, Emitter, i64, stored_type
 from ..halves import is_half
 from ..isa import Isa
 from ..kernel import Kernel, Phase
@@ -21,6 +21,8 @@ from .epilogue import EARLY_STEPS, Contraction, Finish, Streams, ask_early, cold
 from .gemm import (
     LINE,
     MOST_CHUNKS,
+    Ahead,
+    Asked,
     Columns,
     Cut,
     Numeric,
@@ -42,7 +44,9 @@ from .packing import ROWS_AHEAD, copy_columns, copy_rows, copy_run, pack_columns
 from .pairs import Layout, PairedOperands, Pairs, halved, pairs, pays
 
 _BLOCK_BYTES = 256 << 10  # of packed B: leaves room for A and C in a 512 KB second-level cache
-_STREAMS = 8  # panels of B packed at once: ways of a first-level cache, should they fall into the same sets
+_STREAMS = 8  # panels of B packed at once otherwise: ways of a first-level cache, should they fall into the same sets
+_FEW_ROWS, _LARGE_BYTES = 64, 2 << 20  # of A; of B, which then takes about as long to read as to multiply
+_PIECE_BYTES, _PIECES = 4 << 10, 32  # of the rows of such a B that a chunk reads, and how many it packs at once
 _A_BYTES = 48 << 10  # of packed A: rows that long are read well from strided memory
 
 
@@ -95,6 +99,7 @@ class Blocking:
         pack_a, pack_b: operands are copied to scratch, block by block.
         a_tiles: register tiles in one packed block of A.
         partial: sums go to a temporary in the accumulation type, one copy for each part of k.
+        whole_rows: B is read in long pieces of its rows, those of the next pass while this one is computed.
     """
 
     rows: Cut
@@ -105,6 +110,7 @@ class Blocking:
     pack_b: bool
     a_tiles: int
     partial: bool
+    whole_rows: bool
 
     @property
     def chunks(self) -> int:
@@ -116,17 +122,32 @@ def block(p: Product, num: Numeric, isa: Isa, half: bool, finished: bool) -> Blo
     they are packed; ``finished``, its sums are not the result itself, which so cannot hold a part of them."""
     vectors = -(-p.n // num.lanes)
     rows, columns = choose_tile(p.m, vectors, min(p.k, 512), isa)
-    parts = _parts(p, num, rows, columns)
+    whole_rows = rows.parts > 1 and _reads_whole_rows(p, num)
+    parts = _parts_in_rows(p, num, columns) if whole_rows else _parts(p, num, rows, columns)
     part_k, part_m = -(-p.k // parts[3]), p.m / parts[1]
     width = -(-columns.parts // parts[2]) * columns.widest * num.lanes
-    depth = _even(part_k, max(128, _BLOCK_BYTES // (width * num.bytes)))
+    depth = _even(part_k, _PIECES if whole_rows else max(128, _BLOCK_BYTES // (width * num.bytes)))
     contiguous = columns.parts == 1 and p.n % num.lanes == 0
-    pack_b = p.transpose_b or half or (part_m > 12 and not contiguous)
+    pack_b = p.transpose_b or half or whole_rows or (part_m > 12 and not contiguous)
     strided = p.transpose_a and p.k > 16 and p.m * num.bytes >= 1024 and columns.parts > 1
     pack_a = half or strided or _aliased(p, num, rows, columns)
     a_tiles = max(1, min(rows.parts, _A_BYTES // (depth * rows.widest * num.bytes)))
     return Blocking(rows, columns, parts, depth, pack_a, pack_b, a_tiles,
-                    parts[3] > 1 or (finished and depth < part_k))
+                    parts[3] > 1 or (finished and depth < part_k), whole_rows)
+
+
+def _reads_whole_rows(p: Product, num: Numeric) -> bool:
+    """Whether A has so few rows, though more than a register tile, that the product takes as long as B takes to read:
+    memory gives pieces of a panel's width that lie kilobytes apart several times more slowly than whole rows."""
+    large = p.k * p.n * num.bytes >= _LARGE_BYTES
+    return large and p.m <= _FEW_ROWS and p.batch == 1 and not p.transpose_a and not p.transpose_b
+
+
+def _parts_in_rows(p: Product, num: Numeric, columns: Cut) -> tuple[int, int, int, int]:
+    """Chunks along k, and along n only as far as long pieces of rows are left."""
+    wanted = chunks_of(max(p.m * p.n * p.k / num.lanes / 2, num.bytes * p.k * p.n / 8))
+    n = max(1, min(columns.parts, p.n * num.bytes // _PIECE_BYTES))
+    return (1, 1, n, max(1, min(wanted // n, p.k // _PIECES)))
 
 
 def _aliased(p: Product, num: Numeric, rows: Cut, columns: Cut) -> bool:
@@ -166,6 +187,8 @@ class Gemm:
                  finish: Finish, streams: Streams) -> None:
         self.p, self.by, self.num, self.stored, self.operands = p, blocking, num, stored, operands
         self.finish, self.streams = finish, streams
+        even = p.k % (blocking.depth * blocking.parts[3]) == 0
+        self.steps = blocking.depth if blocking.whole_rows and even else 0  # of every pass, where they are equally many
         self.slot = blocking.depth * blocking.columns.widest * num.lanes
         self.panels_per_part = -(-blocking.columns.parts // blocking.parts[2])
         self.b_bytes = self.slot * self.panels_per_part * num.bytes if blocking.pack_b else 0
@@ -205,10 +228,10 @@ class Gemm:
         self.origin = e.b.mul(copy, i64(p.m * p.n))
         first, end = self.k_range
         if self.by.depth >= -(-p.k // self.by.parts[3]):
-            self._pass(e, first, e.b.sub(end, first), None)
+            self._pass(e, first, i64(self.steps) if self.steps else e.b.sub(end, first), None)
             return
         with e.loop(first, end, self.by.depth, "depth") as start:
-            count = smaller(e, i64(self.by.depth), e.b.sub(end, start))
+            count = i64(self.steps) if self.steps else smaller(e, i64(self.by.depth), e.b.sub(end, start))
             self._pass(e, start, count, e.b.icmp_signed(">", start, first))
 
     def _panels(self, e: Emitter) -> Iterator[tuple[int, ll.Value, ll.Value, int]]:
@@ -229,8 +252,10 @@ class Gemm:
 
     def _pack_b(self, e: Emitter, start: ll.Value, count: ll.Value) -> None:
         if not self.p.transpose_b:
-            with e.loop(self.first_panel, self.end_panel, _STREAMS, "panels") as first:
-                self._pack_rows(e, first, smaller(e, e.b.add(first, i64(_STREAMS)), self.end_panel), start, count)
+            streams = self.panels_per_part if self.by.whole_rows else _STREAMS
+            with e.loop(self.first_panel, self.end_panel, streams, "panels") as first:
+                end = smaller(e, e.b.add(first, i64(streams)), self.end_panel)
+                self._pack_rows(e, first, end, start, count)
             return
         for width, panel, column, last in self._panels(e):
             source = e.at(self.b, e.b.add(start, e.b.mul(column, i64(self.p.k))), self.stored)
@@ -287,8 +312,25 @@ class Gemm:
                 b = self._columns(e, width, panel, column, start, last)
                 offset = e.b.add(self.origin, e.b.add(e.b.mul(row, i64(self.p.n)), column))
                 self._ask(e, offset, height, width)
-                tile = accumulate(e, self.num, zeros(self.num, height, width), a, b, count)
+                turn = e.b.add(e.b.mul(tile_number, i64(self.panels_per_part)), e.b.sub(panel, self.first_panel))
+                ahead = self._ahead(e, start, turn) if self.steps else None
+                tile = accumulate(e, self.num, zeros(self.num, height, width), a, b, self.steps or count, ahead=ahead)
                 self._finish(e, tile, offset, column, last, again)
+
+    def _ahead(self, e: Emitter, start: ll.Value, turn: ll.Value) -> Ahead:
+        """What the ``turn``th register tile asks for of the rows of B that are packed after those from ``start``."""
+        steps, size = self.steps, self.num.bytes if self.stored == self.num.element else 2
+        row = self.panels_per_part * self.by.columns.widest * self.num.lanes * size
+        tiles = self.by.rows.parts * self.panels_per_part
+        lines = next(n for n in range(1, row // LINE + 2) if tiles // -(-row // (n * LINE)) >= min(steps, tiles))
+        across = -(-row // (lines * LINE))
+        every = max(2, steps // lines // 2 * 2)
+        piece = -(-lines * every // steps)
+        line = e.b.add(e.b.add(start, i64(steps)), e.b.udiv(turn, i64(across)))
+        column = self.by.columns.start(e, self.first_panel)
+        base = e.at(self.b, e.b.add(e.b.mul(line, i64(self.p.n)), e.b.mul(column, i64(self.num.lanes))), self.stored)
+        base = e.at(base, e.b.mul(e.b.urem(turn, i64(across)), i64(lines * LINE)), I8)
+        return Ahead((Asked(base, i64(piece * LINE), None, range(0, piece * LINE, LINE)),), every)
 
     def _ask(self, e: Emitter, offset: ll.Value, height: int, width: int) -> None:
         if not self.by.partial and self.by.depth >= self.p.k >= EARLY_STEPS:
