@@ -43,6 +43,7 @@ PRODUCTS = [  # m, k, n, transpose_a, transpose_b, batch
     (128, 9216, 128, False, False, ()), (9216, 128, 128, True, False, ()), (128, 128, 9216, False, True, ()),
     (32, 9216, 128, False, False, ()), (1, 9216, 128, False, False, ()), (1, 512, 1000, False, True, ()),
     (1024, 1024, 1024, False, False, ()), (1024, 1024, 1024, True, False, ()), (1024, 1024, 1024, False, True, ()),
+    (8, 4096, 4096, False, False, ()), (32, 4096, 4096, False, False, ()), (64, 2048, 2048, False, False, ()),
     (2048, 512, 2048, False, False, ()), (80, 64, 80, False, True, (64,)), (80, 80, 64, False, False, (64,)),
 ]
 NONE, ONE, TWO, THREE = (((n, n), (n, n)) for n in range(4))
@@ -62,6 +63,9 @@ CONVOLUTIONS = [  # name, image, filter, stride, padding, gradients
     ("4x4 halved 128", (1, 128, 128, 64), (4, 4, 64, 256), 2, ONE, "fwi"),
     ("4x4 halved 64", (1, 64, 64, 128), (4, 4, 128, 512), 2, ONE, "fwi"),
     ("4x4 halved 32", (1, 32, 32, 256), (4, 4, 256, 1024), 2, ONE, "fwi"),
+    ("4x4 halved 16", (1, 16, 16, 256), (4, 4, 256, 1024), 2, ONE, "fwi"),
+    ("4x4 halved 8", (1, 8, 8, 512), (4, 4, 512, 1024), 2, ONE, "fwi"),
+    ("4x4 halved 4", (1, 4, 4, 512), (4, 4, 512, 1024), 2, ONE, "fwi"),
     ("4x4 patch", (1, 32, 32, 256), (4, 4, 256, 512), 1, ONE, "fwi"),
     ("1x1 stride 2", (16, 56, 56, 256), (1, 1, 256, 512), 2, NONE, "fwi"),
     ("depthwise 56", (16, 56, 56, 72), (3, 3, 1, 72), 1, ONE, "fwi"),
