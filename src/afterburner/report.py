@@ -109,8 +109,8 @@ class FunctionReport:
         seen_ops: operations that do anything, constants not counted.
         taken_ops: those of them we compile.
         arithmetic_share: of the estimated arithmetic that we compile, 0 to 1.
-        status: "compiled", "waiting" (too few calls yet), "left" with a reason, or "given back" (TensorFlow is
-            faster, see ``choices``).
+        status: "compiled", "waiting" (too few calls yet; with a reason where others need fewer), "left" with a
+            reason, or "given back" (TensorFlow is faster, see ``choices``).
         choices: who was found fastest, where that was measured.
         moved: what runs elsewhere than was asked for, and why.
     """
@@ -185,7 +185,7 @@ class Recorder:
 
     def compiled(self, entry: Entry, part: PartReport, executable: Executable) -> None:
         """Note a compiled part; ``tell`` says so."""
-        entry.report.status = "compiled"
+        entry.report.status, entry.report.reason = "compiled", ""
         entry.report.parts.append(part)
         entry.executables.append((part, weakref.ref(executable)))
         entry.untold.append(part)
@@ -208,6 +208,12 @@ class Recorder:
         """Note that a function stays on TensorFlow."""
         entry.report.status, entry.report.reason = "left", reason
         say(f"{entry.report.name}: left to TensorFlow: {reason}", detail=True)
+
+    def waits(self, entry: Entry, reason: str) -> None:
+        """Note that a function is compiled later than others, and say so once."""
+        if entry.report.reason != reason:
+            entry.report.reason = reason
+            say(f"{entry.report.name}: waits: {reason}", detail=True)
 
     def chosen(self, entry: Entry, choice: ChoiceReport) -> None:
         """Note who runs a part from here on, and say so."""

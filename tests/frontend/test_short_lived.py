@@ -30,6 +30,19 @@ def test_later_ones_wait():
     np.testing.assert_allclose([r[-1] for r in results], stock, rtol=1e-6)
 
 
+def test_a_function_that_waits_says_so_once(capsys):
+    with captured(compile_after=1, verbosity="detail") as taken:
+        for function in map(made, range(capture._MAX_YOUNG + 2)):
+            for _ in range(3):
+                function(X)
+        waiting = [f for f in taken.recorder.report().functions if f.status == "waiting"]
+        assert [f.reason for f in waiting] == [capture._TOO_SHORT_LIVED] * 2
+        for _ in range(capture._FEW_CALLS):
+            function(X)
+        assert taken.recorder.report().functions[-1].reason == ""
+    assert capsys.readouterr().err.count(f"waits: {capture._TOO_SHORT_LIVED}") == 2
+
+
 def test_those_called_often_keep_nobody_waiting():
     with captured(compile_after=1, verbosity="silent") as taken:
         for number in range(2 * capture._MAX_YOUNG):

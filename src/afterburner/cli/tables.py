@@ -63,7 +63,8 @@ def _outcome(function: Record) -> str:
         return f"given back: {function['reason']}"
     if not parts:
         if function["status"] == "waiting":
-            return "ran on TensorFlow: too few calls to compile it"
+            waits = f": it waits {function['reason']}" if function["reason"] else ""
+            return f"ran on TensorFlow: too few calls to compile it{waits}"
         return f"{function['status']}: {function['reason']}" if function["reason"] else function["status"]
     cached = sum(bool(part["cached"]) for part in parts)
     text = f"{len(parts)} compiled" if len(parts) > 1 else "compiled"

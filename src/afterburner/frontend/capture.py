@@ -48,6 +48,7 @@ _bets: Counter[str] = Counter()  # such functions by name
 _MAX_YOUNG = 8  # functions of one name compiled and called fewer than
 _FEW_CALLS = 16  # times: others then wait until they have been called as often
 _young: Counter[str] = Counter()  # such functions by name
+_TOO_SHORT_LIVED = f"for {_FEW_CALLS} calls, as {_MAX_YOUNG} functions of its name were called less often"
 
 
 class FunctionState:
@@ -91,7 +92,7 @@ class FunctionState:
         if self.taken is None:
             if self._has_stream is None:
                 self._has_stream = self._draws(function)
-            if self.left or (report.calls <= self._patience() and not self._is_wanted_at_once(function)):
+            if self.left or self._waits(function):
                 return None
             self._prepare(function)
             if self.taken is None:
@@ -123,11 +124,16 @@ class FunctionState:
             self._count_strays(taken)
         return outputs
 
-    def _patience(self) -> int:
-        """Calls that TensorFlow runs first. A program that makes functions of one name anew, and calls each only a few
-        times, would compile each for little."""
-        after = options().compile_after
-        return _FEW_CALLS if after and _young[self._entry.report.name] >= _MAX_YOUNG else after
+    def _waits(self, function: Any) -> bool:
+        """Whether TensorFlow runs this call, since there were too few. A program that makes functions of one name anew,
+        and calls each only a few times, would compile each for little."""
+        report, after = self._entry.report, options().compile_after
+        is_like_short_lived = after > 0 and _young[report.name] >= _MAX_YOUNG
+        if report.calls > (_FEW_CALLS if is_like_short_lived else after) or self._is_wanted_at_once(function):
+            return False
+        if is_like_short_lived:
+            self._engine.recorder.waits(self._entry, _TOO_SHORT_LIVED)
+        return True
 
     def turn(self, arguments: Sequence[Any]) -> str | None:
         """Who runs this call of a function in pieces while that is found out; None where it is known."""
