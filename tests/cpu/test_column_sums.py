@@ -27,7 +27,8 @@ SHAPES = {  # image, filter, stride, padding, marked as often zero
     "few pixels": ((1, 3, 5, 24), (1, 1, 24, 50), 1, NONE, False),
     "strided": ((2, 12, 11, 16), (4, 4, 16, 24), 2, SAME, False),
     "few channels": ((2, 40, 41, 3), (3, 3, 3, 16), 1, SAME, False),
-    "streamed": ((1, 4, 4, 256), (4, 4, 256, 128), 1, SAME, False),
+    "streamed": ((1, 4, 4, 256), (4, 4, 256, 120), 1, SAME, False),
+    "split": ((1, 4, 4, 256), (4, 4, 256, 130), 1, SAME, False),
     "one pixel": ((1, 1, 1, 5), (3, 3, 5, 3), 1, SAME, False),
 }
 

@@ -196,6 +196,8 @@ SPLIT = {
     "three taps a block": ((1, 7, 6, 160), (3, 3, 160, 70), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
     "two taps a block": ((2, 8, 10, 256), (4, 4, 256, 40), (2, 2), ((1, 1), (1, 1)), (1, 1), 1),
     "two blocks a tap": ((1, 5, 6, 640), (3, 2, 640, 33), (1, 1), ((2, 1), (0, 2)), (2, 1), 1),
+    "dilated columns": ((2, 6, 11, 160), (2, 3, 160, 20), (1, 2), ((1, 0), (2, 3)), (1, 3), 1),
+    "pointwise": ((1, 5, 7, 2048), (1, 1, 2048, 40), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),
     "a shorter last block": ((1, 3, 3, 1056), (2, 2, 1056, 24), (1, 1), ((1, 0), (0, 0)), (1, 1), 1),
     "quarter of the taps": ((3, 2, 2, 512), (4, 4, 512, 24), (2, 2), ((1, 1), (1, 1)), (1, 1), 1),
 }
@@ -209,6 +211,7 @@ def test_filter_that_is_read_as_it_lies(case, isa_name, monkeypatch):
     packed = conv.LOWERINGS["conv2d"](node, isa)
     monkeypatch.setattr(correlation_split, "_FILTER_BYTES", 0)
     monkeypatch.setattr(correlation_split, "_BLOCKS", 1)
+    monkeypatch.setattr(conv_direct, "pointwise_product", lambda *_: None)
     split = conv.LOWERINGS["conv2d"](node, isa)
     assert split.temps != packed.temps and len(split.phases) == 2
     expected, = run_kernel(packed, arrays, isa)

@@ -18,7 +18,8 @@ LONG = {
     "taps": Case((1, 8, 40, 256), (3, 3, 256, 16), padding=ONE),
     "channels": Case((1, 20, 40, 2048), (1, 1, 2048, 16)),
     "dilated": Case((1, 9, 40, 256), (3, 3, 256, 16), padding=((2, 2), (2, 2)), dilation=(2, 2)),
-    "streamed": Case((1, 4, 4, 512), (4, 4, 512, 256), padding=ONE),
+    "streamed": Case((1, 4, 4, 512), (3, 3, 512, 100), padding=ONE),
+    "split": Case((1, 4, 4, 512), (4, 4, 512, 256), padding=ONE),
 }
 
 

@@ -54,6 +54,12 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[np.ndarray, ...]]] = {
     "an axis summed twice": (lambda x: tf.reduce_sum(x, [0, 0]), (floats(2, 3),)),
     "a gradient of one row": (_descent, (floats(1, 3),)),
     "one row scattered to three": (lambda i, u: tf.scatter_nd(i, u, [6, 3]), (_ROWS, floats(1, 3))),
+    "a row of indices scattered as one": (lambda i, u: tf.scatter_nd(i, u, [6, 3]),
+                                          (np.array([0], np.int32), floats(3))),
+    "a gradient's scale of one channel": (
+        lambda x, s: tf.raw_ops.FusedBatchNormGradV3(
+            y_backprop=x, x=x, scale=s, reserve_space_1=s, reserve_space_2=s, reserve_space_3=s, is_training=False)[0],
+        (floats(2, 2, 2, 3), floats(1))),
     "one row added to three": (tf.tensor_scatter_nd_add, (floats(6, 3), _ROWS, floats(1, 3))),
     "one row added to three of a variable": (_scatter_to_variable, (_ROWS, floats(1, 3))),
 }

@@ -128,10 +128,10 @@ class FunctionState:
         """Whether TensorFlow runs this call, since there were too few. A program that makes functions of one name anew,
         and calls each only a few times, would compile each for little."""
         report, after = self._entry.report, options().compile_after
-        is_like_short_lived = after > 0 and _young[report.name] >= _MAX_YOUNG
+        is_like_short_lived = 0 < after < _FEW_CALLS and _young[report.name] >= _MAX_YOUNG
         if report.calls > (_FEW_CALLS if is_like_short_lived else after) or self._is_wanted_at_once(function):
             return False
-        if is_like_short_lived:
+        if is_like_short_lived and not self.left:
             self._engine.recorder.waits(self._entry, _TOO_SHORT_LIVED)
         return True
 

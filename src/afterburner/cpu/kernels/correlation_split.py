@@ -38,10 +38,11 @@ from .packing import copy_columns
 from .sum_blocks import ends_of
 
 _FILTER_BYTES = 2 << 20  # smaller ones stay in the caches, wherever their lines lie
-_PIXELS = 128  # the blocks' sums then are a quarter of the filter; beyond, each pixel reuses the filter more
+_SHARE = 4  # of a block's steps, how many pixels at most: the blocks' sums then are a quarter of the filter
+_TAPS = 16  # columns: the code is written out for each
 _BLOCKS = 8  # at least: chunks are cut along them only
 _STEPS, _FEWEST_STEPS = 64, 32  # of a sum between reading it from the second-level cache and writing it back
-_PACKED_BYTES = 256 << 10  # beyond, only the fewest steps are packed at once
+_PACKED_BYTES = 256 << 10  # where more steps would be larger, the fewest are packed at once
 _WIDEST = 4  # registers of a tile's row
 
 
@@ -82,7 +83,7 @@ class SplitPlan:
 def split_plan(c: Correlation, num: Numeric, isa: Isa) -> SplitPlan | None:
     """A plan; None where another way is faster, or sums are made in one block."""
     ends = ends_of(c) if num.is_float and num.bytes == 4 else ()
-    if (not ends or c.groups > 1 or c.transposed or c.pixels > _PIXELS
+    if (not ends or c.groups > 1 or c.transposed or c.pixels > ends[0] // _SHARE or c.columns.taps.count > _TAPS
             or c.steps * c.width * num.bytes < _FILTER_BYTES or c.rows.taps.count * len(ends) < _BLOCKS):
         return None
     steps = gcd(_STEPS, c.depth, *ends)

@@ -1,6 +1,7 @@
 """Correlation whose filter is larger than its image: the filter passes once, the sums of all pixels wait in scratch.
 
-A filter of 4x4x512x1024 has 33 MB. Packed beforehand it is written to memory and read back, and again for every
+The filter of an input gradient of 4x4x512x1024 has 33 MB; a convolution's own of that size is read as it lies
+(``correlation_split``) unless it is kept. Packed beforehand it is written to memory and read back, and again for every
 output row. Here a chunk owns panels of output channels; it packs one row of taps of a panel into its second-level
 cache and adds that row's products to the sums of all pixels before it takes the next. Every sum is added up in the
 same order as in ``correlation``, so that results are the same bits.

@@ -44,8 +44,9 @@ from .packing import ROWS_AHEAD, copy_columns, copy_rows, copy_run, pack_columns
 from .pairs import Layout, PairedOperands, Pairs, halved, pairs, pays
 
 _BLOCK_BYTES = 256 << 10  # of packed B: leaves room for A and C in a 512 KB second-level cache
-_STREAMS = 8  # panels of B packed at once otherwise: ways of a first-level cache, should they fall into the same sets
-_FEW_ROWS, _LARGE_BYTES = 64, 2 << 20  # of A; of B, which then takes about as long to read as to multiply
+_STREAMS = 8  # panels of B packed at once: ways of a first-level cache, should they fall into the same sets
+_ONE_TILE, _FEW_ROWS = 4, 64  # rows of A: for so few B is not packed; up to so many, a large B takes as long to read
+_LARGE_BYTES = 2 << 20  # of B
 _PIECE_BYTES, _PIECES = 4 << 10, 32  # of the rows of such a B that a chunk reads, and how many it packs at once
 _A_BYTES = 48 << 10  # of packed A: rows that long are read well from strided memory
 
@@ -122,7 +123,7 @@ def block(p: Product, num: Numeric, isa: Isa, half: bool, finished: bool) -> Blo
     they are packed; ``finished``, its sums are not the result itself, which so cannot hold a part of them."""
     vectors = -(-p.n // num.lanes)
     rows, columns = choose_tile(p.m, vectors, min(p.k, 512), isa)
-    whole_rows = rows.parts > 1 and _reads_whole_rows(p, num)
+    whole_rows = _reads_whole_rows(p, num)
     parts = _parts_in_rows(p, num, columns) if whole_rows else _parts(p, num, rows, columns)
     part_k, part_m = -(-p.k // parts[3]), p.m / parts[1]
     width = -(-columns.parts // parts[2]) * columns.widest * num.lanes
@@ -137,17 +138,18 @@ def block(p: Product, num: Numeric, isa: Isa, half: bool, finished: bool) -> Blo
 
 
 def _reads_whole_rows(p: Product, num: Numeric) -> bool:
-    """Whether A has so few rows, though more than a register tile, that the product takes as long as B takes to read:
-    memory gives pieces of a panel's width that lie kilobytes apart several times more slowly than whole rows."""
+    """Whether A has so few rows that the product takes about as long as B takes to read: memory gives pieces of a
+    panel's width that lie kilobytes apart several times more slowly than whole rows."""
     large = p.k * p.n * num.bytes >= _LARGE_BYTES
-    return large and p.m <= _FEW_ROWS and p.batch == 1 and not p.transpose_a and not p.transpose_b
+    return large and _ONE_TILE < p.m <= _FEW_ROWS and p.batch == 1 and not p.transpose_a and not p.transpose_b
 
 
 def _parts_in_rows(p: Product, num: Numeric, columns: Cut) -> tuple[int, int, int, int]:
-    """Chunks along k, and along n only as far as long pieces of rows are left."""
+    """Chunks along k, of which each has sums of its own, half as many as elements of B at most; and along n only as far
+    as long pieces of rows are left."""
     wanted = chunks_of(max(p.m * p.n * p.k / num.lanes / 2, num.bytes * p.k * p.n / 8))
     n = max(1, min(columns.parts, p.n * num.bytes // _PIECE_BYTES))
-    return (1, 1, n, max(1, min(wanted // n, p.k // _PIECES)))
+    return (1, 1, n, max(1, min(wanted // n, p.k // _PIECES, p.k // (2 * p.m))))
 
 
 def _aliased(p: Product, num: Numeric, rows: Cut, columns: Cut) -> bool:

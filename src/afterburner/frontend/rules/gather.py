@@ -94,8 +94,15 @@ def _refuse_other_updates(ctx: Importer, updates: Value, shape: Shape) -> None:
         raise ctx.refuse(f"scatters {updates.type} where {list(shape)} is due")
 
 
+def _refuse_single_index(ctx: Importer, indices: Value) -> None:
+    """An index that is no row of a matrix: TensorFlow then counts the axes of the updates in another way."""
+    if indices.type.rank < 2:
+        raise ctx.refuse(f"scatters by indices of shape {list(indices.shape)}")
+
+
 def _scatter_nd(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
     indices, updates = inputs[:2]
+    _refuse_single_index(ctx, indices)
     shape, depth = ctx.ints(inputs[2], "the shape"), indices.shape[-1]
     _refuse_other_updates(ctx, updates, (*indices.shape[:-1], *shape[depth:]))
     rows = ctx.emit(SegmentSum(prod(shape[:depth])), _linear(ctx, indices, shape[:depth]), updates)
@@ -109,6 +116,7 @@ def _tensor_scatter_add(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Seque
 
 
 def _scattered(ctx: Importer, x: Value, indices: Value, updates: Value) -> Value:
+    _refuse_single_index(ctx, indices)
     depth = indices.shape[-1]
     rows = ctx.reshape(x, (prod(x.shape[:depth]), *x.shape[depth:]))
     _refuse_other_updates(ctx, updates, (*indices.shape[:-1], *x.shape[depth:]))

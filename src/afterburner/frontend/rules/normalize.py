@@ -45,9 +45,8 @@ def _forward(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
     f, layout, dtype = Formula(ctx), layout_of(ctx), inputs[0].type.dtype
     x = ctx.cast(layout.enter(ctx, inputs[0]), F32)
     scale, offset, mean, variance = inputs[1:5]
-    given = inputs[1:3] if ctx.attr("is_training") else inputs[1:5]
-    if any(v.shape != x.shape[-1:] for v in given):
-        raise ctx.refuse(f"normalizes {x.type} by {', '.join(str(v.type) for v in given)}")
+    fresh = ctx.attr("is_training") and ctx.attr("exponential_avg_factor") == 1
+    _refuse_other_channels(ctx, x, inputs[1:3] if fresh else inputs[1:5])
     over = _Channels(f, x)
     outputs = [mean, variance, mean, variance]
     if ctx.attr("is_training"):
@@ -64,6 +63,11 @@ def _forward(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
     return results if op.type != "FusedBatchNormV3" else [*results, ctx.constant(np.float32(0))]
 
 
+def _refuse_other_channels(ctx: Importer, x: Value, given: Sequence[Value]) -> None:
+    if any(v.shape != x.shape[-1:] for v in given):
+        raise ctx.refuse(f"normalizes {x.type} by {', '.join(str(v.type) for v in given)}")
+
+
 def _averaged(ctx: Importer, old: Value, new: Value) -> Value:
     """(1 - factor) old + factor new; the operation's first version has no factor."""
     f, factor = Formula(ctx), float(ctx.attr("exponential_avg_factor"))
@@ -75,6 +79,7 @@ def _backward(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]
     f, layout, dtype = Formula(ctx), layout_of(ctx), inputs[0].type.dtype
     dy, x = (ctx.cast(layout.enter(ctx, v), F32) for v in inputs[:2])
     scale, mean, variance = inputs[2:5]
+    _refuse_other_channels(ctx, x, inputs[2:5])
     over = _Channels(f, x)
     stretched = f.add(variance, ctx.attr("epsilon"))
     centered = f.sub(x, over.wide(mean))

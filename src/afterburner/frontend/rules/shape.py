@@ -280,7 +280,11 @@ def _range(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
     if start.dtype.kind in "iu":
         count = len(range(int(start), int(limit), int(delta)))
     else:  # in the element type itself, as TensorFlow counts: rounded, 0.3 / 0.1 is 3 in f32
-        count = math.ceil(float((limit - start) / delta))
+        with np.errstate(over="ignore"):
+            exact = float((limit - start) / delta)
+        if not math.isfinite(exact):
+            raise ctx.refuse("a range without end")
+        count = math.ceil(exact)
     steps = np.arange(count).astype(start.dtype)
     return (ctx.constant((start + steps * delta).astype(start.dtype)),)
 
