@@ -50,17 +50,18 @@ def measured_page(page: Path) -> str:
 
     costs, prefix = page.parent == FOLDER, "" if page.parent == FOLDER else f"{FOLDER.name}/"
     blocks = {}
-    for name, chart in CHARTS.items():
+    for name, chart in {**CHARTS, **dict.fromkeys(OTHER_MACHINES)}.items():
         if not (MEASURED / f"{name}.json").exists():
             continue
         result = json.loads((MEASURED / f"{name}.json").read_text(encoding="utf-8"))
-        picture = f"![Times of {name}: stock TensorFlow beside Afterburner]({prefix}{chart})"
-        blocks[name] = f"{summary(result)}\n\n{table(result, costs)}\n{picture}\n"
+        picture = f"\n![Times of {name}: stock TensorFlow beside Afterburner]({prefix}{chart})\n" if chart else ""
+        blocks[name] = f"{summary(result)}\n\n{table(result, costs)}{picture}"
     return filled(page.read_text(encoding="utf-8"), blocks)
 
 
 CHARTS = {"small": "bench.png", "networks": "networks.png", "inference": "inference.png",
           "mixed_bfloat16": "mixed_bfloat16.png"}
+OTHER_MACHINES = ("networks_zen3", "networks_zen3_onednn")  # measured by hand, without a chart
 PAGES: dict[Path, Callable[[], str]] = {
     FOLDER / "options.md": options_page, FOLDER / "supported-ops.md": operations_page,
     **{page: partial(measured_page, page) for page in (FOLDER.parent / "README.md", FOLDER / "performance.md")}}
