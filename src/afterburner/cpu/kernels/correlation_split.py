@@ -19,7 +19,7 @@ from llvmlite import ir as ll
 
 from ..emitter import I8, Emitter, i64
 from ..isa import Isa
-from .correlation import Correlation, Correlator, Plan, tap_range
+from .correlation import Correlator
 from .epilogue import Finish, Streams
 from .gemm import (
     LINE,
@@ -36,6 +36,7 @@ from .gemm import (
 )
 from .packing import copy_columns
 from .sum_blocks import ends_of
+from .taps import Correlation, Plan, tap_range
 
 _FILTER_BYTES = 2 << 20  # smaller ones stay in the caches, wherever their lines lie
 _SHARE = 4  # of a block's steps, how many pixels at most: the blocks' sums then are a quarter of the filter

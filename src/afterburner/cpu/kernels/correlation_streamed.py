@@ -16,10 +16,11 @@ from llvmlite import ir as ll
 
 from ..emitter import Emitter, i64
 from ..isa import Isa
-from .correlation import Correlation, Correlator, PlacedTile, Plan, tap_range
+from .correlation import Correlator, PlacedTile
 from .epilogue import Finish, Streams
 from .gemm import LINE, MOST_CHUNKS, Ahead, Asked, Numeric, choose_tile, larger, range_of_part, smaller
 from .shared_zeros import SharedZeros
+from .taps import Correlation, Plan, tap_range
 
 _SUMS_BYTES = 96 << 10  # sums of one panel, which share the second-level cache with a row of taps
 _TAPS_BYTES = 256 << 10  # of one panel and one row of taps, at 32-byte registers

@@ -26,7 +26,7 @@ from ..emitter import I1, Emitter, const, i64
 from ..isa import Isa
 from ..kernel import Kernel, Phase
 from .column_sums import with_sums
-from .correlation import Correlation, Correlator, Plan
+from .correlation import Correlator
 from .doubts import Doubts, Finite, any_lane, otherwise
 from .epilogue import Contraction, Finish
 from .gemm import (
@@ -48,6 +48,7 @@ from .gemm import (
 )
 from .pairs import Pointer
 from .prologue import Prologue, maker_of
+from .taps import Correlation, Plan
 from .winograd_lines import Scheme, transform
 from .winograd_outputs import Outputs
 from .winograd_patches import LINE, Grid, Patches, apart, load, store
