@@ -13,10 +13,10 @@ from afterburner.cpu.kernels import (
     correlation,
     correlation_split,
     correlation_streamed,
+    correlator,
     depthwise,
     epilogue,
     filter_grad_plan,
-    taps,
 )
 from afterburner.cpu.kernels.gemm import CHUNK_CYCLES, MOST_CHUNKS, chunks_of, numeric
 from afterburner.ir import DTYPES, Builder, TensorType
@@ -111,7 +111,7 @@ def test_input_asked_for_early(name, case, monkeypatch):
     node, arrays = build(name, CASES[case], "f32")
     isa = isas.host(isas.available()[0])
     expected, = run_kernel(conv.LOWERINGS[name](node, isa), arrays, isa)
-    for module in (correlation, epilogue):
+    for module in (correlator, epilogue):
         monkeypatch.setattr(module, "COLD_BYTES", 0)
     asked = []
     ask = Emitter.prefetch
@@ -251,13 +251,13 @@ def test_taps_that_no_pixel_reads_are_left_out():
     node, _ = build("conv2d", CASES["quarter of the taps"], "f32")
     x, w, y = (v.shape for v in (*node.operands, *node.results))
     c = conv_direct.forward_correlation(node.op, x, w, y)
-    assert c.rows.taps == taps.Taps(4, 0, 1, 2, -1, 1)
-    assert c.trimmed.rows.taps == c.trimmed.columns.taps == taps.Taps(2, 1, 1, 2, 0, 1)
+    assert c.rows.taps == correlation.Taps(4, 0, 1, 2, -1, 1)
+    assert c.trimmed.rows.taps == c.trimmed.columns.taps == correlation.Taps(2, 1, 1, 2, 0, 1)
     assert c.trimmed.trimmed == c.trimmed
     gradient, _ = build("conv2d_input_grad", CASES["quarter of the taps"], "f32")
     for part in conv_direct.gradient_correlations(gradient.op, w, y):
         assert part.steps == 4 * 24 and part.trimmed.steps == 24
-    beyond = taps.Axis(3, 1, taps.Taps(2, 0, 1, 1, -4, 1))
+    beyond = correlation.Axis(3, 1, correlation.Taps(2, 0, 1, 1, -4, 1))
     assert beyond.trimmed == beyond
 
 

@@ -19,11 +19,12 @@ from ..kernel import Kernel, Phase, Unsupported
 from . import library
 from .column_sums import with_sums
 from .conv_input_grad_narrow import lower_narrow_input_grad, narrow_pays
-from .correlation import Correlator
+from .correlation import Axis, Correlation, Plan, Taps
 from .correlation_masked import MaskedCorrelator, masked_plan
 from .correlation_sparse import ListCorrelator, SparseCorrelator, SparsePlan, sparse_plan
 from .correlation_split import SplitCorrelator, SplitPlan, split_plan
 from .correlation_streamed import StreamedCorrelator, in_one_row, streamed_plans
+from .correlator import Correlator
 from .depthwise import is_depthwise, lower_depthwise
 from .epilogue import Contraction, Streams, contraction_of
 from .gemm import LINE, MOST_CHUNKS, TALLEST, WIDEST, Cut, Numeric, choose_tile, chunks_of, numeric
@@ -32,7 +33,6 @@ from .packing import widen_phase
 from .pairs import Layout, PairedOperands, Pairs, Pointer, halved, pairs, pays, temporary
 from .prologue import Prologue, made_operand
 from .shared_zeros import SharedZeros, shared_zeros
-from .taps import Axis, Correlation, Plan, Taps
 from .winograd import F2X2, F4X4, few_tiles, lower_checked_winograd, lower_winograd, scheme_that_pays
 from .winograd_streamed import lower_streamed_winograd, streamed_winograd_pays
 

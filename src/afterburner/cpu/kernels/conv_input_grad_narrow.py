@@ -19,7 +19,8 @@ from ...ir.types import F32
 from ..emitter import I1, Emitter, i64
 from ..isa import Isa
 from ..kernel import Kernel, Phase
-from .correlation import Correlator
+from .correlation import Axis, Correlation, Plan, Taps
+from .correlator import Correlator
 from .epilogue import Contraction, Finish
 from .gemm import (
     MOST_CHUNKS,
@@ -36,7 +37,6 @@ from .gemm import (
     store_tile,
     walk_panels,
 )
-from .taps import Axis, Correlation, Plan, Taps
 
 _WORTH = 2  # times fewer registers of products than one for each tap
 _BLOCK_BYTES = 128 << 10  # of rows of dx: a quarter of a 512 KB second-level cache

@@ -17,12 +17,12 @@ from llvmlite import ir as ll
 from ..emitter import F32, I8, I16, I64, Emitter, const, i64
 from ..isa import Isa
 from .bits import WORD, add_bits
+from .correlation import Correlation, Plan
 from .correlation_sparse import Layout, SparseCorrelator, SparsePlan, is_plain, turn_of
 from .epilogue import COLD_BYTES, LINE, Finish
 from .gemm import MOST_CHUNKS, Numeric, Tile, shaped, zeros
 from .nonzeros import Lists
 from .sum_blocks import ends_of
-from .taps import Correlation, Plan
 
 _MOST_SUMS = 8  # registers of sums of a pixel: with more, a turn has fewer channels
 _FEWEST_SUMS = 4

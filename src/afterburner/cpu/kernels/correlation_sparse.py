@@ -16,14 +16,14 @@ from llvmlite import ir as ll
 
 from ..emitter import F32, I1, I8, I32, I64, Emitter, const, i64
 from ..isa import Isa
-from .correlation import Correlator
+from .correlation import Correlation, Plan, tap_range
+from .correlator import Correlator
 from .epilogue import LINE, Finish, Streams, ask_early, cold
 from .finite import NOTE, note_finite, noted_finite
 from .gemm import MOST_CHUNKS, Numeric, larger, range_of_part, smaller
 from .nonzeros import ENTRY, Lists
 from .prologue import Prologue
 from .sum_blocks import block_of_channels, ends_of
-from .taps import Correlation, Plan, tap_range
 
 _FEWEST = 7  # registers of sums: a multiply-add takes four cycles, two start in each
 _OTHERS = 4  # registers for other things than sums

@@ -13,30 +13,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import gcd
 
 from llvmlite import ir as ll
 
 from ..emitter import I8, Emitter, i64
 from ..isa import Isa
-from .correlation import Correlator
+from .correlation import Correlation, Plan, tap_range
+from .correlator import Correlator
 from .epilogue import Finish, Streams
 from .gemm import (
     LINE,
     MOST_CHUNKS,
     Ahead,
-    Asked,
     Numeric,
     Rows,
+    Tile,
     accumulate,
     choose_tile,
+    lines_ahead,
     range_of_part,
+    shaped,
     smaller,
     zeros,
 )
 from .packing import copy_columns
 from .sum_blocks import ends_of
-from .taps import Correlation, Plan, tap_range
 
 _FILTER_BYTES = 2 << 20  # smaller ones stay in the caches, wherever their lines lie
 _SHARE = 4  # of a block's steps, how many pixels at most: the blocks' sums then are a quarter of the filter
@@ -177,11 +180,8 @@ class SplitCorrelator(Correlator):
         ``more``."""
         size = self.steps * self.c.width * self.num.bytes
         lines = -(-size // LINE // self._turns)
-        every = max(2, self.steps // lines // 2 * 2)
-        piece = -(-lines * every // self.steps)
         base = e.at(rows, e.b.select(more, i64(size), i64(0)), I8)
-        base = e.at(base, e.b.mul(turn, i64(lines * LINE)), I8)
-        return Ahead((Asked(base, i64(piece * LINE), None, range(0, piece * LINE, LINE)),), every)
+        return lines_ahead(e.at(base, e.b.mul(turn, i64(lines * LINE)), I8), lines, self.steps)
 
     @property
     def _turns(self) -> int:
@@ -216,24 +216,17 @@ class SplitCorrelator(Correlator):
 
     def add_up(self, e: Emitter, finish: Finish) -> None:
         """The second phase: the blocks of this chunk's panels added up in order, and finished."""
-        c, tiles = self.c, self.plan.tiles
         first, end = range_of_part(e, e.chunk, self.plan.panels.parts, self.plan.parts[1])
         for width, panel, channel, last in self._panels(e, first, end):
             held = e.at(e.temp(0), e.b.mul(panel, i64(self._panel_elements)), self.num.element)
-            with e.loop(0, c.images, name="image") as n, e.loop(0, c.rows.outputs, name="row") as y:
-                inside = e.b.add(e.b.mul(n, i64(c.out_strides[0])), e.b.mul(y, i64(c.out_strides[1])))
-                target = e.b.add(e.b.add(inside, channel), i64(c.out_offset))
-                before = e.b.mul(e.b.add(e.b.mul(n, i64(c.rows.outputs)), y), i64(c.columns.outputs))
-                for pixels, _, x in tiles.walk(e, i64(0), i64(tiles.parts)):
-                    at = e.at(held, e.b.mul(e.b.add(before, x), i64(width * self.num.lanes)), self.num.element)
-                    into = e.b.add(target, e.b.mul(x, i64(c.out_strides[2])))
-                    finish(e, self._total(e, at, pixels, width), into, c.out_strides[2], channel, last)
+            self.finish_all(e, finish, width, channel, last, partial(self._total, e, held, width))
 
-    def _total(self, e: Emitter, at: ll.Value, pixels: int, width: int) -> list[list[ll.Value]]:
-        """A tile's sums of all blocks, of which the first lies at ``at``."""
+    def _total(self, e: Emitter, held: ll.Value, width: int, pixel: ll.Value, pixels: int) -> Tile:
+        """The sums of all blocks of some pixels of a panel, whose first block lies at ``held``."""
+        at = e.at(held, e.b.mul(pixel, i64(width * self.num.lanes)), self.num.element)
         flat = [v for row in zeros(self.num, pixels, width) for v in row]
         with e.loop_carried(0, self.chunks, 1, flat, "block") as (block, now, after):
             base = e.at(at, e.b.mul(block, i64(self._block_elements)), self.num.element)
             tile = self._load(e, base, pixels, width)
             after[:] = [self.num.add(e, total, v) for total, v in zip(now, (v for r in tile for v in r), strict=True)]
-        return [after[p * width: (p + 1) * width] for p in range(pixels)]
+        return shaped(after, width)

@@ -16,11 +16,11 @@ from llvmlite import ir as ll
 
 from ..emitter import Emitter, i64
 from ..isa import Isa
-from .correlation import Correlator, PlacedTile
+from .correlation import Correlation, Plan, tap_range
+from .correlator import Correlator, PlacedTile
 from .epilogue import Finish, Streams
-from .gemm import LINE, MOST_CHUNKS, Ahead, Asked, Numeric, choose_tile, larger, range_of_part, smaller
+from .gemm import LINE, MOST_CHUNKS, Ahead, Asked, Numeric, Tile, choose_tile, larger, range_of_part, smaller
 from .shared_zeros import SharedZeros
-from .taps import Correlation, Plan, tap_range
 
 _SUMS_BYTES = 96 << 10  # sums of one panel, which share the second-level cache with a row of taps
 _TAPS_BYTES = 256 << 10  # of one panel and one row of taps, at 32-byte registers
@@ -180,15 +180,10 @@ class StreamedCorrelator(Correlator):
 
     def _write(self, e: Emitter, width: int, channel: ll.Value, last: int, finish: Finish) -> None:
         """The sums, finished, to the result."""
-        c, tiles = self.c, self.plan.tiles
-        with e.loop(0, c.images, name="image") as n, e.loop(0, c.rows.outputs, name="row") as y:
-            inside = e.b.add(e.b.mul(n, i64(c.out_strides[0])), e.b.mul(y, i64(c.out_strides[1])))
-            target = e.b.add(e.b.add(inside, channel), i64(c.out_offset))
-            pixel = e.b.mul(e.b.add(e.b.mul(n, i64(c.rows.outputs)), y), i64(c.columns.outputs))
-            for pixels, _, x in tiles.walk(e, i64(0), i64(tiles.parts)):
-                sums = self._load(e, self._held(e, e.b.add(pixel, x), width), pixels, width)
-                into = e.b.add(target, e.b.mul(x, i64(c.out_strides[2])))
-                finish(e, sums, into, c.out_strides[2], channel, last)
+        def sums(pixel: ll.Value, pixels: int) -> Tile:
+            return self._load(e, self._held(e, pixel, width), pixels, width)
+
+        self.finish_all(e, finish, width, channel, last, sums)
 
 
 def _value(number: ll.Value | int) -> ll.Value:

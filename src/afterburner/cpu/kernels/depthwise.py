@@ -17,6 +17,7 @@ from ..emitter import Emitter, i64, stored_type
 from ..halves import is_half
 from ..isa import Isa
 from ..kernel import Kernel, Phase
+from .correlation import Axis, Correlation, Taps, kinds_of, tap_range
 from .epilogue import Contraction, Finish, Stream, Streams, ask_early, cold
 from .gemm import (
     CHUNK_CYCLES,
@@ -35,7 +36,6 @@ from .gemm import (
 )
 from .matmul import combine_phase
 from .packing import widen_phase
-from .taps import Axis, Correlation, Taps, kinds_of, tap_range
 
 _CHAINS = 8  # sums in flight that hide the latency of a multiply-add
 _BLOCK_ROWS = 8  # of a unit, whose operands are read again for every filter row

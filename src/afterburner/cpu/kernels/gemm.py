@@ -334,6 +334,13 @@ class Ahead:
         return replace(self, asked=tuple(a.later(e, e.b.udiv(steps, i64(self.every))) for a in self.asked))
 
 
+def lines_ahead(base: ll.Value, lines: int, steps: int) -> Ahead:
+    """So many cache lines from ``base``, asked for evenly in ``steps`` of the sums."""
+    every = max(2, steps // lines // 2 * 2)  # two steps are written out together
+    piece = -(-lines * every // steps)
+    return Ahead((Asked(base, i64(piece * LINE), None, range(0, piece * LINE, LINE)),), every)
+
+
 def zeros(num: Numeric, rows: int, vectors: int) -> Tile:
     """Accumulators at zero."""
     return [[num.zero] * vectors for _ in range(rows)]

@@ -22,7 +22,6 @@ from .gemm import (
     LINE,
     MOST_CHUNKS,
     Ahead,
-    Asked,
     Columns,
     Cut,
     Numeric,
@@ -32,6 +31,7 @@ from .gemm import (
     choose_tile,
     chunks_of,
     larger,
+    lines_ahead,
     load_lanes,
     numeric,
     range_of_part,
@@ -326,13 +326,11 @@ class Gemm:
         tiles = self.by.rows.parts * self.panels_per_part
         lines = next(n for n in range(1, row // LINE + 2) if tiles // -(-row // (n * LINE)) >= min(steps, tiles))
         across = -(-row // (lines * LINE))
-        every = max(2, steps // lines // 2 * 2)
-        piece = -(-lines * every // steps)
         line = e.b.add(e.b.add(start, i64(steps)), e.b.udiv(turn, i64(across)))
         column = self.by.columns.start(e, self.first_panel)
         base = e.at(self.b, e.b.add(e.b.mul(line, i64(self.p.n)), e.b.mul(column, i64(self.num.lanes))), self.stored)
         base = e.at(base, e.b.mul(e.b.urem(turn, i64(across)), i64(lines * LINE)), I8)
-        return Ahead((Asked(base, i64(piece * LINE), None, range(0, piece * LINE, LINE)),), every)
+        return lines_ahead(base, lines, steps)
 
     def _ask(self, e: Emitter, offset: ll.Value, height: int, width: int) -> None:
         if not self.by.partial and self.by.depth >= self.p.k >= EARLY_STEPS:

@@ -14,12 +14,12 @@ from llvmlite import ir as ll
 
 from ..emitter import F32, I8, I16, I32, I64, Emitter, const, i64
 from ..kernel import Phase
+from .correlation import Correlation, Plan, kinds_of
 from .finite import NOTE, note_finite, noted_finite
 from .gemm import LINE, Numeric, chunks_of, larger, range_of_part, smaller, walk_groups
 from .loops.values import table
 from .nonzeros import orders
 from .sum_blocks import ends_of, pieces_of
-from .taps import Correlation, Plan, kinds_of
 
 _FEWEST_VECTORS = 8  # registers of products an element: to list it takes as long as about one
 _MOST_BYTES = 1 << 20  # of lists, which then stay in the caches

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from .gemm import cut
 
 if TYPE_CHECKING:
-    from .taps import Correlation
+    from .correlation import Correlation
 
 _ONE_CHAIN = 640  # products that one chain may have
 _MOST = 512  # of a block

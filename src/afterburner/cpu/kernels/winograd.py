@@ -26,7 +26,8 @@ from ..emitter import I1, Emitter, const, i64
 from ..isa import Isa
 from ..kernel import Kernel, Phase
 from .column_sums import with_sums
-from .correlation import Correlator
+from .correlation import Correlation, Plan
+from .correlator import Correlator
 from .doubts import Doubts, Finite, any_lane, otherwise
 from .epilogue import Contraction, Finish
 from .gemm import (
@@ -48,7 +49,6 @@ from .gemm import (
 )
 from .pairs import Pointer
 from .prologue import Prologue, maker_of
-from .taps import Correlation, Plan
 from .winograd_lines import Scheme, transform
 from .winograd_outputs import Outputs
 from .winograd_patches import LINE, Grid, Patches, apart, load, store

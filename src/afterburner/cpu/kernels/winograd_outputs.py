@@ -9,10 +9,10 @@ from itertools import chain
 from llvmlite import ir as ll
 
 from ..emitter import Emitter, i64
+from .correlation import Correlation
 from .doubts import Finite
 from .epilogue import Finish
 from .gemm import Numeric, larger, smaller
-from .taps import Correlation
 from .winograd_lines import Scheme, transform
 from .winograd_patches import REGISTERS, Grid, between, load, registers, store
 

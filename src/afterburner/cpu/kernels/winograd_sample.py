@@ -19,10 +19,10 @@ from math import gcd
 from llvmlite import ir as ll
 
 from ..emitter import Emitter, const, i64
-from .correlation import Correlator
+from .correlation import Axis, Correlation, Plan
+from .correlator import Correlator
 from .gemm import Cut, Numeric
 from .prologue import Made, Maker, Prologue, maker_of
-from .taps import Axis, Correlation, Plan
 from .winograd_lines import Matrix, transform
 from .winograd_patches import Grid, Patches, apart, load
 

@@ -22,6 +22,7 @@ from llvmlite import ir as ll
 from ..emitter import Emitter, i64
 from ..isa import Isa
 from ..kernel import Kernel, Phase
+from .correlation import Axis, Correlation
 from .epilogue import Contraction, Finish
 from .gemm import (
     MOST_CHUNKS,
@@ -40,7 +41,6 @@ from .gemm import (
     zeros,
 )
 from .packing import pack_columns, pack_columns_transposed
-from .taps import Axis, Correlation
 from .winograd_lines import Scheme, transform
 from .winograd_outputs import Outputs
 from .winograd_patches import LINE, Grid, Patches, apart, load, store
