@@ -53,6 +53,13 @@ def test_nothing_was_seen() -> None:
     assert "No graph function was called" in printed(Report("TensorFlow", 0, []))
 
 
+def test_why_a_function_waits() -> None:
+    reasons = ("", "for 16 calls, as others")
+    text = printed(Report("cpu", 0, [FunctionReport(f"f{i}", 2, reason=r) for i, r in enumerate(reasons)]))
+    assert text.count("too few calls to compile it") == 2
+    assert text.count("too few calls to compile it: it waits for 16 calls, as others") == 1
+
+
 def test_report_tells_everything() -> None:
     text = printed(Report("cpu (avx2, 2 threads)", 2, [step()]))
     for expected in ("one_step", "40 of 42", "99%", "0.25", "3.0", "compiled, 1 from the cache",

@@ -518,6 +518,29 @@ def test_end_of_data_is_tensorflows_error():
             step(iterator)
 
 
+def test_a_step_whose_pipeline_raises_changes_nothing():
+    """Stock TensorFlow may count the step before it finds out."""
+    def batches():
+        yield from (np.ones((4, 3), np.float32),) * 2
+        raise ValueError("bad file")
+
+    count, weights = tf.Variable(0, dtype=tf.int64), tf.Variable(tf.ones(3))
+
+    @tf.function
+    def step(iterator):
+        count.assign_add(1)
+        weights.assign_sub(0.1 * tf.reduce_mean(tf.exp(next(iterator)) * weights, 0))
+        return tf.reduce_sum(weights)
+
+    with captured(compile_after=0):
+        iterator = iter(tf.data.Dataset.from_generator(batches, output_signature=tf.TensorSpec((4, 3))))
+        last = [step(iterator) for _ in range(2)][-1]
+        with pytest.raises(tf.errors.InvalidArgumentError, match="bad file"):
+            step(iterator)
+        assert count.numpy() == 2
+        close(tf.reduce_sum(weights), last)
+
+
 def test_functions_without_work_are_left_alone():
     @tf.function
     def f(x):
