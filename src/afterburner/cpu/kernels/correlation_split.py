@@ -1,9 +1,9 @@
 """Correlation whose filter is larger than its image, cut along its sums: the filter is read in the order in which it
 lies in memory.
 
-A filter of 4x4x512x1024 has 33 MB, and memory gives lines that follow one another several times faster than pieces of
-a panel's width that lie kilobytes apart (Zen 3, two threads: 30 GB/s, pieces of 192 bytes 11, of 96 bytes 4). So a
-chunk owns one block of the sums (``sum_blocks``), whose part of the filter is one piece of memory. It packs some rows
+A filter of 4x4x512x1024 has 33 MB, and memory gives lines that follow one another faster than pieces of a panel's
+width that lie kilobytes apart (``benchmarks/pieces.py``; Zen 3, two threads: 21 GB/s, pieces of 96 bytes 8). So a chunk
+owns one block of the sums (``sum_blocks``), whose part of the filter is one piece of memory. It packs some rows
 of it into its second-level cache and adds their products to the block's sums of all pixels, tile by tile; meanwhile
 the next rows are asked for. A second phase adds up the blocks and finishes. Every sum is added up in the same order as
 in ``correlation``, so that results are the same bits.

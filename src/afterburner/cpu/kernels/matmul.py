@@ -45,8 +45,8 @@ from .pairs import Layout, PairedOperands, Pairs, halved, pairs, pays
 
 _BLOCK_BYTES = 256 << 10  # of packed B: leaves room for A and C in a 512 KB second-level cache
 _STREAMS = 8  # panels of B packed at once: ways of a first-level cache, should they fall into the same sets
-_ONE_TILE, _FEW_ROWS = 4, 64  # rows of A: for so few B is not packed; up to so many, a large B takes as long to read
-_LARGE_BYTES = 2 << 20  # of B
+_ONE_TILE, _FEW_ROWS = 4, 48  # rows of A: for so few B is not packed; up to so many, a large B takes as long to read
+_LARGE_BYTES = 8 << 20  # of B
 _PIECE_BYTES, _PIECES = 4 << 10, 32  # of the rows of such a B that a chunk reads, and how many it packs at once
 _A_BYTES = 48 << 10  # of packed A: rows that long are read well from strided memory
 
@@ -139,7 +139,7 @@ def block(p: Product, num: Numeric, isa: Isa, half: bool, finished: bool) -> Blo
 
 def _reads_whole_rows(p: Product, num: Numeric) -> bool:
     """Whether A has so few rows that the product takes about as long as B takes to read: memory gives pieces of a
-    panel's width that lie kilobytes apart several times more slowly than whole rows."""
+    panel's width that lie kilobytes apart at half the rate of whole rows and less."""
     large = p.k * p.n * num.bytes >= _LARGE_BYTES
     return large and _ONE_TILE < p.m <= _FEW_ROWS and p.batch == 1 and not p.transpose_a and not p.transpose_b
 
