@@ -18,7 +18,7 @@ from afterburner.cpu.kernels import (
     epilogue,
     filter_grad_plan,
 )
-from afterburner.cpu.kernels.gemm import CHUNK_CYCLES, MOST_CHUNKS, chunks_of, numeric
+from afterburner.cpu.kernels.gemm import CHUNK_CYCLES, MOST_CHUNKS, chunks_of, numeric, product_cycles
 from afterburner.ir import DTYPES, Builder, TensorType
 from afterburner.ir.ops.conv import Conv2d, Conv2dFilterGrad, Conv2dInputGrad, output_size
 
@@ -34,6 +34,7 @@ CASES = {
     "strided stem": ((1, 23, 22, 3), (7, 7, 3, 17), (2, 2), ((3, 3), (3, 2)), (1, 1), 1),
     "strided 1x1": ((2, 9, 8, 10), (1, 1, 10, 16), (2, 2), ((0, 0), (0, 0)), (1, 1), 1),
     "plain 1x1": ((2, 6, 7, 10), (1, 1, 10, 33), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),
+    "1x1 in other rows": ((2, 14, 14, 20), (1, 1, 20, 64), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),
     "few pixels 1x1": ((1, 1, 4, 300), (1, 1, 300, 40), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),
     "stride beyond window": ((1, 13, 14, 4), (2, 2, 4, 8), (3, 4), ((0, 0), (1, 0)), (1, 1), 1),
     "dilated": ((1, 13, 15, 5), (3, 3, 5, 8), (1, 1), ((2, 2), (2, 2)), (2, 2), 1),
@@ -286,3 +287,25 @@ def test_how_few_chunks_are_cut_does_not_change_bits(image, filter_, monkeypatch
     plain = conv.LOWERINGS["conv2d"](node, isa)
     assert changed == [True]
     assert run_guarded(cut, arrays, isa)[0].tobytes() == run_kernel(plain, arrays, isa)[0].tobytes()
+
+
+def test_1x1_takes_pixels_in_rows_that_tiles_cut_evenly():
+    isa = isas.host("avx2")
+    num = numeric(DTYPES["f32"], isa)
+    x, w, *_ = CASES["1x1 in other rows"]
+    op = Conv2d(strides=(1, 1), padding=((0, 0), (0, 0)), dilation=(1, 1), groups=1)
+    given = conv_direct.forward_correlation(op, x, w, (*x[:3], w[3]))
+    taken = conv_direct.in_even_rows(given, num, isa)
+    plans = [conv_direct.plan_of(c, num, isa) for c in (given, taken)]
+    before, after = (product_cycles(p.tiles, p.panels, isa) / p.tiles.size for p in plans)
+    assert taken.pixels == given.pixels and after < before
+    assert taken.out_strides == (392 * 64, taken.columns.outputs * 64, 64)
+
+
+def test_strided_1x1_keeps_its_rows():
+    isa = isas.host("avx2")
+    x, w, strides, *_ = CASES["strided 1x1"]
+    op = Conv2dInputGrad(strides=strides, padding=((0, 0), (0, 0)), dilation=(1, 1), groups=1, input_shape=x)
+    parts = conv_direct.gradient_correlations(op, w, (2, 5, 4, 16))
+    num = numeric(DTYPES["f32"], isa)
+    assert [conv_direct.in_even_rows(c, num, isa) for c in parts] == parts

@@ -19,7 +19,7 @@ from ..kernel import Kernel, Phase, Unsupported
 from . import library
 from .column_sums import with_sums
 from .conv_input_grad_narrow import lower_narrow_input_grad, narrow_pays
-from .correlation import Axis, Correlation, Plan, Taps
+from .correlation import Axis, Correlation, Plan, Taps, in_rows_of
 from .correlation_masked import MaskedCorrelator, masked_plan
 from .correlation_sparse import ListCorrelator, SparseCorrelator, SparsePlan, sparse_plan
 from .correlation_split import SplitCorrelator, SplitPlan, split_plan
@@ -27,7 +27,7 @@ from .correlation_streamed import StreamedCorrelator, in_one_row, streamed_plans
 from .correlator import Correlator
 from .depthwise import is_depthwise, lower_depthwise
 from .epilogue import Contraction, Streams, contraction_of
-from .gemm import LINE, MOST_CHUNKS, TALLEST, WIDEST, Cut, Numeric, choose_tile, chunks_of, numeric
+from .gemm import LINE, MOST_CHUNKS, TALLEST, WIDEST, Cut, Numeric, choose_tile, chunks_of, numeric, product_cycles
 from .matmul import Product, lower_product, zero_kernel
 from .packing import widen_phase
 from .pairs import Layout, PairedOperands, Pairs, Pointer, halved, pairs, pays, temporary
@@ -38,6 +38,8 @@ from .winograd_streamed import lower_streamed_winograd, streamed_winograd_pays
 
 _IMAGE_BYTES = 128 << 10  # input rows of a block: a quarter of a 512 KB second-level cache
 _FILTER_BYTES = 192 << 10  # of packed filter that a chunk reads again and again from the second-level cache
+
+_SHORTEST_ROW, _LONGEST_ROW = 24, 128  # pixels: to begin one takes time, and tiles cut longer ones no better
 
 _SET_BYTES = 4 << 10  # apart, lines are in one set of the first-level caches of x86 processors
 _WAYS = 8  # of the smallest of these
@@ -65,6 +67,22 @@ def plan_of(c: Correlation, num: Numeric, isa: Isa, parts: tuple[int, int] | Non
     block = -(-c.rows.outputs // per_image)
     blocks = c.images * -(-c.rows.outputs // block)
     return Plan(tiles, panels, block, parts or (min(blocks, down), min(wanted, across)))
+
+
+def in_even_rows(c: Correlation, num: Numeric, isa: Isa) -> Correlation:
+    """The correlation; one without rows as over rows of as many pixels as register tiles cut best."""
+    if not c.rowless:
+        return c
+    vectors = -(-c.width // num.lanes)
+    most = max(c.columns.outputs, min(_LONGEST_ROW, _IMAGE_BYTES // (c.pixel * num.bytes)))
+
+    def cycles(row: int) -> float:
+        tiles, panels = choose_tile(row, vectors, c.steps, isa, WIDEST, tallest_tile(c, num))
+        return product_cycles(tiles, panels, isa) / row
+
+    rows = [n for n in range(min(_SHORTEST_ROW, c.columns.outputs), most + 1) if c.pixels % n == 0]
+    best = min(rows, key=lambda n: (round(cycles(n), 3), n != c.columns.outputs, n))
+    return in_rows_of(c, best)
 
 
 def tallest_tile(c: Correlation, num: Numeric) -> int:
@@ -237,6 +255,7 @@ def _lower_made(contraction: Contraction, made: Prologue, c: Correlation, isa: I
 def _made_directly(contraction: Contraction, made: Prologue, c: Correlation, num: Numeric, isa: Isa,
                    filter_columns: int, label: str) -> Kernel:
     """All products of an image that is made block by block."""
+    c = in_even_rows(c, num, isa)
     if c.pointwise:  # apart, so that pixels do not all fall into one set of a cache
         c = replace(c, gap=LINE // num.bytes)
     plans = _plans([c], num, isa)
@@ -300,6 +319,7 @@ def _directly(contraction: Contraction, parts: list[Correlation], num: Numeric, 
         correlator = _sparse_correlator(parts[0], num, isa, filter_columns, size, contraction.streams)
         if correlator is not None:
             return _sparse(contraction, correlator, isa, order, label)
+    parts = [in_even_rows(c, num, isa) for c in parts]
     return _dense(contraction, parts, num, isa, order, filter_columns, label, often_zero)
 
 

@@ -110,6 +110,13 @@ class Correlation:
                                         == (1, 1, 0) for a in axes)
 
     @property
+    def rowless(self) -> bool:
+        """Pointwise, and the pixels that are written follow each other: they may be taken in rows of any length."""
+        image, row, pixel = self.out_strides
+        adjacent = (image, row) == (row * self.rows.outputs, pixel * self.columns.outputs)
+        return self.pointwise and adjacent
+
+    @property
     def pixels(self) -> int:
         """Output pixels of all images."""
         return self.images * self.rows.outputs * self.columns.outputs
@@ -118,6 +125,15 @@ class Correlation:
     def steps(self) -> int:
         """Products summed for one output element."""
         return self.rows.taps.count * self.columns.taps.count * self.depth
+
+
+def in_rows_of(c: Correlation, pixels: int) -> Correlation:
+    """A correlation without rows as over one image whose rows have so many pixels, of which those of all images are
+    a multiple."""
+    count = c.pixels // pixels
+    rows, columns = replace(c.rows, inputs=count, outputs=count), replace(c.columns, inputs=pixels, outputs=pixels)
+    step = c.out_strides[2]
+    return replace(c, images=1, rows=rows, columns=columns, out_strides=(step * c.pixels, step * pixels, step))
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,12 @@ same order as in ``correlation``, so that results are the same bits.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from llvmlite import ir as ll
 
 from ..emitter import Emitter, i64
 from ..isa import Isa
-from .correlation import Correlation, Plan, tap_range
+from .correlation import Correlation, Plan, in_rows_of, tap_range
 from .correlator import Correlator, PlacedTile
 from .epilogue import Finish, Streams
 from .gemm import LINE, MOST_CHUNKS, Ahead, Asked, Numeric, Tile, choose_tile, larger, range_of_part, smaller
@@ -33,12 +32,9 @@ _FEW_PIXELS, _WIDER = 32, 4  # so few that reading the filter takes most of the 
 
 
 def in_one_row(parts: Sequence[Correlation]) -> list[Correlation]:
-    """The correlations of one result; one that is pointwise as over a single row of pixels, which is cut evenly."""
+    """The correlations of one result; one without rows as over a single row of pixels, which is cut evenly."""
     c = parts[0]
-    if len(parts) > 1 or not c.pointwise:
-        return list(parts)
-    row, pixels = replace(c.rows, inputs=1, outputs=1), replace(c.columns, inputs=c.pixels, outputs=c.pixels)
-    return [replace(c, images=1, rows=row, columns=pixels)]
+    return [in_rows_of(c, c.pixels)] if len(parts) == 1 and c.rowless else list(parts)
 
 
 def streamed_plans(parts: Sequence[Correlation], num: Numeric, isa: Isa) -> list[Plan] | None:

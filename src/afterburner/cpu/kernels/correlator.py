@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 _PASSES = 3  # chunks that read the same input, each for its channels: with more it mostly comes from a cache
 _ASKED_STEPS = 8  # products an element below which asking takes longer than waiting
-_EVERY = 4  # steps of the sums between two pieces of what is asked for
+_EVERY = 4  # steps of the sums at least, and so many times, between two pieces of what is asked for
 
 
 @dataclass(frozen=True)
@@ -395,14 +395,14 @@ class Correlator:
         asked for at once."""
         c = self.c
         steps = c.columns.taps.count * c.depth
-        pieces = steps // _EVERY
-        if c.steps < _ASKED_STEPS or not c.merged or pieces < 2 or is_written_out(steps, pixels * width):
+        if c.steps < _ASKED_STEPS or not c.merged or steps < 2 * _EVERY or is_written_out(steps, pixels * width):
             return None
+        pieces = min(steps // _EVERY, max(pixels, self.asked))
         asked = list(self._asked_later(e, into, pixels, width, pieces))
         if self.asked:
             lines = -(-self.asked // pieces)
             asked.append(_pieces(e, below, lines * LINE, -(-self.asked // lines), range(0, lines * LINE, LINE)))
-        return Ahead(tuple(asked), _EVERY) if asked else None
+        return Ahead(tuple(asked), steps // pieces // _EVERY * _EVERY) if asked else None
 
     def _asked_later(self, e: Emitter, into: ll.Value, pixels: int, width: int, pieces: int) -> Iterator[Asked]:
         """What a later tile is finished with, in some pieces; the next one's, unless its sums are soon made. Its pixels

@@ -20,6 +20,7 @@ CHUNK_CYCLES = 60_000  # about 20 us: less does not pay for meeting at a barrier
 MOST_CHUNKS = 32
 _WORTH_HALVING, _MANY = 0.75, 8  # chunks
 _UNROLLED = 72  # multiply-adds written out instead of a loop
+_WRITTEN_OUT = 48  # of a turn of a loop, whose own instructions weigh little beside so many
 LINE = 64  # bytes of a cache line
 TALLEST, WIDEST = 14, 12  # rows and registers of a tile
 
@@ -362,8 +363,9 @@ def accumulate(e: Emitter, num: Numeric, tile: Tile, a: Rows, b: Columns, steps:
 
     The tile stays in registers; each step reads the vectors of B once and broadcasts one element of A
     a row. A constant number of steps is written out in part (two of the widest tile were up to a third faster than one
-    on Cascade Lake), with fences: else operands of later steps are read early, and sums lose their registers.
-    ``ahead`` is asked for piece by piece, if the number of steps is known.
+    on Cascade Lake; four of a tile of 16 registers up to a tenth than two on Zen 3 where another program shares the
+    core, and half of the instructions that it starts), with fences: else operands of later steps are read early, and
+    sums lose their registers. ``ahead`` is asked for piece by piece, if the number of steps is known.
     """
     rows = list(range(len(tile))) if active is None else list(active)
     flat = [v for r in rows for v in tile[r]]
@@ -371,7 +373,10 @@ def accumulate(e: Emitter, num: Numeric, tile: Tile, a: Rows, b: Columns, steps:
         for k in range(steps):
             flat = _step(e, num, flat, a.base, b.base, a, b, rows, k)
         return _merged(tile, rows, flat)
-    at_once = unroll if isinstance(steps, int) else 1
+    at_once = 1
+    if isinstance(steps, int):
+        at_once = max(unroll, min(4, _WRITTEN_OUT // len(flat)))
+        at_once = at_once if ahead is None else math.gcd(at_once, ahead.every)
     turns = steps // at_once if isinstance(steps, int) else steps
     first, rest = [a.base, b.base, *flat], turns
 
@@ -387,9 +392,13 @@ def accumulate(e: Emitter, num: Numeric, tile: Tile, a: Rows, b: Columns, steps:
         count, every = len(ahead.asked), max(1, ahead.every // at_once)
         with e.loop_carried(0, turns // every, 1, [*(x.base for x in ahead.asked), *first], "piece") as (_, now, after):
             after[:count] = [x.ask(e, at) for x, at in zip(ahead.asked, now, strict=False)]
-            with e.loop_carried(0, every, 1, list(now[count:]), "k") as (_, inner, following):
-                following[:] = turn(inner)
-            after[count:] = following
+            if every == 1:
+                after[count:] = turn(list(now[count:]))
+                following = after[count:]
+            else:
+                with e.loop_carried(0, every, 1, list(now[count:]), "k") as (_, inner, following):
+                    following[:] = turn(inner)
+                after[count:] = following
         first, rest = list(after[count:]), turns % every
     with e.loop_carried(0, rest, 1, first, "k") as (_, now, after):
         after[:] = turn(now)
