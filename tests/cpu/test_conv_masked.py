@@ -33,7 +33,8 @@ def everywhere(monkeypatch):
     monkeypatch.setattr(correlation_masked, "_FEWEST_PIXELS", 1)
     monkeypatch.setattr(correlation_masked, "_FEWEST_PRODUCTS", 1)
     monkeypatch.setattr(correlation_masked, "_FEWEST_BLOCKS", 1)
-    monkeypatch.setattr(MaskedCorrelator, "most_nonzero", 0.8)
+    for share in ("most_nonzero", "most_of_one_tap"):
+        monkeypatch.setattr(MaskedCorrelator, share, 0.8)
 
 
 def arrays(case, gradient, density, seed=0):

@@ -408,10 +408,11 @@ def _sparse_correlator(c: Correlation, num: Numeric, isa: Isa, filter_columns: i
     ways: tuple[tuple[Callable[..., SparsePlan | None], type[SparseCorrelator]], ...] = (
         (masked_plan, MaskedCorrelator), (sparse_plan, ListCorrelator))
     for plan_of_way, correlator in ways:
+        taken = in_even_rows(c, num, isa) if correlator is ListCorrelator else c
         for widest in (WIDEST, 2):
-            plan = plan_of_way(c, plan_of(c, num, isa, widest=widest), num, isa)
+            plan = plan_of_way(taken, plan_of(taken, num, isa, widest=widest), num, isa)
             if plan is not None:
-                return correlator(c, plan, num, filter_columns, filter_size, streams, made)
+                return correlator(taken, plan, num, filter_columns, filter_size, streams, made)
     return None
 
 

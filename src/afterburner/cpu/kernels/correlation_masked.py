@@ -90,7 +90,7 @@ class _Masks(Layout):
 class MaskedCorrelator(SparseCorrelator):
     """Emits a correlation that chooses, block by block, whether zeros are left out."""
 
-    most_nonzero = _MOST_NONZERO
+    most_nonzero = most_of_one_tap = _MOST_NONZERO
     layout: _Masks
 
     def _layout(self, c: Correlation, plan: SparsePlan, num: Numeric) -> _Masks:
