@@ -33,7 +33,7 @@ _FEWEST_PIXELS = 64  # that use what was read of the filter
 _FEWEST_PRODUCTS = 256  # of an element of the image: to list it takes as long as about 20
 _ASKED_PIXELS = 8  # further on, of what sums are finished with
 _MOST_NONZERO = 0.55  # of the elements; a list takes 5 to 6 cycles for what tiles do in 4, and has to be made
-_MOST_OF_ONE_TAP = 0.42  # where it serves one tap: on Zen 3 half as many gained nothing
+_MOST_OF_ONE_TAP = 0.42  # where it serves one tap: on Zen 3 nothing was gained with half of them
 
 
 @dataclass(frozen=True)

@@ -397,12 +397,14 @@ class Correlator:
         steps = c.columns.taps.count * c.depth
         if c.steps < _ASKED_STEPS or not c.merged or steps < 2 * _EVERY or is_written_out(steps, pixels * width):
             return None
-        pieces = min(steps // _EVERY, max(pixels, self.asked))
+        blocks = max(1, len(self.ends))
+        each = min(steps // blocks // _EVERY, -(-max(pixels, self.asked) // blocks))  # pieces of a block
+        pieces = each * blocks
         asked = list(self._asked_later(e, into, pixels, width, pieces))
         if self.asked:
             lines = -(-self.asked // pieces)
             asked.append(_pieces(e, below, lines * LINE, -(-self.asked // lines), range(0, lines * LINE, LINE)))
-        return Ahead(tuple(asked), steps // pieces // _EVERY * _EVERY) if asked else None
+        return Ahead(tuple(asked), steps // blocks // each // _EVERY * _EVERY) if asked else None
 
     def _asked_later(self, e: Emitter, into: ll.Value, pixels: int, width: int, pieces: int) -> Iterator[Asked]:
         """What a later tile is finished with, in some pieces; the next one's, unless its sums are soon made. Its pixels

@@ -363,9 +363,9 @@ def accumulate(e: Emitter, num: Numeric, tile: Tile, a: Rows, b: Columns, steps:
 
     The tile stays in registers; each step reads the vectors of B once and broadcasts one element of A
     a row. A constant number of steps is written out in part (two of the widest tile were up to a third faster than one
-    on Cascade Lake; four of a tile of 16 registers up to a tenth than two on Zen 3 where another program shares the
-    core, and half of the instructions that it starts), with fences: else operands of later steps are read early, and
-    sums lose their registers. ``ahead`` is asked for piece by piece, if the number of steps is known.
+    on Cascade Lake; four of a tile for 16 registers up to a sixth faster than two on Zen 3 where another program shares
+    the core and its front end), with fences: else operands of later steps are read early, and sums lose their
+    registers. ``ahead`` is asked for piece by piece, if the number of steps is known.
     """
     rows = list(range(len(tile))) if active is None else list(active)
     flat = [v for r in rows for v in tile[r]]
