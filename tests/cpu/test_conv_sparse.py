@@ -88,6 +88,19 @@ def test_zeros_are_left_out(monkeypatch):
         assert np.isnan(got).any() == finds
 
 
+@pytest.mark.parametrize(("density", "left_out"), [(0.35, True), (0.5, False)])
+def test_1x1_filters_need_more_zeros(density, left_out, monkeypatch):
+    """Zeros times infinity make NaN only where all products are computed, here though half of the elements are zero."""
+    all_sparse(monkeypatch)
+    monkeypatch.setattr(correlation_sparse.SparseCorrelator, "_finite", lambda self, e: TRUE)
+    isa = isas.host(FIRST)
+    operands = arrays("1x1", False, density)
+    operands[0][...] = np.abs(operands[0])
+    operands[1][...] = np.inf
+    got, = run_kernel(CASES["1x1"].kernels(False, isa)[1], operands, isa)
+    assert np.isnan(got).any() != left_out
+
+
 @pytest.mark.parametrize("case", [
     Case((2, 12, 14, 8), (3, 3, 8, 32)), Case((2, 7, 7, 8), (3, 3, 8, 64)),
     Case((2, 12, 14, 8), (1, 1, 8, 64))], ids=str)
