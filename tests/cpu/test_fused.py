@@ -314,6 +314,33 @@ def test_constants(width: str = "avx2") -> None:
     assert np.all(np.signbit(got[1]))
 
 
+@pytest.mark.parametrize("width", INSTRUCTION_SETS)
+@pytest.mark.parametrize("dtype", ["f32", "f64", "f16"])
+@pytest.mark.parametrize("rows, columns", [(9001, 301), (20001, 157), (3000, 1027)])
+def test_sums_of_columns_in_bands(rows: int, columns: int, dtype: str, width: str) -> None:
+    wide = "f32" if dtype == "f16" else dtype
+    graph = parse_graph(f"""
+graph f(%x: {dtype}[{rows},{columns}], %m: {wide}[{columns}]) {{
+  %0: {wide}[{rows},{columns}] = cast(%x) {{dtype={wide}}}
+  %1: {wide}[{rows},{columns}] = broadcast(%m) {{shape=({rows},{columns}), axes=(1,)}}
+  %2: {wide}[{rows},{columns}] = sub(%0, %1)
+  %3: {wide}[{rows},{columns}] = mul(%2, %2)
+  %4: {wide}[{columns}] = reduce_sum(%3) {{axes=(0,)}}
+  %5: {wide}[{columns}] = reduce_sum(%2) {{axes=(0,)}}
+  return %4, %5
+}}""")
+    rng = np.random.default_rng(0)
+    arguments = [rng.standard_normal(i.value.shape).astype(i.value.type.dtype.numpy) for i in graph.inputs]
+    isa = instruction_sets.host(width)
+    kernel = lower_loop(fusion_of(graph), isa)
+    assert kernel.scratch == 2 * columns * kernel.node.results[0].type.dtype.bytes  # where sums wait
+    got = run_kernel(kernel, arguments, isa, reverse=True)
+    apart = arguments[0].astype(np.float64) - arguments[1].astype(np.float64)
+    exact = 1e-13 if wide == "f64" else 2e-6
+    np.testing.assert_allclose(got[0], (apart ** 2).sum(0), rtol=exact)
+    np.testing.assert_allclose(got[1], apart.sum(0), atol=exact * np.abs(apart).sum(0).max())
+
+
 REDUCED = [((7, 37), (1,)), ((7, 37), (0,)), ((7, 37), (0, 1)), ((1, 5), (0,)), ((5, 1), (1,)),
            ((3, 4, 5, 6), (1, 3)), ((3, 4, 5, 6), (0, 2)), ((2, 3, 4, 33), (0, 1, 2)), ((300, 1001), (0, 1)),
            ((3001, 100), (0,)),

@@ -15,7 +15,15 @@ from .loops.expr import Apply, Elements, Expr, Literal, Position, Reduced, topol
 from .loops.maps import MapNest, Stored, emit_maps, plan_map
 from .loops.nest import code_size
 from .loops.reducers import Reducer, reducer_of
-from .loops.reductions import ReduceEmitter, ReduceNest, Reduction, partial_value, plan_reduction, temp_bytes
+from .loops.reductions import (
+    ReduceEmitter,
+    ReduceNest,
+    Reduction,
+    partial_value,
+    plan_reduction,
+    scratch_bytes,
+    temp_bytes,
+)
 from .loops.scan import lower_cumsum
 from .loops.values import LoopValues
 
@@ -54,7 +62,7 @@ def _phases(body: Graph, space: Space, isa: Isa) -> tuple[tuple[Phase, ...], tup
     if not nest.split:
         return (first,), (), 0
     second, scratch = _second_phase(work, nest, isa)
-    return (first, second), temp_bytes(work, nest), scratch
+    return (first, second), temp_bytes(work, nest), max(scratch, scratch_bytes(work, nest))
 
 
 def _second_phase(work: Reduction, nest: ReduceNest, isa: Isa) -> tuple[Phase, int]:

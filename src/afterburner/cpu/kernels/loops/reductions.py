@@ -1,23 +1,24 @@
 """Kernels that combine elements along axes, possibly with map outputs over the same space.
 
 Where the innermost axis is reduced, its vectors go to several accumulators (*rows*); where it is
-kept, a block of columns is held in registers while the rows go by (*columns*). If the kept axes do
-not give enough work to share, the outermost reduced loop is cut into chunks, whose states are stored
-and combined in order by a second phase.
+kept, a block of columns is held in registers while the rows go by (*columns*), or a band of them where
+rows are longer than a block. If the kept axes do not give enough work to share, the outermost reduced loop
+is cut into chunks, whose states are stored and combined in order by a second phase.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from llvmlite import ir as ll
 
-from ...emitter import F32, F64, Emitter, i64, like
+from ...emitter import F32, F64, I8, Emitter, i64, like
 from ...index import Index
 from ...isa import Isa
 from ...scalar import memory_type
+from ..gemm import LINE
 from .expr import topological
 from .maps import Stored, counted, register_bytes, tile_range
 from .nest import (
@@ -39,6 +40,9 @@ _RUN = 256  # turns after which a float accumulator is emptied into the next, so
 _LEAST_ROWS = 32
 _HEAVY = 24  # code size; a larger body is copied into few vectors and rows
 _LEAST_BLOCK_BYTES = 128  # of each row in a block of columns: two cache lines
+_BAND_BYTES = 8 << 10  # of an operand in a band: the next one is asked for meanwhile
+_LEAST_BAND, _MOST_BAND = 4, 64  # rows
+_LEAST_CHUNK_BYTES = 128 << 10  # of an operand in a chunk that is worth bands
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,8 @@ class ReduceNest:
         lanes: of a full vector.
         block: vectors of a column block, or accumulators of a row.
         rows: most rows that a turn takes where a column block is narrow.
+        band: rows that all blocks of columns take before the next rows come, so that memory is read in order; 0 where
+            a block takes all rows.
     """
 
     columns: bool
@@ -91,6 +97,7 @@ class ReduceNest:
     lanes: int
     block: int
     rows: int = 1
+    band: int = 0
 
 
 def plan_reduction(work: Reduction, isa: Isa) -> ReduceNest:
@@ -112,7 +119,8 @@ def plan_reduction(work: Reduction, isa: Isa) -> ReduceNest:
     if columns:
         least = max(1, _LEAST_BLOCK_BYTES // isa.vector_bytes)
         block = max(least, min(most, 4 if heavy else 8))
-        return _plan_columns(kept, reduced, wanted, lanes, block, 1 if heavy else 4)
+        nest = _plan_columns(kept, reduced, wanted, lanes, block, 1 if heavy else 4)
+        return replace(nest, band=_band_of(nest, work))
     return _plan_rows(kept, reduced, wanted, lanes, 2 if heavy else min(most, 4))
 
 
@@ -128,6 +136,20 @@ def _plan_columns(kept: list[Loop], reduced: list[Loop], wanted: int, lanes: int
     flat = Flat((*flat.loops, *middle), flat.tiles, flat.tile)
     chunks = min(wanted, flat.trips)
     return ReduceNest(True, flat, inner, tuple(reduced), chunks, False, lanes, block, rows)
+
+
+def _band_of(nest: ReduceNest, work: Reduction) -> int:
+    """Rows of a band; 0 where a block of columns is a whole row, a chunk's rows lie in the caches together, or
+    more than sums is made (what is stored as well is bound by memory anyhow)."""
+    rows_only = nest.split and nest.flat.trips == 1 and len(nest.reduced) == 1
+    sums_only = not work.maps and all(r.inexact for r in work.reducers)
+    columns = nest.inner_kept.trips
+    if not rows_only or not sums_only or columns <= nest.lanes * nest.block:
+        return 0
+    row = columns * work.reducers[0].stored[0].bytes
+    if nest.reduced[0].trips * row < nest.chunks * _LEAST_CHUNK_BYTES:
+        return 0
+    return min(_MOST_BAND, max(_LEAST_BAND, _BAND_BYTES // row))
 
 
 def _plan_rows(kept: list[Loop], reduced: list[Loop], wanted: int, lanes: int, block: int) -> ReduceNest:
@@ -160,13 +182,16 @@ class ReduceEmitter:
         levels = [*kept, *([loop.axes] for loop in nest.reduced)]
         self.values = LoopValues(e, roots, self.places, levels, vector, nest.lanes)
         self.partials: list[Place] = []
+        self.waiting: list[Place] = []
         results: Sequence[Stored] = () if nest.split else work.results
         self.targets = [Place(e.result(s.number), s.index, s.expr.dtype) for s in results]
         if nest.split:
             self.partials = self._partial_places()
+        if nest.band:
+            self.waiting = self._waiting_places()
         kept_vector = nest.inner_kept.axes if nest.columns else ()
-        self.after = LoopValues(e, [s.expr for s in results], [*self.targets, *self.partials], kept,
-                                kept_vector, nest.lanes)
+        self.after = LoopValues(e, [s.expr for s in results], [*self.targets, *self.partials, *self.waiting],
+                                kept, kept_vector, nest.lanes)
 
     def _partial_places(self) -> list[Place]:
         places, temp = [], 0
@@ -178,6 +203,15 @@ class ReduceEmitter:
                 temp += 1
         return places
 
+    def _waiting_places(self) -> list[Place]:
+        """Where sums wait between bands: in private memory."""
+        places, at = [], 0
+        for reducer in self.work.reducers:
+            for dtype in reducer.stored:
+                places.append(Place(self.e.at(self.e.scratch, at, I8), self.work.position, dtype))
+                at += self.work.kept_points * dtype.bytes
+        return places
+
     def emit(self) -> None:
         """The whole phase."""
         nest = self.nest
@@ -187,7 +221,7 @@ class ReduceEmitter:
                 self.after.iv.update(self.values.iv)
                 with self.after.enter():
                     if nest.columns:
-                        self._columns(tile)
+                        self._bands(tile) if nest.band else self._columns(tile, self._all_rows)
                     else:
                         self._row()
 
@@ -327,36 +361,39 @@ class ReduceEmitter:
 
     # columns: the innermost axis is kept
 
-    def _columns(self, tile: ll.Value) -> None:
+    def _columns(self, tile: ll.Value, block: Callable[[list[Piece]], None]) -> None:
+        """Loops over blocks of columns."""
         nest, e = self.nest, self.e
         width = nest.lanes * nest.block
         start, stop = tile_range(e, nest.flat, nest.inner_kept, tile)
         full = nest.inner_kept.trips // width
         rest = nest.inner_kept.trips % width
+        whole = [(n * nest.lanes, nest.lanes) for n in range(nest.block)]
         if full == 1 and nest.flat.tiles == 1:
-            self._block(i64(0), [(n * nest.lanes, nest.lanes) for n in range(nest.block)])
+            block(self._pieces(i64(0), whole))
         elif full:
             last = i64(full * width)
             end = last if isinstance(stop, int) else e.b.select(e.b.icmp_signed("<", stop, last), stop, last)
             with e.loop(start, end, width, "c") as at:
-                self._block(at, [(n * nest.lanes, nest.lanes) for n in range(nest.block)])
+                block(self._pieces(at, whole))
         if not rest:
             return
-        at = full * width
-        pieces = vector_spans(rest, nest.lanes)
+        pieces = self._pieces(i64(full * width), vector_spans(rest, nest.lanes))
         if isinstance(stop, int):
-            self._block(i64(at), pieces)
+            block(pieces)
             return
         with e.b.if_then(e.b.icmp_signed("==", stop, i64(nest.inner_kept.end))):
-            self._block(i64(at), pieces)
+            block(pieces)
 
-    def _block(self, start: ll.Value, spans: list[tuple[int, int]]) -> None:
-        """All rows of a block of columns: ``spans`` are (offset, lanes) within it."""
-        e, nest = self.e, self.nest
-        rows = max(1, min(nest.rows, nest.block // len(spans)))
-        pieces = [Piece(n, lanes, e.b.add(start, i64(offset)) if offset else start)
-                  for n, (offset, lanes) in enumerate(spans)]
-        slots = Slots(e, self.work.reducers, [p.lanes for p in pieces] * rows)
+    def _pieces(self, start: ll.Value, spans: list[tuple[int, int]]) -> list[Piece]:
+        """The pieces of a block of columns: ``spans`` are (offset, lanes) within it."""
+        return [Piece(n, lanes, self.e.b.add(start, i64(offset)) if offset else start)
+                for n, (offset, lanes) in enumerate(spans)]
+
+    def _all_rows(self, pieces: list[Piece]) -> None:
+        """All rows of a block of columns."""
+        rows = max(1, min(self.nest.rows, self.nest.block // len(pieces)))
+        slots = Slots(self.e, self.work.reducers, [p.lanes for p in pieces] * rows)
         with self.values.enter(pieces):
             states = self._reduce(0, slots, slots.identity(), lambda s: self._rows(slots, s, pieces, rows))
         with self.after.enter(pieces):
@@ -366,22 +403,12 @@ class ReduceEmitter:
 
     def _rows(self, slots: Slots, states: State, pieces: list[Piece], unroll: int) -> State:
         """The innermost reduced loop, ``unroll`` rows a turn."""
-        depth = len(self.nest.reduced) - 1
-        start, stop = self._reduced_range(depth, 1)
-        e, lead = self.e, self.nest.reduced[depth].axes
-
-        def row(at: ll.Value, current: State, n: int) -> State:
-            if lead:
-                self.values.iv[lead[-1]] = at
-            with self.values.enter():
-                for piece in pieces:
-                    self.values.piece = piece
-                    current = self._point(slots, current, n * len(pieces) + piece.name, piece.lanes)
-            return current
+        start, stop = self._reduced_range(len(self.nest.reduced) - 1, 1)
+        e = self.e
 
         def turn(at: ll.Value, current: State) -> State:
             for n in range(unroll):
-                current = row(e.b.add(at, i64(n)) if n else at, current, n)
+                current = self._one_row(slots, current, pieces, e.b.add(at, i64(n)) if n else at, n)
             return current
 
         if unroll == 1:
@@ -395,8 +422,78 @@ class ReduceEmitter:
         if isinstance(whole, int) and whole == stop:
             return states
         with e.loop_carried(whole, stop, 1, states, "rest") as (at, current, following):
-            following[:] = row(at, current, 0)
+            following[:] = self._one_row(slots, current, pieces, at)
         return following
+
+    def _one_row(self, slots: Slots, states: State, pieces: list[Piece], at: ll.Value, n: int = 0) -> State:
+        """Row ``at`` of a block of columns, into the ``n``-th set of its slots."""
+        lead = self.nest.reduced[-1].axes
+        if lead:
+            self.values.iv[lead[-1]] = at
+        with self.values.enter():
+            for piece in pieces:
+                self.values.piece = piece
+                states = self._point(slots, states, n * len(pieces) + piece.name, piece.lanes)
+        return states
+
+    # bands: rows longer than a block
+
+    def _bands(self, tile: ll.Value) -> None:
+        """This chunk's rows, a band at a time; after a run of them the sums are emptied into the chunk's."""
+        e, band = self.e, self.nest.band
+        start, stop = (i64(x) if isinstance(x, int) else x for x in self._reduced_range(0, 1))
+        self._columns(tile, lambda pieces: self._hold(self.partials, pieces, self._slots(pieces).identity()))
+        with e.loop(start, stop, _RUN, "run") as first:
+            last = e.smaller(e.b.add(first, i64(_RUN)), stop)
+            self._columns(tile, lambda pieces: self._hold(self.waiting, pieces, self._slots(pieces).identity()))
+            with e.loop(first, last, band, "band") as low:
+                high = e.smaller(e.b.add(low, i64(band)), last)
+                self._columns(tile, lambda pieces: self._band(pieces, low, high))
+            self._columns(tile, self._empty)
+
+    def _slots(self, pieces: list[Piece]) -> Slots:
+        return Slots(self.e, self.work.reducers, [p.lanes for p in pieces])
+
+    def _band(self, pieces: list[Piece], low: ll.Value, high: ll.Value) -> None:
+        """Rows [low, high) of a block of columns."""
+        slots, states = self._slots(pieces), self._held(self.waiting, pieces)
+        with self.values.enter(pieces), self.e.loop_carried(low, high, 1, states, "r") as (at, current, following):
+            self.values.iv[self.nest.reduced[0].lead] = at
+            with self.values.enter():
+                for piece in pieces:
+                    self._ask(piece)
+            following[:] = self._one_row(slots, current, pieces, at)
+        self._hold(self.waiting, pieces, following)
+
+    def _ask(self, piece: Piece) -> None:
+        """Ask for what the next band reads here, once a cache line."""
+        self.values.piece = piece
+        for place in self.values.streams(self.nest.reduced[0].lead):
+            if piece.name * piece.lanes * place.dtype.bytes % LINE == 0:
+                ahead = self.nest.band * place.index.coefs[self.nest.reduced[0].lead]
+                self.e.prefetch(self.e.at(self.values.pointer(place), ahead, memory_type(place.dtype)))
+
+    def _empty(self, pieces: list[Piece]) -> None:
+        """Add what waits to the chunk's sums."""
+        sums = self._slots(pieces).merge(self._held(self.partials, pieces), self._held(self.waiting, pieces))
+        self._hold(self.partials, pieces, sums)
+
+    def _held(self, places: Sequence[Place], pieces: list[Piece]) -> State:
+        """The states of a block of columns."""
+        return [self.e.load(at, self.e.vector(memory_type(place.dtype), lanes), place.dtype.bytes)
+                for place, lanes, at in self._addresses(places, pieces)]
+
+    def _hold(self, places: Sequence[Place], pieces: list[Piece], states: State) -> None:
+        """Store the states of a block of columns."""
+        for value, (place, _, at) in zip(states, self._addresses(places, pieces), strict=True):
+            self.e.store(value, at, place.dtype.bytes)
+
+    def _addresses(self, places: Sequence[Place], pieces: list[Piece]) -> list[tuple[Place, int, ll.Value]]:
+        found = []
+        with self.after.enter(pieces):
+            for self.after.piece in pieces:
+                found += [(place, self.after.piece.lanes, self.after.pointer(place)) for place in places]
+        return found
 
     # results
 
@@ -456,3 +553,8 @@ def temp_bytes(work: Reduction, nest: ReduceNest) -> tuple[int, ...]:
         return ()
     return tuple(nest.chunks * work.kept_points * d.bytes for r in work.reducers for d in r.stored)
 
+
+
+def scratch_bytes(work: Reduction, nest: ReduceNest) -> int:
+    """Private memory of the first phase."""
+    return sum(work.kept_points * d.bytes for r in work.reducers for d in r.stored) if nest.band else 0

@@ -190,6 +190,11 @@ class LoopValues:
         """Address of the element (of lane 0) at the current point, inside all levels."""
         return self._pointer(place, len(self._leads) - 1)
 
+    def streams(self, axis: int) -> list[Load]:
+        """The loads of adjacent elements along the vector axis that move with ``axis``."""
+        return [x for x in self._order if isinstance(x, Load) and not x.index.terms
+                and x.index.coefs[self.vector_axis] == 1 and x.index.coefs[axis]]
+
     def _remember(self, key: Any, make: Callable[[], ll.Value]) -> ll.Value:
         known = self._known(key)
         if known is not None:
