@@ -61,7 +61,7 @@ def measured_page(page: Path) -> str:
 
 CHARTS = {"small": "bench.png", "networks": "networks.png", "inference": "inference.png",
           "mixed_bfloat16": "mixed_bfloat16.png"}
-OTHER_MACHINES = ("networks_zen3", "networks_zen3_onednn")  # measured by hand, without a chart
+OTHER_MACHINES = ("networks_zen3", "networks_zen3_onednn", "inference_zen3")  # measured by hand, without a chart
 PAGES: dict[Path, Callable[[], str]] = {
     FOLDER / "options.md": options_page, FOLDER / "supported-ops.md": operations_page,
     **{page: partial(measured_page, page) for page in (FOLDER.parent / "README.md", FOLDER / "performance.md")}}
