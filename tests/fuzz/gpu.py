@@ -6,14 +6,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from afterburner.ir import Graph, Node, Output, Value, interpret
+from afterburner.ir import Graph, Node, Value, interpret
 from afterburner.options import overridden
 from afterburner.passes.pipeline import optimize
 from afterburner.runtime.executable import Unsupported
 
 from .check import same_bits
 from .generate import Case
-from .target import close, roughness, run_twice
+from .target import all_values, close, either_sign, roughness, run_twice
 
 _SUMS = ("matmul", "conv2d", "conv2d_filter_grad", "conv2d_input_grad", "cumsum", "reduce_mean", "reduce_sum")
 _LARGE = 1e15  # a square of it is far from the largest float32, sums of squares of larger ones may not be
@@ -53,9 +53,7 @@ def gpu_problem(case: Case) -> str | None:
 def _open(graph: Graph, arguments: list[np.ndarray]) -> bool:
     """Whether more than one result is right: targets choose the order of reductions, and GPUs take subnormal numbers
     for 0 (as TensorFlow's own kernels do)."""
-    seen = list(dict.fromkeys(v for node in graph.nodes for v in (*node.operands, *node.results)))
-    read = Graph(graph.name, graph.inputs, graph.nodes, tuple(map(Output, seen)))
-    values = dict(zip(seen, interpret(read, arguments), strict=True))
+    values = all_values(graph, arguments)
     return any(_is_open(node, values) for node in graph.nodes if node.results[0].type.dtype.is_float)
 
 
@@ -63,11 +61,11 @@ def _is_open(node: Node, values: Mapping[Value, np.ndarray]) -> bool:
     operand, result = (np.asarray(values[v]).astype(np.float64) for v in (node.operands or node.results)[:1]
                        + node.results[:1])
     name, result_type = node.op.name, node.results[0].type.dtype.name
+    if either_sign(node, values):
+        return True
     small = np.abs(result[result != 0])
     if result_type in ("f32", "bf16") and np.any(small < np.finfo(np.float32).tiny):
         return True
-    if name in ("reduce_max", "reduce_min"):  # the sign of a zero among the largest
-        return len(set(np.signbit(operand[operand == 0]))) == 2
     if name == "reduce_prod":  # a product whose parts are too large or too small for the type
         return bool(np.sum(np.abs(np.log2(np.abs(operand[np.isfinite(operand) & (operand != 0)])))) > 100)
     if name in _SUMS and not np.isfinite(result).all():  # infinity minus infinity on the way, by what overflowed
