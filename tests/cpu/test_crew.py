@@ -197,6 +197,13 @@ def test_they_go_home_when_there_is_nothing_to_do(monkeypatch: pytest.MonkeyPatc
     assert until(lambda: gone(worker)) and not some.numbers()
 
 
+def test_they_go_home_at_once_while_the_interpreter_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    some = Crew()
+    monkeypatch.setattr("sys.is_finalizing", lambda: True)
+    some.ask({"do": "host"})
+    assert not some.numbers()
+
+
 def test_threads_take_turns() -> None:
     results: list[bytes] = []
     threads = [threading.Thread(target=lambda: results.append(compile_text(TEXT, host()))) for _ in range(6)]

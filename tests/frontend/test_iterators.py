@@ -168,6 +168,16 @@ def test_the_caller_drops_a_reference_to_a_large_dataset() -> None:
     destroyer.close()
 
 
+def test_the_caller_drops_all_where_there_can_be_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    destroyer, threads, free = iterators._Destroyer(), [], threading.Event()
+    free.set()
+    monkeypatch.setattr("sys.is_finalizing", lambda: True)
+    destroyer.start()
+    destroyer.drop(_Slow(free, threads), 1, 1)
+    assert threads == [threading.get_ident()]
+    destroyer.close()
+
+
 def test_a_process_may_end_while_a_pipeline_is_destroyed(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(

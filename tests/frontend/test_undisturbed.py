@@ -82,6 +82,13 @@ def test_work_goes_on_where_no_thread_can_be_made(monkeypatch):
     assert seen == [1]
 
 
+def test_work_goes_on_while_the_interpreter_ends(monkeypatch):
+    monkeypatch.setattr("sys.is_finalizing", lambda: True)
+    seen = []
+    undisturbed(lambda: seen.append(threading.current_thread()))
+    assert seen == [threading.main_thread()]
+
+
 def test_what_a_signal_handler_raises_reaches_the_program(alarm):
     """It is no failure of ours: the function stays compiled, and TensorFlow does not run the step again."""
     total = tf.Variable(0.0)

@@ -130,6 +130,21 @@ assert team.stop()
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
+def test_what_a_destructor_runs_while_the_interpreter_ends_needs_no_new_worker():
+    code = """
+from afterburner.cpu.engine import engine
+class Late:
+    def __init__(self):
+        self.team = engine().team
+    def __del__(self):
+        print("workers:", self.team(3).size)
+late = Late()
+assert engine().team(3).size == 3
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, timeout=120, capture_output=True, text=True)
+    assert done.stdout == "workers: 1\n"
+
+
 def read_from(files: dict[str, str]):
     def read(path: Path) -> str:
         if str(path) not in files:

@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from ..runtime.own_threads import OwnTimer
+from ..runtime.own_threads import OwnTimer, require_threads
 from . import worker as program
 
 _IDLE_SECONDS = 5.0  # without work until they are sent home: a program often compiles several functions in a row
@@ -273,6 +273,7 @@ class Crew:
         timer = OwnTimer(_IDLE_SECONDS, self._send_home)
         timer.daemon = True
         try:
+            require_threads()
             timer.start()
         except RuntimeError:  # the interpreter is about to end
             for worker in list(self._workers):

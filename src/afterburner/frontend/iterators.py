@@ -28,6 +28,8 @@ from tensorflow.python.data.ops import iterator_ops
 from tensorflow.python.eager import context
 from tensorflow.python.framework import ops
 
+from ..runtime.own_threads import require_threads
+
 _log = logging.getLogger("afterburner")
 _ATTRIBUTE = "_afterburner_destroyed_later"  # of an iterator
 _WAITING = "_afterburner_dataset"  # of an iterator that has not been made
@@ -56,10 +58,16 @@ class _Destroyer:
         self._closed = False
 
     def start(self) -> None:
-        """Start the thread, unless it runs."""
-        if self._thread is None and not self._closed:
-            self._thread = threading.Thread(target=self._drop, name="afterburner-iterators", daemon=True)
-            self._thread.start()
+        """Start the thread, unless it runs or there can be none: then callers drop by themselves."""
+        if self._thread is not None or self._closed:
+            return
+        thread = threading.Thread(target=self._drop, name="afterburner-iterators", daemon=True)
+        try:
+            require_threads()
+            thread.start()
+        except RuntimeError:
+            return
+        self._thread = thread
 
     def drop(self, reference: Any, dataset: int, size: int) -> None:
         """Drop a reference to the ``size`` bytes of a dataset later; the caller does it where too much is waiting."""

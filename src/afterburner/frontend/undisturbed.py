@@ -9,6 +9,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+from ..runtime.own_threads import require_threads
+
 
 class Interrupted(BaseException):
     """A signal raised ``interrupt`` while work was done that is now over."""
@@ -34,6 +36,7 @@ def undisturbed(work: Callable[[], None]) -> None:
     errand = _Errand(work)
     try:
         try:
+            require_threads()
             _thread.start_new_thread(errand.run, ())
         except RuntimeError:  # the system has no more threads
             errand.run()

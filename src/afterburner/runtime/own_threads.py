@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 
 _running: set[int] = set()
@@ -18,6 +19,16 @@ class OwnTimer(threading.Timer):
             super().run()
         finally:
             _running.discard(mine)
+
+
+def require_threads() -> None:
+    """Fail where no thread can begin any more: before Python 3.12 whoever starts one then waits for it for ever.
+
+    Raises:
+        RuntimeError: the interpreter is about to end, as what a destructor runs then may find.
+    """
+    if sys.is_finalizing():
+        raise RuntimeError("no thread begins while the interpreter ends")
 
 
 def own_threads() -> int:

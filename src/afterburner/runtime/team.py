@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from .own_threads import require_threads
+
 _WORK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)
 _ON_TEAM = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _LAUNCH = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
@@ -63,6 +65,7 @@ class Team:
             thread = threading.Thread(
                 target=self._work, args=(self.address, index), name=f"afterburner-{index}", daemon=True)
             try:
+                require_threads()
                 thread.start()
             except RuntimeError:
                 return
