@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
@@ -77,9 +78,12 @@ def _number(given: object) -> float | None:
 def _path(given: object) -> Path | None:
     if given is None or given == "":
         return None
-    if not isinstance(given, str | os.PathLike):
+    if not isinstance(given, str | os.PathLike) or "\0" in str(given):
         raise OptionError(f"{given!r} is not a path")
-    return Path(given).expanduser()
+    try:
+        return Path(given).expanduser().absolute()  # the program may go to another folder
+    except (RuntimeError, OSError) as error:
+        raise OptionError(f"{given!r} is nowhere: {error}") from None
 
 
 def _knob(default: Any, parse: Callable[[object], Any], help_: str) -> Any:
@@ -129,8 +133,12 @@ class Options:
 
     @property
     def cache_path(self) -> Path:
-        """Where compiled objects are kept."""
-        return self.cache_dir or Path(platformdirs.user_cache_dir("afterburner", appauthor=False))
+        """Where compiled objects are kept; in the folder of temporary files where a user without a home, as in some
+        containers, has no cache folder."""
+        if self.cache_dir is not None:
+            return self.cache_dir
+        usual = Path(platformdirs.user_cache_dir("afterburner", appauthor=False))
+        return usual if usual.is_absolute() else Path(tempfile.gettempdir()) / f"afterburner-{os.getuid()}"
 
 
 def from_environment(environment: Mapping[str, str] | None = None) -> Options:

@@ -34,7 +34,7 @@ REFUSED: list[tuple[str, Any]] = [
     *((name, given) for name in FLAGS for given in ("maybe", 2, None, [])),
     *((name, given) for name in COUNTS for given in (-3, "-3", "many", "²", 1.5, True, None)),
     *((name, given) for name in NAMES for given in (3, None, ("MatMul", 3), b"MatMul")),
-    *((name, given) for name in PATHS for given in (3, True, ["/tmp"])),
+    *((name, given) for name in PATHS for given in (3, True, ["/tmp"], "a\0b", "~no such user/x")),
     *((name, given) for name in TEXTS for given in (3, None, Path("avx2"))),
     *((name, given) for name in ("verbosity", "device", "precision") for given in ("loud", "", None, 1, ["cpu"])),
     *(("poison", given) for given in ("much", True, [1.0])),
@@ -60,6 +60,19 @@ def test_what_has_none_is_refused(name: str, given: Any) -> None:
     with pytest.raises(OptionError, match=f"^{name}: .* is n"):
         set_options(**{"isa": "avx2", name: given})
     assert options() is before
+
+
+def test_a_folder_stays_where_it_was_when_the_program_goes_elsewhere(
+        monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    set_options(cache_dir="here")
+    monkeypatch.chdir("/")
+    assert options().cache_path == tmp_path / "here"
+
+
+def test_a_user_without_a_home_keeps_nothing_in_the_programs_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "~/.cache")  # as it stands where nobody knows what ~ is
+    assert from_environment({}).cache_path.is_absolute()
 
 
 def test_every_option_is_tried() -> None:
