@@ -17,6 +17,7 @@ PREFIX = "AFTERBURNER_"
 VERBOSITY = ("silent", "line", "detail")
 PRECISION = ("default", "fast")
 DEVICES = ("any", "cpu", "gpu")
+ISAS = ("avx512", "avx2", "neon", "generic")
 FORK = {  # option: the variable by which Apple's fork of 2020 knew it; ours counts where both are set
     "disable": "TF_DISABLE_MLC", "log_graphs": "TF_MLC_LOGGING", "skip_ops": "TF_DISABLE_MLC_EAGER",
     "poison": "TF_MLC_ALLOCATOR_INIT_VALUE",
@@ -56,6 +57,10 @@ def _one_of(choices: tuple[str, ...]) -> Callable[[object], str]:
         return given
 
     return parse
+
+
+def _isa(given: object) -> str:
+    return "" if given == "" else _one_of(ISAS)(given)
 
 
 def _names(given: object) -> tuple[str, ...]:
@@ -102,7 +107,7 @@ class Options:
     device: str = _knob("any", _one_of(DEVICES), "any (measured where it cannot be known), cpu or gpu (through MLX)")
     gpu_emulate: bool = _knob(False, _flag, "1: the gpu target runs on MLX's CPU device where there is no GPU; slow, "
                               "for tests")
-    isa: str = _knob("", _text, "instruction set override: avx512, avx2, neon or generic")
+    isa: str = _knob("", _isa, "instruction set override: avx512, avx2, neon or generic")
     precision: str = _knob("default", _one_of(PRECISION), "fast: float32 convolutions by Winograd's algorithms of any "
                            "size, products of bfloat16 where the processor has an instruction for them, which loses "
                            "digits; default: only what is by norm about as exact as direct sums")

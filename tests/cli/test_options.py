@@ -27,7 +27,7 @@ TAKEN: list[tuple[str, Any, Any]] = [  # option, what is given, what is then in 
     *((name, given, Path("/tmp/x")) for name in PATHS for given in ("/tmp/x", Path("/tmp/x"))),
     *((name, given, None) for name in PATHS for given in ("", None)),
     *((name, "avx2", "avx2") for name in TEXTS),
-    ("verbosity", "silent", "silent"), ("device", "cpu", "cpu"), ("precision", "fast", "fast"),
+    ("isa", "", ""), ("verbosity", "silent", "silent"), ("device", "cpu", "cpu"), ("precision", "fast", "fast"),
     ("poison", 2, 2.0), ("poison", "-1.5", -1.5), ("poison", None, None), ("poison", "", None),
 ]
 REFUSED: list[tuple[str, Any]] = [
@@ -35,7 +35,7 @@ REFUSED: list[tuple[str, Any]] = [
     *((name, given) for name in COUNTS for given in (-3, "-3", "many", "²", 1.5, True, None)),
     *((name, given) for name in NAMES for given in (3, None, ("MatMul", 3), b"MatMul")),
     *((name, given) for name in PATHS for given in (3, True, ["/tmp"], "a\0b", "~no such user/x")),
-    *((name, given) for name in TEXTS for given in (3, None, Path("avx2"))),
+    *((name, given) for name in TEXTS for given in (3, None, Path("avx2"))), ("isa", "AVX2"), ("isa", "sse9"),
     *((name, given) for name in ("verbosity", "device", "precision") for given in ("loud", "", None, 1, ["cpu"])),
     *(("poison", given) for given in ("much", True, [1.0])),
 ]
