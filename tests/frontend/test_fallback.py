@@ -157,3 +157,20 @@ def test_functions_that_the_program_watches_run_on_tensorflow():
     assert report.status == "compiled"
     (moved,) = report.moved
     assert "tf.debugging" in moved
+
+
+def test_a_device_that_is_not_here_is_an_error_without_soft_placement():
+    @tf.function
+    def step(x):
+        with tf.device("/GPU:0"):
+            return tf.exp(tf.tanh(x) * 2.0)
+
+    before = tf.config.get_soft_device_placement()
+    tf.config.set_soft_device_placement(False)
+    try:
+        with captured():
+            for _ in range(3):
+                with pytest.raises(tf.errors.InvalidArgumentError, match="device"):
+                    step(tf.ones([2]))
+    finally:
+        tf.config.set_soft_device_placement(before)

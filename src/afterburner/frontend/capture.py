@@ -246,6 +246,7 @@ class FunctionState:
         _refuse_accelerators()
         _refuse_other_cpus(function)
         flat = self._flattened(function)
+        _refuse_missing_devices(flat)
         xla = must_use_xla(function)
         cut = self._partition(flat, xla)
         if options().log_graphs:
@@ -378,6 +379,17 @@ def _refuse_other_cpus(function: Any) -> None:
     for tensor in function.graph.external_captures:
         if tensor.dtype == tf.resource and tf.DeviceSpec.from_string(tensor.device).device_index not in (None, 0):
             raise NotTaken(f"what it reads or writes lives on {tensor.device.rpartition('/')[2]}")
+
+
+def _refuse_missing_devices(flat: FlatGraph) -> None:
+    """Without soft placement TensorFlow raises for an operation on a device that is not here."""
+    if context.context().soft_device_placement:
+        return
+    here = {(d.device_type, int(d.name.rpartition(":")[2])) for d in context.context().list_logical_devices()}
+    for op in _with_all_inside(flat):
+        wanted = tf.DeviceSpec.from_string(op.source.device)
+        if wanted.device_type is not None and (wanted.device_type, wanted.device_index or 0) not in here:
+            raise NotTaken(f"{op.name} is to run on {op.source.device}, which is not here")
 
 
 def _refuse_poor(cut: Partition, seen: int, xla: bool, inner: Sequence[FlatOp]) -> None:
