@@ -130,3 +130,25 @@ def test_of_shapes_that_do_not_go_together_the_operation_is_told_and_not_its_gra
             with pytest.raises(tf.errors.InvalidArgumentError, match=r"Detected at node sub[^/]*\n(.*\n)*.*in misfit"):
                 gradient(_data(8, 4), _data(8, 2))
     assert taken.count
+
+
+def test_errors_of_operations_whose_results_go_to_other_pieces_are_told_so_too():
+    table = tf.Variable(tf.ones((7, 4)))
+
+    @tf.function(input_signature=[tf.TensorSpec((None, 2), tf.int32)])
+    def step(indices):
+        with tf.GradientTape() as tape:
+            rows = tf.nn.embedding_lookup(table, indices)
+            rows = tf.scan(lambda a, row: a * 0.5 + row, rows)
+            loss = tf.reduce_sum(rows * tf.tanh(rows))
+        table.assign_sub(0.01 * tf.convert_to_tensor(tape.gradient(loss, table)))
+        return loss
+
+    with captured() as taken:
+        for _ in range(3):
+            step(tf.constant([[1, 2]]))
+        for _ in range(2):
+            with pytest.raises(tf.errors.InvalidArgumentError,
+                               match=r"Detected at node embedding_lookup defined(.*\n)*.*in step\n(.*\n)*.*= 99 is"):
+                step(tf.constant([[1, 99]]))
+    assert taken.count

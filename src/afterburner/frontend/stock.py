@@ -14,6 +14,7 @@ from tensorflow.python.eager import context
 from tensorflow.python.eager.execute import quick_execute  # as it is before writers are watched
 from tensorflow.python.eager.polymorphic_function import atomic_function
 from tensorflow.python.framework import func_graph as func_graph_module
+from tensorflow.python.framework import ops as framework_ops
 from tensorflow.python.util import _pywrap_util_port
 
 from .flatten import FlatOp, FlatTensor, called_functions, is_stateful
@@ -145,6 +146,9 @@ def build_function(
             copies[op] = _copy(graph, op, made, earlier)
         graph.inputs = [made[t] for t in inputs]
         graph.outputs = [made[t] for t in outputs]
+        # Else results are called after their operations, and these then something else, which errors would tell.
+        graph._output_names = {  # noqa: SLF001
+            framework_ops.tensor_id(t): f"afterburner_result_{i}" for i, t in enumerate(graph.outputs)}
         graph.control_outputs = [copies[op] for op in ops if is_stateful(op.source)]
     return function_of(graph), {copy.name: op for op, copy in copies.items()}
 
