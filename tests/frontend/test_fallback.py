@@ -108,6 +108,26 @@ def test_integer_division_by_zero_is_tensorflows_error():
             f(tf.constant(7), tf.constant(0))
 
 
+@pytest.mark.parametrize("dtype", [tf.int32, tf.float64, tf.uint8])
+def test_arguments_of_another_type_than_was_traced_are_tensorflows_error(dtype):
+    total = tf.Variable(0.0)
+
+    @tf.function
+    def f(x):
+        total.assign_add(tf.reduce_sum(x * 2 + 1))
+        return x * total
+
+    traced = f.get_concrete_function(tf.TensorSpec([None], tf.float32))
+    with captured() as taken:
+        traced(tf.ones(3))
+        assert taken.executables
+        message = f"{traced.name.decode()} as input #0.*expected to be a float tensor"
+        with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+            traced(tf.ones(3, dtype))
+        assert total.numpy() == 9
+        np.testing.assert_array_equal(traced(tf.ones(3)).numpy(), [18.0] * 3)
+
+
 def test_a_failed_assertion_leaves_what_tensorflow_leaves():
     def program():
         v = tf.Variable(1.0)

@@ -97,6 +97,8 @@ class FunctionState:
             self._prepare(function)
             if self.taken is None:
                 return None
+        if not self.taken.fits(arguments):
+            return None
         if self._is_young and report.calls >= _FEW_CALLS:
             self._is_young = False
             _young[report.name] = max(0, _young[report.name] - 1)

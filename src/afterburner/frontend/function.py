@@ -177,10 +177,16 @@ class TakenFunction:
                        for number, stage in enumerate(cut.stages)]
         self._padding = [None] * (len(slots) - len(flat.arguments))
         self._output_slots = [slots[t] for t in flat.outputs]
+        self._dtypes = [(i, t.dtype.as_datatype_enum) for i, t in enumerate(flat.arguments) if t.dtype != tf.resource]
         self._optional = _last_optional(flat, cut, self.stages)
         passed = [*range(len(flat.arguments)), *(slot for slot, _ in self._constants)]
         self._may_repeat = (len({*passed, *self._output_slots}) < len(passed) + len(self._output_slots)
                             or any(stage.kind is Kind.HOST for stage in cut.stages))
+
+    def fits(self, arguments: Sequence[Any]) -> bool:
+        """Whether flat arguments have the element types that were traced: a concrete function takes any, and TensorFlow
+        raises only as it runs."""
+        return all([arguments[i]._datatype_enum() == dtype for i, dtype in self._dtypes])  # noqa: SLF001
 
     def call(self, arguments: Sequence[Any], unsealed: bool = False) -> list[Any]:
         """As ``run``, but what is given on, or given twice, comes as tensors of its own, as from TensorFlow: a tape
