@@ -289,3 +289,17 @@ RECORDS = _unary() + _binary() + _integers() + _gradients() + _casts() + _others
 @pytest.mark.parametrize("case", RECORDS, ids=str)
 def test_elementwise(case: Record, runner: str) -> None:
     check(case, RUNNERS[runner])
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+@pytest.mark.parametrize("op", ["Erfc", "Asinh", "Acosh"])
+def test_float64_has_its_digits(op: str, runner: str) -> None:
+    values = np.concatenate([np.linspace(-6, 26, 65), np.geomspace(1e-5, 1e12, 60)])
+    function = raw(op, "x")
+
+    def run(graph, arrays):
+        results = list(RUNNERS[runner](graph, arrays))
+        np.testing.assert_allclose(results[0], function(values), rtol=1e-13, atol=1e-300)
+        return results
+
+    check(record(op, function, values), run)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from ml_dtypes import finfo
 
 from ...ir import Value
+from ...ir.types import F64
 from ..flatten import FlatOp
 from ..importer import Importer
 from .formulas import Formula
@@ -170,14 +171,14 @@ def _cosh(f: Formula, x: Value) -> Value:
 def _asinh(f: Formula, x: Value) -> Value:
     a = f.abs(x)
     inner = f.log1p(f.add(a, f.div(f.square(a), f.add(1, f.sqrt(f.add(f.square(a), 1))))))
-    value = f.select(f.gt(a, 1e4), f.add(f.log(a), math.log(2)), inner)
+    value = f.select(f.gt(a, 1e10), f.add(f.log(a), math.log(2)), inner)
     return f.select(f.lt(x, 0), f.neg(value), f.select(f.eq(x, 0), x, value))
 
 
 def _acosh(f: Formula, x: Value) -> Value:
     t = f.sub(x, 1)
     inner = f.log1p(f.add(t, f.sqrt(f.add(f.mul(2, t), f.square(t)))))
-    value = f.select(f.gt(x, 1e4), f.add(f.log(x), math.log(2)), inner)
+    value = f.select(f.gt(x, 1e10), f.add(f.log(x), math.log(2)), inner)
     return f.select(f.lt(x, 1), math.nan, value)
 
 
@@ -190,17 +191,50 @@ def _atanh(f: Formula, x: Value) -> Value:
 _ERFC = (-1.26551223, 1.00002368, 0.37409196, 0.09678418, -0.18628806, 0.27886807, -1.13520398, 1.48851587,
          -0.82215223, 0.17087277)
 
+# Numerators and denominators of exp(x²) erfc(x) for x in 1 to 8, and above (Moshier, Cephes), highest powers first.
+_ERFC_F64 = (
+    ((2.46196981473530512524e-10, 5.64189564831068821977e-1, 7.46321056442269912687, 4.86371970985681366614e1,
+      1.96520832956077098242e2, 5.26445194995477358631e2, 9.34528527171957607540e2, 1.02755188689515710272e3,
+      5.57535335369399327526e2),
+     (1.0, 1.32281951154744992508e1, 8.67072140885989742329e1, 3.54937778887819891062e2, 9.75708501743205489753e2,
+      1.82390916687909736289e3, 2.24633760818710981792e3, 1.65666309194161350182e3, 5.57535340817727675546e2)),
+    ((5.64189583547755073984e-1, 1.27536670759978104416, 5.01905042251180477414, 6.16021097993053585195,
+      7.40974269950448939160, 2.97886665372100240670),
+     (1.0, 2.26052863220117276590, 9.39603524938001434673, 1.20489539808096656605e1, 1.70814450747565897222e1,
+      9.60896809063285878198, 3.36907645100081516050)),
+)
+
+
+def _polynomial(f: Formula, x: Value, coefficients: Sequence[float]) -> Value:
+    """By Horner's rule, the coefficient of the highest power first."""
+    value = f.ctx.like(x, coefficients[0])
+    for coefficient in coefficients[1:]:
+        value = f.add(f.mul(value, x), coefficient)
+    return value
+
 
 def _erfc(f: Formula, x: Value) -> Value:
-    """t exp(-x² + P(t)) with t = 1 / (1 + |x| / 2), relative error below 1.2e-7 everywhere
-    (Press et al., Numerical Recipes, 2nd ed., 6.2)."""
     size = f.abs(x)
-    t = f.div(1, f.add(1, f.mul(0.5, size)))
-    series = f.ctx.like(t, _ERFC[-1])
-    for coefficient in _ERFC[-2::-1]:
-        series = f.add(f.mul(series, t), coefficient)
-    tail = f.mul(t, f.exp(f.sub(series, f.square(size))))
+    if x.type.dtype == F64:
+        tail = _erfc_tail_f64(f, size)
+        return f.select(f.lt(size, 1), f.sub(1, f.erf(x)), f.select(f.lt(x, 0), f.sub(2, tail), tail))
+    tail = _erfc_tail(f, size)
     return f.select(f.lt(x, 0), f.sub(2, tail), tail)
+
+
+def _erfc_tail(f: Formula, size: Value) -> Value:
+    """t exp(-x² + P(t)) with t = 1 / (1 + x / 2), relative error below 1.2e-7 for all x above 0
+    (Press et al., Numerical Recipes, 2nd ed., 6.2)."""
+    t = f.div(1, f.add(1, f.mul(0.5, size)))
+    series = _polynomial(f, t, _ERFC[::-1])
+    return f.mul(t, f.exp(f.sub(series, f.square(size))))
+
+
+def _erfc_tail_f64(f: Formula, size: Value) -> Value:
+    """For x above 1; beyond 30 it is 0."""
+    x = f.minimum(size, 30)
+    near, far = (f.div(_polynomial(f, x, above), _polynomial(f, x, below)) for above, below in _ERFC_F64)
+    return f.mul(f.exp(f.neg(f.square(x))), f.select(f.lt(x, 8), near, far))
 
 
 def _in_f32(function: Callable[[Formula, Value], Value]) -> Callable[[Formula, Value], Value]:

@@ -93,6 +93,9 @@ class Formula:
     def log1p(self, x: Value) -> Value:
         return self.ctx.emit(ew.Log1p(), x)
 
+    def erf(self, x: Value) -> Value:
+        return self.ctx.emit(ew.Erf(), x)
+
     def sqrt(self, x: Value) -> Value:
         return self.ctx.emit(ew.Sqrt(), x)
 
