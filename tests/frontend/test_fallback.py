@@ -97,6 +97,22 @@ def test_gather_out_of_bounds_is_tensorflows_error():
         np.testing.assert_array_equal(f(tf.constant([0, 0])).numpy(), [[3.0], [3.0]])
 
 
+def test_an_element_out_of_a_variables_bounds_is_tensorflows_error():
+    """What TensorFlow runs instead knows the variable's shape, which the operation demands."""
+    table = tf.Variable([[1.0, 2.0], [3.0, 4.0]])
+
+    @tf.function
+    def f(i):
+        return tf.gather_nd(table, i) * 2 + 1
+
+    with captured() as taken:
+        np.testing.assert_array_equal(f(tf.constant([[1, 0]])).numpy(), [7.0])
+        with pytest.raises(tf.errors.InvalidArgumentError, match="does not index into param shape"):
+            f(tf.constant([[1, 7]]))
+        assert taken.executables
+        np.testing.assert_array_equal(f(tf.constant([[0, 1]])).numpy(), [5.0])
+
+
 def test_integer_division_by_zero_is_tensorflows_error():
     @tf.function
     def f(a, b):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.ops.handle_data_util import get_handle_data
 
 from ..ir import Location
 
@@ -38,15 +39,17 @@ class FlatTensor:
         shape: TensorFlow's static shape, perhaps unknown.
         op: the operation that makes it; None for an argument of the function.
         index: which result of the operation, or which argument.
+        handle: what TensorFlow knows of what the tensor refers to, such as a variable's type; else None.
     """
 
-    __slots__ = ("dtype", "shape", "op", "index")
+    __slots__ = ("dtype", "shape", "op", "index", "handle")
 
     def __init__(self, symbol: tf.Tensor, op: FlatOp | None, index: int) -> None:
         self.dtype: tf.DType = symbol.dtype
         self.shape: tf.TensorShape = symbol.shape
         self.op = op
         self.index = index
+        self.handle = get_handle_data(symbol) if symbol.dtype in (tf.resource, tf.variant) else None
 
 
 @dataclass(eq=False)

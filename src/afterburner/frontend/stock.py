@@ -15,6 +15,7 @@ from tensorflow.python.eager.execute import quick_execute  # as it is before wri
 from tensorflow.python.eager.polymorphic_function import atomic_function
 from tensorflow.python.framework import func_graph as func_graph_module
 from tensorflow.python.framework import ops as framework_ops
+from tensorflow.python.ops import handle_data_util
 from tensorflow.python.util import _pywrap_util_port
 
 from .flatten import FlatOp, FlatTensor, called_functions, is_stateful
@@ -155,6 +156,8 @@ def build_function(
 
 def _placeholder(tensor: FlatTensor) -> Any:
     symbol = tf.compat.v1.placeholder(tensor.dtype, tensor.shape)
+    if tensor.handle is not None:  # a gather from a variable demands its shape
+        handle_data_util.set_handle_data(symbol, tensor.handle)
     return symbol
 
 
