@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import tensorflow as tf
 
 from ..report import Entry, LeftOp
+from .endings import first_fetch, idle_updates
 from .flatten import FlatGraph, FlatOp, FlatTensor, branch_graph, flatten
 from .native import Engine, NativeStage
 from .optionals import Unsealed
 from .partition import Kind, Partition, Stage
-from .stock import is_plain_operation, runner
+from .stock import Runner, is_plain_operation, runner
 from .variables import run_by_tensorflow
 
 
@@ -44,6 +46,31 @@ class StockStage:
             results = self._run(arguments)
         for slot, result in zip(self._output_slots, results, strict=True):
             values[slot] = result
+
+
+class FetchStage(StockStage):
+    """An element of a dataset, before all else. Where there is none, TensorFlow has run what does not wait for it
+    by the time that this is known. Where its pipeline raises, nothing changes."""
+
+    def __init__(self, stage: Stage, slots: dict[FlatTensor, int], name: str, idle: Sequence[FlatOp]) -> None:
+        super().__init__(stage, slots, name)
+        self._idle = idle
+        self._name = f"{name}_idle"
+        self._idle_inputs = list(dict.fromkeys(t for op in idle for t in op.inputs if t.op is None))
+        self._idle_slots = [slots[t] for t in self._idle_inputs]
+
+    def run(self, values: list[Any]) -> None:
+        """Fill the output slots from the input slots."""
+        try:
+            super().run(values)
+        except tf.errors.OutOfRangeError:
+            arguments = [values[i] for i in self._idle_slots]
+            run_by_tensorflow(arguments, lambda: self._update(arguments))
+            raise
+
+    @cached_property
+    def _update(self) -> Runner:
+        return runner(self._name, self._idle, self._idle_inputs, [])
 
 
 def _without_joints(ops: Sequence[FlatOp]) -> Sequence[FlatOp]:
@@ -175,6 +202,9 @@ class TakenFunction:
                            for t in dict.fromkeys(shown) if t.op is not None and t.op.type == "Const"]
         self.stages = [_stage(stage, slots, take, flat.name, number, len(cut.stages))
                        for number, stage in enumerate(cut.stages)]
+        fetch = first_fetch(cut.stages)
+        if fetch is not None and (idle := idle_updates(flat, fetch)):
+            self.stages[0] = FetchStage(cut.stages[0], slots, f"{flat.name}_0".replace("/", "_"), idle)
         self._padding = [None] * (len(slots) - len(flat.arguments))
         self._output_slots = [slots[t] for t in flat.outputs]
         self._dtypes = [(i, t.dtype.as_datatype_enum) for i, t in enumerate(flat.arguments) if t.dtype != tf.resource]
