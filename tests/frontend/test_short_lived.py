@@ -52,6 +52,25 @@ def test_those_called_often_keep_nobody_waiting():
         assert taken.count == 2 * capture._MAX_YOUNG
 
 
+def test_later_ones_of_many_names_wait():
+    def named(number: int):
+        def body(x):
+            return tf.reduce_sum(tf.tanh(x @ x) * number + 1.0)
+        body.__name__ = f"body_{number}"
+        return tf.function(body)
+
+    with captured(compile_after=1, verbosity="silent") as taken:
+        for function in map(named, range(capture._MAX_YOUNG_IN_ALL + 2)):
+            for _ in range(3):
+                function(X)
+        assert taken.count == capture._MAX_YOUNG_IN_ALL
+        waiting = [f for f in taken.recorder.report().functions if f.status == "waiting"]
+        assert [f.reason for f in waiting] == [capture._AMONG_SHORT_LIVED] * 2
+        for _ in range(capture._FEW_CALLS):
+            function(X)
+        assert taken.count == capture._MAX_YOUNG_IN_ALL + 1
+
+
 def test_nobody_waits_where_all_are_compiled_at_once():
     with captured(compile_after=0, verbosity="silent") as taken:
         for number in range(2 * capture._MAX_YOUNG):

@@ -45,10 +45,11 @@ _MAX_STRAYS = 24  # calls whose shapes or sizes were not compiled, less those wh
 _MAX_RESIZED = 2  # cuts anew since sizes differ from call to call
 _MAX_BETS = 2  # functions of one name compiled at their first call and not called again: then others wait
 _bets: Counter[str] = Counter()  # such functions by name
-_MAX_YOUNG = 8  # functions of one name compiled and called fewer than
+_MAX_YOUNG, _MAX_YOUNG_IN_ALL = 8, 24  # functions, of one name and of all, compiled and called fewer than
 _FEW_CALLS = 16  # times: others then wait until they have been called as often
 _young: Counter[str] = Counter()  # such functions by name
 _TOO_SHORT_LIVED = f"for {_FEW_CALLS} calls, as {_MAX_YOUNG} functions of its name were called less often"
+_AMONG_SHORT_LIVED = f"for {_FEW_CALLS} calls, as {_MAX_YOUNG_IN_ALL} functions were called less often"
 
 
 class FunctionState:
@@ -128,13 +129,13 @@ class FunctionState:
 
     def _waits(self, function: Any) -> bool:
         """Whether TensorFlow runs this call, since there were too few. A program that makes functions of one name anew,
-        and calls each only a few times, would compile each for little."""
+        or very many, and calls each only a few times, would compile each for little."""
         report, after = self._entry.report, options().compile_after
-        is_like_short_lived = 0 < after < _FEW_CALLS and _young[report.name] >= _MAX_YOUNG
-        if report.calls > (_FEW_CALLS if is_like_short_lived else after) or self._is_wanted_at_once(function):
+        reason = _why_short_lived(report.name) if 0 < after < _FEW_CALLS else ""
+        if report.calls > (_FEW_CALLS if reason else after) or self._is_wanted_at_once(function):
             return False
-        if is_like_short_lived and not self.left:
-            self._engine.recorder.waits(self._entry, _TOO_SHORT_LIVED)
+        if reason and not self.left:
+            self._engine.recorder.waits(self._entry, reason)
         return True
 
     def turn(self, arguments: Sequence[Any]) -> str | None:
@@ -381,6 +382,13 @@ def _refuse_other_cpus(function: Any) -> None:
     for tensor in function.graph.external_captures:
         if tensor.dtype == tf.resource and tf.DeviceSpec.from_string(tensor.device).device_index not in (None, 0):
             raise NotTaken(f"what it reads or writes lives on {tensor.device.rpartition('/')[2]}")
+
+
+def _why_short_lived(name: str) -> str:
+    """Why another function of this name is expected to be called a few times only; empty if it is not."""
+    if _young[name] >= _MAX_YOUNG:
+        return _TOO_SHORT_LIVED
+    return _AMONG_SHORT_LIVED if _young.total() >= _MAX_YOUNG_IN_ALL else ""
 
 
 def _refuse_missing_devices(flat: FlatGraph) -> None:
