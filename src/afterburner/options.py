@@ -143,7 +143,14 @@ class Options:
         if self.cache_dir is not None:
             return self.cache_dir
         usual = Path(platformdirs.user_cache_dir("afterburner", appauthor=False))
-        return usual if usual.is_absolute() else Path(tempfile.gettempdir()) / f"afterburner-{os.getuid()}"
+        return usual if usual.is_absolute() else _temporary_folder() / f"afterburner-{os.geteuid()}"
+
+
+def _temporary_folder() -> Path:
+    try:
+        return Path(tempfile.gettempdir())
+    except FileNotFoundError:  # nothing can be written anywhere, which the cache will say
+        return Path("/tmp")
 
 
 def from_environment(environment: Mapping[str, str] | None = None) -> Options:

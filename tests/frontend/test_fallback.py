@@ -144,6 +144,28 @@ def test_arguments_of_another_type_than_was_traced_are_tensorflows_error(dtype):
         np.testing.assert_array_equal(traced(tf.ones(3)).numpy(), [18.0] * 3)
 
 
+def test_a_symbol_of_another_function_is_tensorflows_error():
+    leaked = []
+
+    @tf.function
+    def g(x):
+        leaked.append(x * 2)
+        return x
+
+    @tf.function
+    def f(x):
+        return tf.reduce_sum(x * 2 + 1)
+
+    with captured() as taken:
+        for _ in range(3):
+            g(tf.ones(3))
+            f(tf.ones(3))
+        assert taken.executables
+        with pytest.raises(TypeError, match="out of scope"):
+            f(leaked[0])
+        assert f(tf.ones(3)).numpy() == 9
+
+
 def test_a_failed_assertion_leaves_what_tensorflow_leaves():
     def program():
         v = tf.Variable(1.0)

@@ -71,6 +71,16 @@ def test_later_ones_of_many_names_wait():
         assert taken.count == capture._MAX_YOUNG_IN_ALL + 1
 
 
+def test_what_is_left_to_tensorflow_keeps_nobody_waiting():
+    with captured(compile_after=1, verbosity="silent") as taken:
+        for number in range(capture._MAX_YOUNG + 2):
+            function = made(number)
+            function(X), function(X)
+            atomic = function.get_concrete_function(X)._inference_function
+            atomic.__dict__[capture._ATTRIBUTE]._leave("for a test")
+        assert taken.count == capture._MAX_YOUNG + 2
+
+
 def test_nobody_waits_where_all_are_compiled_at_once():
     with captured(compile_after=0, verbosity="silent") as taken:
         for number in range(2 * capture._MAX_YOUNG):

@@ -107,8 +107,8 @@ def either_sign(node: Node, values: Mapping[Value, np.ndarray]) -> bool:
     """Whether a node takes the largest or smallest of zeros of both signs, of which a kernel may give either."""
     if node.op.name not in ("reduce_max", "reduce_min") or not node.results[0].type.dtype.is_float:
         return False
-    operand = np.asarray(values[node.operands[0]]).astype(np.float64)
-    return len(set(np.signbit(operand[operand == 0]))) == 2
+    operand, result = (np.asarray(values[v]).astype(np.float64) for v in (node.operands[0], node.results[0]))
+    return bool(np.any(result == 0)) and len(set(np.signbit(operand[operand == 0]))) == 2
 
 
 def sign_unsettled(graph: Graph, arguments: Sequence[np.ndarray]) -> set[Value]:

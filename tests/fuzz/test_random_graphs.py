@@ -46,3 +46,4 @@ graph f(%x: f32[2,2], %one: f32[2]) {
     assert divided in sign_unsettled(graph, [signs, ones])
     assert negated not in sign_unsettled(graph, [signs, ones])
     assert not sign_unsettled(graph, [same, ones])
+    assert not sign_unsettled(graph, [np.where(signs == 0, [0.5, -0.0], signs).astype(np.float32), ones])

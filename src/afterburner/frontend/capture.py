@@ -100,9 +100,8 @@ class FunctionState:
                 return None
         if not self.taken.fits(arguments):
             return None
-        if self._is_young and report.calls >= _FEW_CALLS:
-            self._is_young = False
-            _young[report.name] = max(0, _young[report.name] - 1)
+        if report.calls >= _FEW_CALLS:
+            self._grow_up()
         if self._is_bet and report.calls > 1:
             self._is_bet = False
             _bets[report.name] -= 1
@@ -157,7 +156,14 @@ class FunctionState:
         if self._whole is not None and self._whole.record(kind, name, seconds, settled):
             self._lose(kind)
 
+    def _grow_up(self) -> None:
+        """Keep others waiting no longer: this function has been called often, or will not be compiled again."""
+        if self._is_young:
+            self._is_young = False
+            _young[self._entry.report.name] = max(0, _young[self._entry.report.name] - 1)
+
     def _lose(self, kind: Any) -> None:
+        self._grow_up()
         self._given_back.add(kind)
         self._engine.recorder.given_back(self._entry)
 
@@ -241,6 +247,7 @@ class FunctionState:
                 self._leave(f"{type(error).__name__}: {error}")
 
     def _leave(self, reason: str) -> None:
+        self._grow_up()
         self.left = True
         self.taken = None
         self._engine.recorder.left(self._entry, reason)

@@ -1,4 +1,7 @@
-"""The end of a dataset in the middle of a step: TensorFlow makes the updates that need no data all the same."""
+"""The end of a dataset in the middle of a step: by then TensorFlow has counted it, and drawn its seeds.
+
+What else needs no data, such as the decay of all weights, TensorFlow may have done or not; it is not done here.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ def first_fetch(stages: Sequence[Stage]) -> FlatOp | None:
 
 
 def idle_updates(flat: FlatGraph, fetch: FlatOp) -> list[FlatOp]:
-    """The updates that do not wait for an element, with all that they need: a count of steps, seeds.
+    """The updates of integers that do not wait for an element, with all that they need: a count of steps, seeds.
 
     None at all where one needs something that has other effects, which we would not make in TensorFlow's order.
     """
@@ -26,7 +29,7 @@ def idle_updates(flat: FlatGraph, fetch: FlatOp) -> list[FlatOp]:
     for op in flat.ops:
         if not behind.isdisjoint(_before(op)):
             behind.add(op)
-    needed = {op for op in flat.ops if op not in behind and op.type in _UPDATES}
+    needed = {op for op in flat.ops if op not in behind and op.type in _UPDATES and op.inputs[1].dtype.is_integer}
     for op in reversed(flat.ops):
         if op in needed:
             needed.update(_before(op))

@@ -49,7 +49,8 @@ class FlatTensor:
         self.shape: tf.TensorShape = symbol.shape
         self.op = op
         self.index = index
-        self.handle = get_handle_data(symbol) if symbol.dtype in (tf.resource, tf.variant) else None
+        refers = symbol.dtype in (tf.resource, tf.variant) and isinstance(symbol, tf.Tensor)
+        self.handle = get_handle_data(symbol) if refers else None
 
 
 @dataclass(eq=False)
@@ -139,7 +140,7 @@ def _inline(
         inputs = tuple(known[t.ref()] for t in op.inputs)
         if _is_alias(op):
             known[op.outputs[0].ref()] = inputs[0]
-            done[op.name] = (inputs[0].op,) if inputs[0].op is not None else ()
+            done[op.name] = (*control, inputs[0].op) if inputs[0].op is not None else control
             continue
         if op.type in CALLS and not _belongs_to_xla(graph, op):
             done[op.name] = inline_call(flat, graph, op, prefix, known, inputs, control, depth)

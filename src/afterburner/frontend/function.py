@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,6 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from ..options import options
 from ..report import Entry, LeftOp
 from .endings import first_fetch, idle_updates
 from .flatten import FlatGraph, FlatOp, FlatTensor, branch_graph, flatten
@@ -17,6 +19,8 @@ from .optionals import Unsealed
 from .partition import Kind, Partition, Stage
 from .stock import Runner, is_plain_operation, runner
 from .variables import run_by_tensorflow
+
+_log = logging.getLogger("afterburner")
 
 
 class StockStage:
@@ -64,9 +68,16 @@ class FetchStage(StockStage):
         try:
             super().run(values)
         except tf.errors.OutOfRangeError:
-            arguments = [values[i] for i in self._idle_slots]
-            run_by_tensorflow(arguments, lambda: self._update(arguments))
+            self._make_idle_updates([values[i] for i in self._idle_slots])
             raise
+
+    def _make_idle_updates(self, arguments: list[Any]) -> None:
+        try:
+            run_by_tensorflow(arguments, lambda: self._update(arguments))
+        except Exception:  # the end of the data is what the program waits for
+            if options().strict:
+                raise
+            _log.exception("the updates that need no data were not made at the end of %s", self._name)
 
     @cached_property
     def _update(self) -> Runner:
@@ -214,9 +225,12 @@ class TakenFunction:
                             or any(stage.kind is Kind.HOST for stage in cut.stages))
 
     def fits(self, arguments: Sequence[Any]) -> bool:
-        """Whether flat arguments have the element types that were traced: a concrete function takes any, and TensorFlow
-        raises only as it runs."""
-        return all([arguments[i]._datatype_enum() == dtype for i, dtype in self._dtypes])  # noqa: SLF001
+        """Whether flat arguments have the element types that were traced: a concrete function takes any, also symbols,
+        and TensorFlow raises only as it runs."""
+        try:
+            return all([arguments[i]._datatype_enum() == dtype for i, dtype in self._dtypes])  # noqa: SLF001
+        except AttributeError:  # a symbol that has leaked from another function
+            return False
 
     def call(self, arguments: Sequence[Any], unsealed: bool = False) -> list[Any]:
         """As ``run``, but what is given on, or given twice, comes as tensors of its own, as from TensorFlow: a tape

@@ -26,11 +26,14 @@ def make(folder: Path) -> None:
 
 
 def refusal(folder: Path) -> str | None:
-    """Why a folder may not be used; None where only this user can write it, or where it does not exist yet."""
+    """Why a folder may not be used; None where only this user can write it, or where it does not exist yet. Nor may
+    the one it stands in belong to anybody else, who could put another in its place."""
     try:
-        info = os.stat(folder)
+        info, around = os.stat(folder), os.stat(folder.parent)
     except OSError:
         return None
+    if around.st_uid not in (os.geteuid(), 0):
+        return f"{folder.parent} belongs to another user; set AFTERBURNER_CACHE_DIR to a folder of your own"
     if not stat.S_ISDIR(info.st_mode):
         return f"{folder} is not a folder"
     if info.st_uid != os.geteuid():

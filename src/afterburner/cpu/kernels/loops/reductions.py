@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from math import prod
 
 from llvmlite import ir as ll
@@ -205,12 +206,10 @@ class ReduceEmitter:
 
     def _waiting_places(self) -> list[Place]:
         """Where sums wait between bands: in private memory."""
-        places, at = [], 0
-        for reducer in self.work.reducers:
-            for dtype in reducer.stored:
-                places.append(Place(self.e.at(self.e.scratch, at, I8), self.work.position, dtype))
-                at += self.work.kept_points * dtype.bytes
-        return places
+        dtypes = [d for r in self.work.reducers for d in r.stored]
+        starts, _ = _waiting(self.work)
+        return [Place(self.e.at(self.e.scratch, at, I8), self.work.position, dtype)
+                for at, dtype in zip(starts, dtypes, strict=True)]
 
     def emit(self) -> None:
         """The whole phase."""
@@ -557,4 +556,11 @@ def temp_bytes(work: Reduction, nest: ReduceNest) -> tuple[int, ...]:
 
 def scratch_bytes(work: Reduction, nest: ReduceNest) -> int:
     """Private memory of the first phase."""
-    return sum(work.kept_points * d.bytes for r in work.reducers for d in r.stored) if nest.band else 0
+    return _waiting(work)[1] if nest.band else 0
+
+
+def _waiting(work: Reduction) -> tuple[list[int], int]:
+    """Where the states of each kind wait in private memory, each from a cache line on, and the end of all."""
+    *starts, end = accumulate((-(-work.kept_points * d.bytes // LINE) * LINE for r in work.reducers for d in r.stored),
+                              initial=0)
+    return starts, end
