@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from tests.frontend.kit import captured
@@ -55,3 +56,46 @@ def test_updates_that_need_no_data_are_made_at_the_end() -> None:
         for mine, theirs in zip(a[1:], b[1:], strict=True):
             np.testing.assert_allclose(mine, theirs, rtol=1e-5)
     assert told[-1][1:3] == [16, 36.0]
+
+
+def test_what_waits_for_an_element_through_another_name_is_not_made() -> None:
+    count = tf.Variable(0, dtype=tf.int64)
+
+    @tf.function
+    def step(iterator: Any) -> tf.Tensor:
+        x, zero = next(iterator), tf.constant(0.0)
+        with tf.control_dependencies([x]):
+            gate = tf.identity(zero)
+        with tf.control_dependencies([gate]):
+            count.assign_add(1)
+        return tf.reduce_sum(tf.tanh(x) + tf.cos(x) * tf.sin(x))
+
+    _run_to_the_end(step, 4)
+    assert count.numpy() == 4 * 3
+
+
+def test_weights_do_not_decay_at_the_end() -> None:
+    """TensorFlow may have decayed all, some or none by then."""
+    weight, count = tf.Variable(1.0), tf.Variable(0, dtype=tf.int64)
+
+    @tf.function
+    def step(iterator: Any) -> tf.Tensor:
+        x = next(iterator)
+        count.assign_add(1)
+        weight.assign_sub(weight * 0.5)
+        return tf.reduce_sum(tf.tanh(x) + tf.cos(x) * tf.sin(x))
+
+    _run_to_the_end(step, 2)
+    assert count.numpy() == 2 * 4
+    assert weight.numpy() == 0.5 ** (2 * 3)
+
+
+def _run_to_the_end(step: Any, epochs: int) -> None:
+    dataset = tf.data.Dataset.from_generator(_batches, output_signature=_SPEC)
+    with captured() as taken:
+        for _ in range(epochs):
+            iterator = iter(dataset)
+            with pytest.raises(tf.errors.OutOfRangeError):
+                while True:
+                    step(iterator)
+    assert taken.executables
