@@ -121,7 +121,8 @@ class Options:
     skip_ops: tuple[str, ...] = _knob((), _names, "TensorFlow op types never taken, separated by ;")
     skip_passes: tuple[str, ...] = _knob((), _names, "optional passes left out, separated by ;")
     cache: bool = _knob(True, _flag, "0: neither read nor write compiled objects on disk")
-    cache_dir: Path | None = _knob(None, _path, "folder of compiled objects; default: the user's cache folder")
+    cache_dir: Path | None = _knob(None, _path, "folder of compiled objects; default: the user's cache folder, or "
+                                   "one among the temporary files where there is none")
     cache_limit: int = _knob(512, _count, "megabytes of compiled objects kept; the least recently used go first")
     dump: Path | None = _knob(None, _path, "folder for the IR after every pass, LLVM code and failure reports")
     log_graphs: bool = _knob(False, _flag, "1: log each graph before and after it is cut, its parts and the operations "

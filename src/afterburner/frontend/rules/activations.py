@@ -231,7 +231,7 @@ def _erfc_tail(f: Formula, size: Value) -> Value:
 
 
 def _erfc_tail_f64(f: Formula, size: Value) -> Value:
-    """For x above 1; beyond 30 it is 0."""
+    """For x above 1, relative error below 1e-13, most of it that of the rounded x²; beyond 30 it is 0."""
     x = f.minimum(size, 30)
     near, far = (f.div(_polynomial(f, x, above), _polynomial(f, x, below)) for above, below in _ERFC_F64)
     return f.mul(f.exp(f.neg(f.square(x))), f.select(f.lt(x, 8), near, far))
