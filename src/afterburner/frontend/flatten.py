@@ -14,6 +14,7 @@ from tensorflow.python.ops.handle_data_util import get_handle_data
 from ..ir import Location
 
 CALLS = ("PartitionedCall", "StatefulPartitionedCall")
+LOOPS = ("While", "StatelessWhile")
 _MAX_DEPTH = 64
 _OURS = str(Path(__file__).parents[1])  # the package's folder
 
@@ -148,6 +149,7 @@ def _inline(
         flat_op = FlatOp(op, prefix + op.name, inputs, control=control)
         flat_op.outputs = tuple(FlatTensor(t, flat_op, i) for i, t in enumerate(op.outputs))
         known.update({t.ref(): f for t, f in zip(op.outputs, flat_op.outputs, strict=True)})
+        known.update({op.outputs[i].ref(): inputs[i] for i in _given_on(op)})
         done[op.name] = (flat_op,)
         flat.ops.append(flat_op)
 
@@ -175,6 +177,24 @@ def _is_alias(op: tf.Operation) -> bool:
     """An Identity that only renames: none waits for it, or it waits for none. (Effects it waits for
     happen in any case.)"""
     return op.type == "Identity" and not (op.control_inputs and op.outputs[0].consumers())
+
+
+def _given_on(op: tf.Operation) -> list[int]:
+    """Positions of the resources that a loop without effects gives on as they are."""
+    if op.type not in LOOPS or all(t.dtype != tf.resource for t in op.outputs):
+        return []
+    body = _function(op.graph, op, "body").graph
+    if any(is_stateful(inner) and inner.type != "ReadVariableOp" for inner in body.get_operations()):
+        return []
+    return [i for i, (given, got) in enumerate(zip(body.inputs, body.outputs, strict=True))
+            if given.dtype == tf.resource and _renamed(got) is given]
+
+
+def _renamed(tensor: Any) -> Any:
+    """What a tensor is another name of."""
+    while tensor.op.type == "Identity":
+        tensor = tensor.op.inputs[0]
+    return tensor
 
 
 def inline_call(

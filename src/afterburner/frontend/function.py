@@ -13,7 +13,7 @@ import tensorflow as tf
 from ..options import options
 from ..report import Entry, LeftOp
 from .endings import first_fetch, idle_updates
-from .flatten import FlatGraph, FlatOp, FlatTensor, branch_graph, flatten
+from .flatten import LOOPS, FlatGraph, FlatOp, FlatTensor, branch_graph, flatten
 from .native import Engine, NativeStage
 from .optionals import Unsealed
 from .partition import Kind, Partition, Stage
@@ -150,18 +150,17 @@ class BranchStage:
             values[slot] = value
 
 
-_LOOPS = ("While", "StatelessWhile")
 _BRANCHES = ("If", "StatelessIf")
 
 
 def is_control(op: FlatOp) -> bool:
     """Whether the host can interpret the operation."""
-    return op.type in (*_LOOPS, *_BRANCHES)
+    return op.type in (*LOOPS, *_BRANCHES)
 
 
 def branch_names(op: FlatOp) -> tuple[str, ...]:
     """Attributes that name the functions inside a control operation."""
-    return ("cond", "body") if op.type in _LOOPS else ("then_branch", "else_branch")
+    return ("cond", "body") if op.type in LOOPS else ("then_branch", "else_branch")
 
 
 def is_quick(op: FlatOp) -> bool:
@@ -302,7 +301,7 @@ def _stage(
     if stage.kind is Kind.STOCK:
         return StockStage(stage, slots, f"{name}_{number}".replace("/", "_"))
     op = stage.ops[-1]
-    return LoopStage(op, slots, take) if op.type in _LOOPS else BranchStage(op, slots, take)
+    return LoopStage(op, slots, take) if op.type in LOOPS else BranchStage(op, slots, take)
 
 
 def describe_left(left: Sequence[tuple[FlatOp, str]]) -> list[LeftOp]:

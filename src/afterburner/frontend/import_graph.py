@@ -12,9 +12,9 @@ from ..errors import NotTaken
 from ..ir import Graph, IRError, TensorType, Value, verify
 from ..options import options
 from .dtypes import has_ir_dtype
-from .flatten import FlatOp, FlatTensor, branch_graph, flatten
+from .flatten import LOOPS, FlatOp, FlatTensor, branch_graph, flatten
 from .importer import Importer, Refused
-from .rules import IGNORED_INPUTS, NESTED, REFUSALS, RULES
+from .rules import IGNORED_INPUTS, NESTED, REFUSALS, RULES, list_rule
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,12 @@ def supported(op: FlatOp) -> str | None:
 
 
 def _refusal(op: FlatOp) -> str | None:
+    rule = list_rule(op)
     if op.type not in RULES:
         return f"no rule for {op.type}"
     for tensor in (*read_inputs(op), *op.outputs):
         dtype = tensor.dtype
-        if has_ir_dtype(dtype) or dtype == tf.resource:
+        if has_ir_dtype(dtype) or dtype == tf.resource or (dtype == tf.variant and rule is not None):
             continue
         if dtype.is_complex:
             return "complex numbers"
@@ -56,7 +57,7 @@ def _refusal(op: FlatOp) -> str | None:
         for inner in flatten(branch_graph(op, name), op.name).ops:
             reason = supported(inner)
             if reason is not None:
-                return f"{reason} inside a branch"
+                return f"{reason} inside a {'loop' if op.type in LOOPS else 'branch'}"
     refusal = REFUSALS.get(op.type)
     return refusal(op) if refusal else None
 
@@ -76,9 +77,9 @@ def variable_dtypes(ops: Sequence[FlatOp]) -> dict[FlatTensor, tf.DType]:
             for name in NESTED[op.type]:
                 flat = flatten(branch_graph(op, name), op.name)
                 inside = variable_dtypes(flat.ops)
-                # The first input is the condition.
-                found.update({t: inside[flat.arguments[i - 1]] for i, t in handles
-                              if flat.arguments[i - 1] in inside})
+                first = 0 if op.type in LOOPS else 1  # that of a conditional is the condition
+                found.update({t: inside[flat.arguments[i - first]] for i, t in handles
+                              if flat.arguments[i - first] in inside})
         elif handles and op.type not in ("Identity", "IdentityN"):
             dtype = _element_type(op)
             found.update({t: dtype for _, t in handles if dtype is not None})
@@ -132,7 +133,7 @@ def _import_op(context: Importer, op: FlatOp) -> None:
     context.builder.loc = op.location
     operands = [_operand(context, op, t) for t in read_inputs(op) if has_ir_dtype(t.dtype)]
     try:
-        results = RULES[op.type](context, op, operands)
+        results = (list_rule(op) or RULES[op.type])(context, op, operands)
     except IRError as error:
         raise Refused(op, str(error)) from error
     produced = [t for t in op.outputs if has_ir_dtype(t.dtype)]

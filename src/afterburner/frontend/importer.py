@@ -40,6 +40,52 @@ class Refused(NotTaken):
         self.unknown = tuple(unknown)
 
 
+class TensorListValue:
+    """What is known of one of TensorFlow's lists of tensors while it is imported (see ``tensor_lists``).
+
+    Lists are never changed: what changes one gives another. All raise ``Refused`` for what is not followed.
+    """
+
+    def item(self, ctx: Importer, index: Value, shape: Shape | None) -> Value:
+        """The element at a position; ``shape`` is its shape as far as the reader knows it."""
+        raise ctx.refuse(_NOT_FOLLOWED)
+
+    def with_item(self, ctx: Importer, index: Value, value: Value) -> TensorListValue:
+        """With another element at a position."""
+        raise ctx.refuse(_NOT_FOLLOWED)
+
+    def pushed(self, ctx: Importer, value: Value) -> TensorListValue:
+        """With another element behind the last one."""
+        raise ctx.refuse(_NOT_FOLLOWED)
+
+    def popped(self, ctx: Importer, shape: Shape | None) -> tuple[TensorListValue, Value]:
+        """Without its last element, and that."""
+        raise ctx.refuse(_NOT_FOLLOWED)
+
+    def stacked(self, ctx: Importer, shape: Shape | None = None) -> Value:
+        """All elements as the rows of one tensor."""
+        raise ctx.refuse(_NOT_FOLLOWED)
+
+    def plus(self, ctx: Importer, other: TensorListValue) -> TensorListValue:
+        """The sums of the elements of both."""
+        raise ctx.refuse(_NOT_FOLLOWED)
+
+    def zeros(self, ctx: Importer) -> TensorListValue:
+        """Zeros in the place of all elements."""
+        raise ctx.refuse(_NOT_FOLLOWED)
+
+    def item_shape(self, ctx: Importer) -> Shape | None:
+        """The shape of its elements; None where it is not known."""
+        raise ctx.refuse(_NOT_FOLLOWED)
+
+    def count(self, ctx: Importer) -> int:
+        """How many elements it has."""
+        raise ctx.refuse(_NOT_FOLLOWED)
+
+
+_NOT_FOLLOWED = "what becomes of a list of tensors here is not followed"
+
+
 class Importer:
     """What a rule works with. Variables are functional: a rule reads and replaces current values."""
 
@@ -49,6 +95,7 @@ class Importer:
         self.variable_types = variable_types
         self._import_op = import_op
         self.values: dict[FlatTensor, Value] = {}
+        self.lists: dict[FlatTensor, TensorListValue] = {}
         self.inputs: dict[Value, FlatTensor] = {}
         self.variables: list[FlatTensor] = []
         self.checks: dict[Value, str] = {}
@@ -204,6 +251,11 @@ class Importer:
 
     def _made_of(self, value: Value) -> list[FlatTensor]:
         """The tensors made outside that a value is computed from; none where variables are among them."""
+        leaves = self._leaves(value)
+        return [self.inputs[v] for v in leaves] if all(v in self.inputs for v in leaves) else []
+
+    def _leaves(self, value: Value) -> list[Value]:
+        """The graph inputs that a value is computed from."""
         found: dict[Value, None] = {}
         work, seen = [value], {value}
         while work:
@@ -213,11 +265,37 @@ class Importer:
             more = [] if now.node is None else [v for v in now.node.operands if v not in seen]
             seen.update(more)
             work += more
-        return [self.inputs[v] for v in found] if all(v in self.inputs for v in found) else []
+        return list(found)
 
     def ints(self, value: Value, what: str = "an operand") -> tuple[int, ...]:
         """A static operand's elements, flattened."""
         return tuple(int(i) for i in self.static(value, what).reshape(-1))
+
+    def progress_of(self, value: Value) -> tuple[int, int] | None:
+        """The integer a scalar is in the first turn of the loop that is imported, and by how much it grows from turn to
+        turn (0 where it is known and always the same); None where that is not known."""
+        known = self.known(value)
+        if known is None or known.shape or known.dtype.kind not in "iu":
+            return None
+        return int(known), 0
+
+    def row_of_turn(self, value: Value, axis: int, index: Value) -> Value:
+        """What lies at an index that grows from turn to turn along an axis, which is dropped.
+
+        Raises:
+            Refused: the value is not the same in all turns.
+        """
+        raise self.refuse("an index that is computed from data")
+
+    def list_of(self, tensor: FlatTensor) -> TensorListValue:
+        """What is known of a list.
+
+        Raises:
+            Refused: nothing is.
+        """
+        if tensor not in self.lists:
+            raise self.refuse(_NOT_FOLLOWED)
+        return self.lists[tensor]
 
     # Checks.
 

@@ -69,8 +69,17 @@ def partition(flat: FlatGraph, reason: Reason, is_host: IsHost = lambda op: Fals
         is_host: whether an operation that is not taken is a loop or branch we interpret.
     """
     reasons = {op: _reason(op, reason) for op in flat.ops}
-    kinds = {op: _kind(op, why, is_host) for op, why in reasons.items()}
     live = _live(flat)
+    while True:
+        cut = _cut(flat, reasons, live, is_host)
+        outside = _with_lists_from_outside(cut.stages)
+        if not outside:
+            return cut
+        reasons.update(dict.fromkeys(outside, "a list of tensors that another part of the function has"))
+
+
+def _cut(flat: FlatGraph, reasons: dict[FlatOp, str | None], live: set[FlatOp], is_host: IsHost) -> Partition:
+    kinds = {op: _kind(op, why, is_host) for op, why in reasons.items()}
     level = _levels([op for op in flat.ops if op in live], kinds)
     by_level: dict[int, list[FlatOp]] = defaultdict(list)
     for op in flat.ops:
@@ -87,6 +96,16 @@ def partition(flat: FlatGraph, reason: Reason, is_host: IsHost = lambda op: Fals
     left = tuple((op, why) for op, why in reasons.items()
                  if why is not None and op in live and kinds[op] is Kind.STOCK)
     return Partition(tuple(stages), left)
+
+
+def _with_lists_from_outside(stages: Iterable[Stage]) -> list[FlatOp]:
+    """Operations of compiled stages that take or give lists of tensors which only the stage knows."""
+    found: list[FlatOp] = []
+    for stage in stages:
+        if stage.native:
+            crossing = {t for t in (*stage.inputs, *stage.outputs) if t.dtype == tf.variant}
+            found += [op for op in stage.ops if not crossing.isdisjoint((*op.inputs, *op.outputs))]
+    return found
 
 
 def _reason(op: FlatOp, reason: Reason) -> str | None:

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import tensorflow as tf
+
 from ..flatten import FlatOp
 from ..importer import Rule
-from . import control, conv, elementwise, gather, loss, matmul, pool, random, reduce, shape, sort, state
+from . import control, conv, elementwise, gather, loop, loss, matmul, pool, random, reduce, shape, sort, state
 
 FAMILIES = {
-    "control": control, "conv": conv, "elementwise": elementwise, "gather": gather, "loss": loss,
-    "matmul": matmul, "pool": pool, "random": random, "reduce": reduce, "shape": shape, "sort": sort,
+    "control": control, "conv": conv, "elementwise": elementwise, "gather": gather, "loop": loop,
+    "loss": loss, "matmul": matmul, "pool": pool, "random": random, "reduce": reduce, "shape": shape, "sort": sort,
     "state": state,
 }
 
@@ -32,6 +34,13 @@ IGNORED_INPUTS: dict[str, int] = {
 NESTED: dict[str, tuple[str, ...]] = {
     name: bodies for family in FAMILIES.values() for name, bodies in getattr(family, "NESTED", {}).items()
 }
+
+
+def list_rule(op: FlatOp) -> Rule | None:
+    """The rule for an operation on TensorFlow's lists of tensors; None where it takes and gives none."""
+    if all(t.dtype != tf.variant for t in (*op.inputs, *op.outputs)):
+        return None
+    return loop.OF_LISTS.get(op.type) or loop.RULES.get(op.type)
 
 
 def supported_ops() -> dict[str, list[str]]:

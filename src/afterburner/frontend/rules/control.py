@@ -9,7 +9,7 @@ import tensorflow as tf
 from ...ir import Value
 from ...ir.ops.elementwise import IsFinite
 from ...ir.types import BOOL
-from ..flatten import FlatOp, branch_graph, flatten
+from ..flatten import LOOPS, FlatOp, branch_graph, flatten
 from ..importer import Importer, Rule
 from . import conv, matmul
 
@@ -64,7 +64,7 @@ def _if(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
 
 def _refuse_expensive(op: FlatOp) -> str | None:
     """Both branches are computed, so neither may cost much."""
-    heavy = matmul.RULES.keys() | conv.RULES.keys()
+    heavy = matmul.RULES.keys() | conv.RULES.keys() | set(LOOPS)
     for name in NESTED[op.type]:
         for inner in flatten(branch_graph(op, name), op.name).ops:
             if inner.type in heavy:

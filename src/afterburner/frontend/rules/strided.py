@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...ir import Shape, TensorType, Value
-from ...ir.ops.elementwise import Select
-from ...ir.ops.shape import Pad, Reverse, Slice
+from ...ir.ops.elementwise import Equal, Select
+from ...ir.ops.shape import Concat, Iota, Pad, Reshape, Reverse, Slice
 from ...ir.types import BOOL
 from ..flatten import FlatOp
 from ..importer import Importer, Rule
@@ -35,7 +35,10 @@ class _Spec:
 def _spec(ctx: Importer, shape: Shape, begin: Value, end: Value, strides: Value) -> _Spec:
     """The slice that begin, end, strides and the masks of the current operation describe."""
     begins, ends = ctx.ints(begin, "where the slice begins"), ctx.ints(end, "where the slice ends")
-    steps = ctx.ints(strides, "the slice's strides")
+    return _spec_of(ctx, shape, begins, ends, ctx.ints(strides, "the slice's strides"))
+
+
+def _spec_of(ctx: Importer, shape: Shape, begins: Sequence[int], ends: Sequence[int], steps: Sequence[int]) -> _Spec:
     masks = {name: int(ctx.attr(f"{name}_mask")) for name in _MASKS}
     ranges: list[range] = []
     result: list[int] = []
@@ -70,7 +73,11 @@ def _range(ctx: Importer, shape: Shape, axis: int, bounds: tuple[int, int, int],
 
 def _strided_slice(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
     x = inputs[0]
-    spec = _spec(ctx, x.shape, *inputs[1:4])
+    moving = _moving(ctx, *inputs[1:4])
+    if moving is not None:
+        x, spec = _row_of_turn(ctx, x, moving), moving.spec(ctx, x.shape)
+    else:
+        spec = _spec(ctx, x.shape, *inputs[1:4])
     if all(r == range(n) for r, n in zip(spec.ranges, x.shape, strict=True)):
         return (ctx.reshape(x, spec.shape),)
     spans = [_ascending(r) for r in spec.ranges]
@@ -92,8 +99,88 @@ def _ascending(r: range) -> range:
 def _strided_slice_grad(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
     """dy put back where it was taken from, zeros elsewhere."""
     shape = ctx.ints(inputs[0], "the input's shape")
+    moving = _moving(ctx, *inputs[1:4])
+    if moving is not None:
+        return (_put_back_moving(ctx, moving, shape, inputs[4]),)
     spec = _spec(ctx, shape, *inputs[1:4])
     return (_put_back(ctx, spec, shape, ctx.reshape(inputs[4], spec.taken)),)
+
+
+@dataclass(frozen=True)
+class _Moving:
+    """A slice that takes another index of one axis in each turn of a loop.
+
+    Attributes:
+        axis: which.
+        index: the index in this turn.
+        begins, ends, steps: of the slice where that axis has one element.
+    """
+
+    axis: int
+    index: Value
+    begins: tuple[int, ...]
+    ends: tuple[int, ...]
+    steps: tuple[int, ...]
+
+    def spec(self, ctx: Importer, shape: Shape) -> _Spec:
+        """The slice of what ``_row_of_turn`` gives."""
+        one = (*shape[:self.axis], 1, *shape[self.axis + 1:])
+        return _spec_of(ctx, one, self.begins, self.ends, self.steps)
+
+
+def _moving(ctx: Importer, begin: Value, end: Value, strides: Value) -> _Moving | None:
+    """The slice, where that is what it takes; None for all others."""
+    elements, steps = _elements(ctx, begin), ctx.known(strides)
+    if elements is None or steps is None:
+        return None
+    places = [ctx.progress_of(e) for e in elements]
+    axes = [i for i, place in enumerate(places) if place is not None and place[1]]
+    if len(axes) != 1 or any(p is None for p in places):
+        return None
+    axis, masks = axes[0], {name: int(ctx.attr(f"{name}_mask")) for name in _MASKS}
+    earlier = (1 << axis + 1) - 1
+    ends = _elements(ctx, end)
+    if not masks["shrink_axis"] >> axis & 1 or (masks["ellipsis"] | masks["new_axis"]) & earlier or ends is None:
+        return None
+    known = [1 if i == axis else ctx.known(e) for i, e in enumerate(ends)]
+    if any(k is None for k in known):
+        return None
+    begins = tuple(0 if i == axis else place[0] for i, place in enumerate(places) if place is not None)
+    return _Moving(axis, elements[axis], begins, tuple(int(k) for k in known if k is not None),
+                   tuple(int(n) for n in steps))
+
+
+def _elements(ctx: Importer, vector: Value) -> list[Value] | None:
+    """The elements of a vector as scalars, as far as it was put together of such; else None."""
+    known = ctx.known(vector)
+    if known is not None:
+        return [ctx.constant(n) for n in known.reshape(-1)]
+    if vector.node is None:
+        return None
+    parts = vector.node.operands
+    if isinstance(vector.node.op, Reshape) and parts[0].shape == ():
+        return [parts[0]]
+    if not isinstance(vector.node.op, Concat):
+        return None
+    found = [_elements(ctx, part) for part in parts]
+    return None if any(f is None for f in found) else [e for f in found for e in f or ()]
+
+
+def _row_of_turn(ctx: Importer, x: Value, moving: _Moving) -> Value:
+    """What a turn takes of the moving axis, which is kept with size 1."""
+    row = ctx.row_of_turn(x, moving.axis, moving.index)
+    return ctx.reshape(row, (*x.shape[:moving.axis], 1, *x.shape[moving.axis + 1:]))
+
+
+def _put_back_moving(ctx: Importer, moving: _Moving, shape: Shape, part: Value) -> Value:
+    """``part`` at this turn's index, zeros elsewhere."""
+    one = (*shape[:moving.axis], 1, *shape[moving.axis + 1:])
+    spec = moving.spec(ctx, shape)
+    whole = _put_back(ctx, spec, one, ctx.reshape(part, spec.taken))
+    whole = ctx.broadcast_to(whole, shape)
+    numbers = ctx.emit(Iota(moving.index.type.dtype, shape, moving.axis))
+    here = ctx.emit(Equal(), numbers, ctx.broadcast_to(moving.index, shape))
+    return ctx.emit(Select(), here, whole, ctx.like(whole, 0))
 
 
 def _put_back(ctx: Importer, spec: _Spec, shape: Shape, part: Value) -> Value:
