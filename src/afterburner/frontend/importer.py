@@ -12,7 +12,7 @@ from ..errors import NotTaken
 from ..ir import Builder, DType, IRError, Op, Shape, TensorType, Value
 from ..ir.ops.elementwise import Cast, LogicalAnd, LogicalNot, LogicalOr, Select
 from ..ir.ops.reduce import ReduceAnd
-from ..ir.ops.shape import Broadcast, Constant, Iota, Reshape, Transpose
+from ..ir.ops.shape import Broadcast, Concat, Constant, Iota, Reshape, Transpose
 from ..ir.types import BOOL
 from .dtypes import has_ir_dtype, ir_dtype
 from .flatten import FlatGraph, FlatOp, FlatTensor
@@ -278,6 +278,21 @@ class Importer:
         if known is None or known.shape or known.dtype.kind not in "iu":
             return None
         return int(known), 0
+
+    def elements_of(self, vector: Value) -> list[Value] | None:
+        """The elements of a vector as scalars, as far as it was put together of such; else None."""
+        known = self.known(vector)
+        if known is not None:
+            return [self.constant(n) for n in known.reshape(-1)]
+        if vector.node is None:
+            return None
+        parts = vector.node.operands
+        if isinstance(vector.node.op, Reshape) and parts[0].shape == ():
+            return [parts[0]]
+        if not isinstance(vector.node.op, Concat):
+            return None
+        found = [self.elements_of(part) for part in parts]
+        return None if any(f is None for f in found) else [e for f in found for e in f or ()]
 
     def row_of_turn(self, value: Value, axis: int, index: Value) -> Value:
         """What lies at an index that grows from turn to turn along an axis, which is dropped.

@@ -17,6 +17,7 @@ from ..ir import Graph, Input, Output, Shape, TensorType, Value, interpret
 from ..ir.ops.control import Scan
 from ..ir.ops.elementwise import Add, Cast, Mul, Neg, Sub
 from ..ir.ops.reduce import ReduceAnd
+from ..ir.ops.shape import Slice
 from .flatten import FlatGraph, FlatOp, FlatTensor
 from .importer import Importer, Refused, TensorListValue
 from .tensor_lists import Rows, Single, row, span
@@ -174,6 +175,7 @@ class Turn(Importer):
         self.turns = turns
         self.captured: dict[Value, Value] = {}
         self.moving: dict[Value, Counter] = {}
+        self._moving_elements: dict[Value, list[Counter]] = {}
         self.states: list[_State] = []
         self._loop = op
         self._slices: dict[tuple[Value, bool], Value] = {}
@@ -208,9 +210,11 @@ class Turn(Importer):
         if key not in self._slices:
             value = self._slices[key] = self.builder.input(
                 TensorType(taken.type.dtype, taken.shape[1:]), f"s{len(self._slices)}")
-            counter = None if known is None else _as_counter(known[::step])
-            if counter is not None:
-                self.moving[value] = counter
+            counters = None if known is None else _as_counters(known[::step])
+            if counters is not None and value.shape:
+                self._moving_elements[value] = counters
+            elif counters is not None:
+                self.moving[value] = counters[0]
         return self._slices[key]
 
     def row_of_turn(self, value: Value, axis: int, index: Value) -> Value:
@@ -276,6 +280,26 @@ class Turn(Importer):
             case Cast(dtype) if dtype.numpy in (np.int32, np.int64):
                 return start, step
         return None
+
+    def elements_of(self, vector: Value) -> list[Value] | None:
+        """The elements of a vector as scalars, as far as it was put together of such; else None."""
+        counters = self._moving_elements.get(vector)
+        if counters is None:
+            return super().elements_of(vector)
+        elements = [self.reshape(self.emit(Slice((i,), (i + 1,), (1,)), vector), ()) for i in range(len(counters))]
+        self.moving.update(zip(elements, counters, strict=True))
+        return elements
+
+    def numbers_of_turns(self, value: Value) -> np.ndarray | None:
+        """What an integer, or a vector of such, is in all turns, where that is known: one row a turn."""
+        if value.type.rank > 1 or value.type.dtype.numpy.kind not in "iu":
+            return None
+        elements = self.elements_of(value) if value.shape else [value]
+        places = [self.progress_of(e) for e in elements or ()]
+        if not places or any(p is None for p in places):
+            return None
+        columns = [p[0] + p[1] * np.arange(self.turns) for p in places if p is not None]
+        return np.stack(columns, axis=1).reshape(self.turns, *value.shape).astype(value.type.dtype.numpy)
 
     # The turn.
 
@@ -688,10 +712,9 @@ class _Changing(_OfLoop):
         known = turn.known(self.value)
         if known is not None:
             return _Ready(replace(after, repeated=turn.outer.constant(known)))
-        moving = turn.progress_of(self.value)
-        if moving is not None:
-            numbers = moving[0] + moving[1] * np.arange(turn.turns)
-            return _Ready(replace(after, rows=turn.outer.constant(numbers.astype(type_.dtype.numpy))))
+        numbers = turn.numbers_of_turns(self.value)
+        if numbers is not None:
+            return _Ready(replace(after, rows=turn.outer.constant(numbers)))
         return _Filled(after, turn.stack(self.value), 0)
 
     def _set(self, turn: Turn) -> _Kept:
@@ -707,11 +730,12 @@ class _Changing(_OfLoop):
         return _Filled(self.outside, turn.stack(self.value, step < 0), min(start, last))
 
 
-def _as_counter(numbers: np.ndarray) -> Counter | None:
-    """Integers that grow by the same amount."""
-    if numbers.ndim != 1 or numbers.dtype.kind not in "iu":
+def _as_counters(rows: np.ndarray) -> list[Counter] | None:
+    """Rows of integers of which each grows by the same amount from row to row."""
+    if rows.ndim > 2 or rows.dtype.kind not in "iu":
         return None
-    steps = np.diff(numbers.astype(np.int64))
-    if len(steps) and (steps != steps[0]).any():
+    table = rows.reshape(len(rows), -1).astype(np.int64)
+    steps = np.diff(table, axis=0)
+    if not len(steps) or (steps != steps[0]).any():
         return None
-    return Counter(int(numbers[0]), int(steps[0]) if len(steps) else 0)
+    return [Counter(int(start), int(step)) for start, step in zip(table[0], steps[0], strict=True)]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ...ir import Shape, TensorType, Value
 from ...ir.ops.elementwise import Equal, Select
-from ...ir.ops.shape import Concat, Iota, Pad, Reshape, Reverse, Slice
+from ...ir.ops.shape import Iota, Pad, Reverse, Slice
 from ...ir.types import BOOL
 from ..flatten import FlatOp
 from ..importer import Importer, Rule
@@ -130,7 +130,7 @@ class _Moving:
 
 def _moving(ctx: Importer, begin: Value, end: Value, strides: Value) -> _Moving | None:
     """The slice, where that is what it takes; None for all others."""
-    elements, steps = _elements(ctx, begin), ctx.known(strides)
+    elements, steps = ctx.elements_of(begin), ctx.known(strides)
     if elements is None or steps is None:
         return None
     places = [ctx.progress_of(e) for e in elements]
@@ -139,31 +139,15 @@ def _moving(ctx: Importer, begin: Value, end: Value, strides: Value) -> _Moving 
         return None
     axis, masks = axes[0], {name: int(ctx.attr(f"{name}_mask")) for name in _MASKS}
     earlier = (1 << axis + 1) - 1
-    ends = _elements(ctx, end)
+    ends = ctx.elements_of(end)
     if not masks["shrink_axis"] >> axis & 1 or (masks["ellipsis"] | masks["new_axis"]) & earlier or ends is None:
         return None
-    known = [1 if i == axis else ctx.known(e) for i, e in enumerate(ends)]
-    if any(k is None for k in known):
+    last = [(1, 0) if i == axis else ctx.progress_of(e) for i, e in enumerate(ends)]
+    if any(p is None or p[1] for p in last):
         return None
-    begins = tuple(0 if i == axis else place[0] for i, place in enumerate(places) if place is not None)
-    return _Moving(axis, elements[axis], begins, tuple(int(k) for k in known if k is not None),
-                   tuple(int(n) for n in steps))
-
-
-def _elements(ctx: Importer, vector: Value) -> list[Value] | None:
-    """The elements of a vector as scalars, as far as it was put together of such; else None."""
-    known = ctx.known(vector)
-    if known is not None:
-        return [ctx.constant(n) for n in known.reshape(-1)]
-    if vector.node is None:
-        return None
-    parts = vector.node.operands
-    if isinstance(vector.node.op, Reshape) and parts[0].shape == ():
-        return [parts[0]]
-    if not isinstance(vector.node.op, Concat):
-        return None
-    found = [_elements(ctx, part) for part in parts]
-    return None if any(f is None for f in found) else [e for f in found for e in f or ()]
+    begins = tuple(0 if i == axis else p[0] for i, p in enumerate(places) if p is not None)
+    whole = tuple(p[0] for p in last if p is not None)
+    return _Moving(axis, elements[axis], begins, whole, tuple(int(n) for n in steps))
 
 
 def _row_of_turn(ctx: Importer, x: Value, moving: _Moving) -> Value:
