@@ -3,7 +3,9 @@ skip_pooled_zeros estimate what a processor takes, in operations, bytes, lanes a
 
 pipeline          the order they run in, the verifier after each
 eliminate_dead_code, fold_constants, simplify (its algebra in rules/), eliminate_common_subexpressions, record_maxima
-                  repeated until nothing changes
+                  repeated until nothing changes, with
+hoist_from_scans  does for all turns of a loop at once what no turn has to wait for (scan_parts, batching), sums too
+                  (scan_sums)
 defer_affine      lets a dense block's gradient wait for what its normalizations add by channel
 skip_pooled_zeros, mark_sparse, mark_kept
                   tell contractions which zeros may be left out, and which filters outlast a run (marks, lasting)

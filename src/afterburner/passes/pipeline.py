@@ -14,6 +14,7 @@ from .eliminate_dead_code import eliminate_dead_code
 from .fold_constants import fold_constants
 from .fuse import fuse
 from .fuse_prologues import MakesImage, fuse_prologues
+from .hoist_from_scans import hoist_from_scans
 from .mark_kept import mark_kept
 from .mark_sparse import mark_sparse
 from .nest_concatenations import nest_concatenations
@@ -32,6 +33,7 @@ CLEANUP: tuple[tuple[str, Pass], ...] = (
     ("simplify", simplify),
     ("eliminate_common_subexpressions", eliminate_common_subexpressions),
     ("record_maxima", record_maxima),
+    ("hoist_from_scans", hoist_from_scans),
 )
 MAX_ROUNDS = 6  # of cleanup: each pass makes work for the others, soon less and less
 
@@ -65,7 +67,8 @@ def optimize(graph: Graph, skip: Collection[str] = (), dump: Dump | None = None,
              epilogues: bool = True, fast: bool = False, lower: bool = True,
              makes_image: MakesImage = lambda node: False) -> Graph:
     """Run all passes. Every result stays bit for bit what it was, but for the exceptions that passes/rules names, sums
-    that are made without their zeros, and a dense block's gradients, whose terms meet in another order.
+    that are made without their zeros, and a dense block's gradients and sums over the turns of a loop, whose terms meet
+    in another order.
 
     Args:
         graph: a verified graph.

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from ..ir import Builder, Graph, Input, Location, Node, Output, Value
+from ..ir import Builder, Graph, Input, Location, Node, Output, Shape, Value
 from ..ir.ops.control import Scan
 from ..ir.ops.shape import Broadcast, Reshape, Reverse, Slice, Transpose
 from .batching import batch, batches, shifted, takes_all_rows
 
 SAME: Final = "same in every turn"
 Kind = str | bool | None  # SAME; for what is made of rows alone, whether the last one comes first; None if of the state
+_Wanted = tuple[Value, Kind]  # outside: what is the same, or rows of all turns in an order
 Make = Callable[[Builder], Value]
 
 _FREE_BYTES = 64 << 20  # new tensors with a row for each turn may have this size
@@ -63,7 +64,7 @@ class Loop:
         self._results = len(self.stacks)
         self._budget = max(_FREE_BYTES, _FREE_RATIO * (
             sum(o.type.bytes for o in operands[carried:end]) + self.steps * sum(v.type.bytes for v, _ in self.stacks)))
-        self._made: dict[tuple[Value, Kind], Value] = {}
+        self._made: dict[_Wanted, Value] = {(v, self.kinds[v]): o for v, o in self.outer.items()}
 
     def _kind(self, node: Node) -> Kind:
         ways = {self.kinds[v] for v in node.operands} - {SAME}
@@ -133,16 +134,16 @@ class Loop:
         self._budget = mark[1]
 
     def ready(self, value: Value, back: bool) -> bool:
-        """Whether ``rows`` of a value can be had without another stack."""
+        """Whether ``rows`` of a value can be had without another stack, by cheap work on rows that are there."""
+        while self.kinds[value] is None and (value, back) not in self.stacks:
+            node = value.node
+            varying = [v for v in node.operands if self.kinds[v] != SAME] if node is not None else []
+            if node is None or len(varying) != 1 or not (
+                    node.op.elementwise or isinstance(node.op, Reshape | Slice | Transpose)):
+                return False
+            (value,) = varying
         kind = self.kinds[value]
-        if kind == SAME or kind is back or (value, back) in self.stacks:
-            return True
-        node = value.node
-        if node is None or value in self.cut:
-            return False
-        varying = [v for v in node.operands if self.kinds[v] != SAME]
-        cheap = node.op.elementwise or isinstance(node.op, Reshape | Slice | Transpose)
-        return cheap and len(varying) == 1 and self.ready(varying[0], back)
+        return kind is None or kind == SAME or kind is back
 
     def claim(self, value: Value, back: bool) -> bool:
         """Have ``rows`` of a value be there later, by another stack if need be; False where that is too large."""
@@ -156,48 +157,52 @@ class Loop:
 
     def same(self, builder: Builder, value: Value) -> Value:
         """What is the same in every turn, outside."""
-        if value in self.outer:
-            return self.outer[value]
-        if (value, SAME) not in self._made:
-            assert value.node is not None
-            operands = [self.same(builder, v) for v in value.node.operands]
-            results = builder.add(value.node.op, *operands, loc=value.node.loc)
-            self._made.update(((old, SAME), new) for old, new in zip(value.node.results, results, strict=True))
-        return self._made[value, SAME]
+        return self._get(builder, (value, SAME))
 
     def rows(self, builder: Builder, value: Value, back: bool) -> Value:
         """The values of all turns, outside; the first turn's is the last row if ``back``."""
-        kind = self.kinds[value]
-        if kind is back and value in self.outer:
-            return self.outer[value]
-        if (value, back) not in self._made:
-            if kind == SAME:
-                made = self._repeated(builder, value)
-            elif kind is None or kind is back:
-                made = self._batched(builder, value, back)
-            else:
-                made = builder.emit(Reverse((0,)), self.rows(builder, value, not back))
-            self._made[value, back] = made
-        return self._made[value, back]
+        return self._get(builder, (value, back))
 
-    def _repeated(self, builder: Builder, value: Value) -> Value:
-        axes = tuple(range(value.type.rank))
-        if value.node is not None and isinstance(value.node.op, Broadcast):
-            axes, value, shape = value.node.op.axes, value.node.operands[0], value.shape
-        else:
-            shape = value.shape
-        return builder.emit(Broadcast((self.steps, *shape), shifted(axes)), self.same(builder, value))
-
-    def _batched(self, builder: Builder, value: Value, back: bool) -> Value:
-        node = value.node
-        assert node is not None
-        all_rows = takes_all_rows(node.op)
-        operands = [self.rows(builder, v, back) if all_rows or self.kinds[v] != SAME else self.same(builder, v)
-                    for v in node.operands]
-        before, builder.loc = builder.loc, node.loc
-        made = batch(builder, node, operands, self.steps)
+    def _get(self, builder: Builder, wanted: _Wanted) -> Value:
+        before = builder.loc
+        todo = [wanted]
+        while todo:
+            missing = [w for w in self._read(todo[-1]) if w not in self._made] if todo[-1] not in self._made else []
+            if missing:
+                todo += reversed(missing)
+                continue
+            value, way = todo.pop()
+            if (value, way) not in self._made:
+                builder.loc = value.node.loc if value.node is not None else before
+                self._make(builder, value, way)
         builder.loc = before
-        return made
+        return self._made[wanted]
+
+    def _read(self, wanted: _Wanted) -> list[_Wanted]:
+        """What something outside is made of."""
+        value, way = wanted
+        kind, node = self.kinds[value], value.node
+        if way != SAME and kind == SAME:
+            return [(_repeated(value), SAME)]
+        if kind not in (None, way):
+            return [(value, kind)]
+        assert node is not None
+        if way == SAME:
+            return [(v, SAME) for v in node.operands]
+        return [(v, way if takes_all_rows(node.op) or self.kinds[v] != SAME else SAME) for v in node.operands]
+
+    def _make(self, builder: Builder, value: Value, way: Kind) -> None:
+        operands = [self._made[w] for w in self._read((value, way))]
+        kind, node = self.kinds[value], value.node
+        if way != SAME and kind == SAME:
+            shape = (self.steps, *value.shape)
+            self._made[value, way] = builder.emit(Broadcast(shape, shifted(_axes(value))), *operands)
+        elif kind not in (None, way):
+            self._made[value, way] = builder.emit(Reverse((0,)), *operands)
+        elif node is not None and way == SAME:
+            self._made.update(zip(((r, way) for r in node.results), builder.add(node.op, *operands), strict=True))
+        elif node is not None:
+            self._made[value, way] = batch(builder, node, operands, self.steps)
 
     def build(self, builder: Builder) -> list[Value]:
         """The results of the scan: of what is left of it, and of what is made outside."""
@@ -235,3 +240,15 @@ class Loop:
         body = Graph(self.name, tuple(inputs), tuple(kept), tuple(map(Output, outputs)))
         scan = Scan(self.steps, tuple(bool(self.kinds[v]) for v in sliced), tuple(back for _, back in stacks), body)
         return builder.add(scan, *operands, loc=self.loc)
+
+
+def _repeated(value: Value) -> Value:
+    """What a broadcast repeats; another value itself."""
+    return value.node.operands[0] if value.node is not None and isinstance(value.node.op, Broadcast) else value
+
+
+def _axes(value: Value) -> Shape:
+    """Which axes of ``value`` those of what it repeats are."""
+    if value.node is not None and isinstance(value.node.op, Broadcast):
+        return value.node.op.axes
+    return tuple(range(value.type.rank))

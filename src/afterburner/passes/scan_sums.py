@@ -15,7 +15,8 @@ from .rewriter import is_number, made_by
 from .scan_parts import SAME, Loop, Make, State
 
 _SMALL_BYTES = 4 << 20  # terms of this size are kept for all turns, where adding them up is all that is to be done
-_LINEAR = (Neg, Reshape, Transpose, Slice, Reverse, Broadcast)
+_MAX_DEPTH = 8  # of operations on what is added up, which are looked through
+_LINEAR = (Add, Sub, Neg, Concat, Pad, Reshape, Transpose, Slice, Reverse, Broadcast)
 
 
 def move_sums(loop: Loop) -> bool:
@@ -25,8 +26,9 @@ def move_sums(loop: Loop) -> bool:
     """
     moved = False
     for small in (0, _SMALL_BYTES):
+        users = loop.users()
         for index, state in enumerate(loop.states):
-            terms = _terms(loop, state) if isinstance(state, State) else None
+            terms = _terms(loop, state, users) if isinstance(state, State) else None
             if terms is None or not isinstance(state, State):
                 continue
             mark = loop.mark()
@@ -52,9 +54,9 @@ def _added(first: Value, sums: list[Make]) -> Make:
     return make
 
 
-def _terms(loop: Loop, state: State) -> list[Value] | None:
+def _terms(loop: Loop, state: State, users: dict[Value, list[Node]]) -> list[Value] | None:
     """What is added to a part of the state in a turn; None where it is read otherwise."""
-    users, returned = loop.users(), loop.returned()
+    returned = loop.returned()
     terms: list[Value] = []
     current = state.current
     while current is not state.next:
@@ -77,17 +79,9 @@ class _Sums:
         self._loop = loop
         self._small = small
 
-    def of(self, value: Value) -> Make | None:
+    def of(self, value: Value, depth: int = _MAX_DEPTH) -> Make | None:
         """The sum of a value over all turns; None where it is better made in the loop."""
-        mark = self._loop.mark()
-        structured = self._structured(value)
-        if structured is None:
-            self._loop.reset(mark)
-            return self._plain(value)
-        return structured
-
-    def _plain(self, value: Value) -> Make | None:
-        return self._reduced(value, ())
+        return self._structured(value, depth) or self._reduced(value, ())
 
     def _reduced(self, value: Value, axes: tuple[int, ...]) -> Make | None:
         """The sum over all turns, and along axes of each."""
@@ -100,10 +94,10 @@ class _Sums:
                 return None
         return lambda builder: builder.emit(ReduceSum((0, *shifted(axes))), loop.rows(builder, value, back))
 
-    def _structured(self, value: Value) -> Make | None:
+    def _structured(self, value: Value, depth: int) -> Make | None:
         """The sum where a rule for the node that makes the value gives it."""
         node = value.node
-        if node is None or self._loop.kinds[value] == SAME or value in self._loop.cut:
+        if depth == 0 or node is None or self._loop.kinds[value] == SAME or value in self._loop.cut:
             return None
         match node.op:
             case Matmul():
@@ -114,31 +108,22 @@ class _Sums:
                 return self._reduced(node.operands[0], node.op.axes)
             case Pad() if not is_number(node.operands[1], 0) and not is_number(node.operands[1], -0.0):
                 return None
-            case Add() | Sub() | Concat() | Pad():
-                return self._linear(node)
-            case op if isinstance(op, _LINEAR):
-                return self._linear(node)
-        return None
+        return self._linear(node, depth) if isinstance(node.op, _LINEAR) else None
 
-    def _linear(self, node: Node) -> Make | None:
+    def _linear(self, node: Node, depth: int) -> Make | None:
         """Operations of which the sum is the operation on the sums, where one of these is more than additions."""
-        loop = self._loop
+        loop, mark = self._loop, self._loop.mark()
         added = node.operands[:1] if isinstance(node.op, Pad) else node.operands
-        if not any(self._gains(v) for v in added):
-            return None
-        sums = [self.of(v) for v in added]
+        rest = node.operands[len(added):]
+        sums = [self._structured(v, depth - 1) for v in added]
+        if any(sums):
+            sums = [s or self._reduced(v, ()) for s, v in zip(sums, added, strict=True)]
         known = [s for s in sums if s is not None]
         if len(known) < len(sums):
+            loop.reset(mark)
             return None
-        rest = node.operands[len(added):]
         return lambda builder: builder.emit(node.op, *(s(builder) for s in known),
                                             *(loop.same(builder, v) for v in rest), loc=node.loc)
-
-    def _gains(self, value: Value) -> bool:
-        mark = self._loop.mark()
-        gains = self._structured(value) is not None
-        self._loop.reset(mark)
-        return gains
 
     def _product(self, node: Node, op: Matmul) -> Make | None:
         """Products of rows: one product of the rows of all turns."""
@@ -156,8 +141,9 @@ class _Sums:
         loop = self._loop
         if SAME in (loop.kinds[a], loop.kinds[b]):
             return None
-        back = self._direction(a, b)
+        back, mark = self._direction(a, b), loop.mark()
         if not (loop.claim(a, back) and loop.claim(b, back)):
+            loop.reset(mark)
             return None
         return lambda builder: builder.emit(op, flattened(builder, loop.rows(builder, a, back)),
                                             flattened(builder, loop.rows(builder, b, back)), loc=node.loc)
