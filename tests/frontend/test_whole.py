@@ -135,7 +135,10 @@ def test_a_loop_that_the_host_steps_is_tried(monkeypatch):
             x = tf.tanh(x @ x) * 2.0 + 1.0
         return i + 1, x
 
-    loop = tf.function(lambda x: tf.while_loop(lambda i, x: i < 3, turn, (0, x))[1])
+    def more(i, x):  # which data decides, else the loop would be compiled as it is
+        return tf.logical_and(i < 3, tf.reduce_all(x < 1e30))
+
+    loop = tf.function(lambda x: tf.while_loop(more, turn, (0, x))[1])
     race = Race(piece=4.0, whole=1.0)
     race.enter(monkeypatch)
     with captured(race.wrap, Choices(whole=lambda text: text, clock=race.clock), compile_after=1) as taken:

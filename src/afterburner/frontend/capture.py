@@ -22,7 +22,7 @@ from ..report import Entry
 from ..runtime.collector import paused_collector
 from . import fastpath, graph_log, iterators, joined, session, single_trace, tracebacks, traced
 from .contest import CPU, STOCK
-from .flatten import FlatGraph, FlatOp, branch_graph, called_functions, flatten, must_use_xla, xla_differs
+from .flatten import LOOPS, FlatGraph, FlatOp, branch_graph, called_functions, flatten, must_use_xla, xla_differs
 from .function import Take, TakenFunction, branch_names, describe_left, is_control, is_quick
 from .import_graph import supported
 from .native import Engine
@@ -263,12 +263,15 @@ class FunctionState:
             self._engine.recorder.log(graph_log.lines(flat, cut))
         report = self._entry.report
         report.left = describe_left(cut.left)
-        report.seen_ops = sum(op.type != "Const" for s in cut.stages for op in s.ops)
-        report.taken_ops = cut.native_ops
+        looped = [inner for s in cut.stages if s.native for op in s.ops if op.type in LOOPS
+                  for inner in _everything_inside(op)]
+        turned = sum(op.type != "Const" for op in looped)
+        report.seen_ops = sum(op.type != "Const" for s in cut.stages for op in s.ops) + turned
+        report.taken_ops = cut.native_ops + turned
         inside = [inner for s in cut.stages if s.kind is Kind.HOST for inner in _everything_inside(s.ops[-1])]
         inner = [op for op in inside if self._reason(op, xla) is None]
-        _refuse_poor(cut, report.seen_ops, xla, inner)
-        report.arithmetic_share = _arithmetic_share(cut, inside, inner)
+        _refuse_poor(cut, report.taken_ops, report.seen_ops, xla, inner)
+        report.arithmetic_share = _arithmetic_share(cut, [*inside, *looped], [*inner, *looped])
         report.seen_ops += sum(op.type != "Const" for op in inside)
         report.taken_ops += sum(op.type != "Const" for op in inner)
         take = Take(lambda flat: self._partition(flat, xla), self._engine, self._entry,
@@ -409,17 +412,17 @@ def _refuse_missing_devices(flat: FlatGraph) -> None:
             raise NotTaken(f"{op.name} is to run on {op.source.device}, which is not here")
 
 
-def _refuse_poor(cut: Partition, seen: int, xla: bool, inner: Sequence[FlatOp]) -> None:
+def _refuse_poor(cut: Partition, taken: int, seen: int, xla: bool, inner: Sequence[FlatOp]) -> None:
     if xla and cut.left:
         op, why = cut.left[0]
         raise NotTaken(f"marked jit_compile, and XLA keeps {op.type}: {why}")
     if inner:
         return
-    if cut.native_ops < _MIN_OPS:
-        raise NotTaken(f"only {cut.native_ops} of {seen} operations can be compiled")
-    if cut.native_ops < _MIN_SHARE * seen:
+    if taken < _MIN_OPS:
+        raise NotTaken(f"only {taken} of {seen} operations can be compiled")
+    if taken < _MIN_SHARE * seen:
         op, why = cut.left[0]
-        raise NotTaken(f"only {cut.native_ops} of {seen} operations can be compiled ({op.type}: {why})")
+        raise NotTaken(f"only {taken} of {seen} operations can be compiled ({op.type}: {why})")
     if len(cut.stages) > _MAX_STAGES:
         raise NotTaken(f"it would take {len(cut.stages)} stages")
 
