@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..ir import Graph, Node
+from ..ir.ops.control import Scan
 from . import jit
 from .isa import Isa
 
@@ -78,5 +79,11 @@ class Code:
 
 
 def computed(graph: Graph) -> list[Node]:
-    """The nodes of a graph that need a kernel, in order."""
-    return [node for node in graph.nodes if needs_kernel(node)]
+    """The nodes of a graph that need a kernel, in order; in place of a scan those of its body."""
+    found: list[Node] = []
+    for node in graph.nodes:
+        if isinstance(node.op, Scan):
+            found += computed(node.op.body)
+        elif needs_kernel(node):
+            found.append(node)
+    return found

@@ -7,13 +7,14 @@ program's own, and is left out while the variables are the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..ir import Graph, Node, Value
 from ..passes.lasting import lasting_values
 from .compiled import CompiledKernel
-from .schedule import Part, Segment, Work, segments, source, waves
+from .loops import Part, Segment, Step, Work, numbers
+from .schedule import segments, source, waves
 
 
 @dataclass(frozen=True)
@@ -23,38 +24,49 @@ class Kept:
     Attributes:
         nodes: those whose kernels are left out.
         values: their results that other kernels read, or the caller.
-        packs: positions of the other kernels whose first phase is left out.
+        packs: positions of the other kernels whose first phase is left out, and how many temporaries that makes.
     """
 
     nodes: frozenset[Node]
     values: tuple[Value, ...]
-    packs: tuple[int, ...]
+    packs: Mapping[int, int]
 
 
-def kept_of(graph: Graph, kernels: Sequence[CompiledKernel]) -> Kept:
+def kept_of(graph: Graph, steps: Sequence[Step]) -> Kept:
     """What a graph's program keeps; nothing where it writes a variable."""
     lasting = lasting_values(graph)
-    nodes = frozenset(k.node for k in kernels if all(r in lasting for r in k.node.results))
+    nodes = frozenset(s.node for s in steps if all(r in lasting for r in s.node.results))
     read = [v for node in graph.nodes if not all(r in lasting for r in node.results) for v in node.operands]
     sources = dict.fromkeys(source(v) for v in (*read, *(o.value for o in graph.outputs)))
-    packs = tuple(i for i, k in enumerate(kernels) if k.kept is not None and k.chunks[0] and k.node not in nodes
-                  and k.node.operands[k.kept[0]] in lasting)
+    packs = {i: count for i, count in packs_of(steps, lasting).items() if steps[i].node not in nodes}
     return Kept(nodes, tuple(v for v in sources if v.node in nodes), packs)
 
 
-def schedule(kernels: Sequence[CompiledKernel], kept: Kept,
-             apart: bool = False) -> tuple[dict[Node, int], list[Segment], int]:
-    """The wave of every node that has a kernel, the segments, and how many of these make what is kept.
+def packs_of(steps: Sequence[Step], lasting: Container[Value]) -> dict[int, int]:
+    """Positions of kernels whose first phase reads one of some values alone, and how many temporaries it makes."""
+    return {i: s.kept[1] for i, s in enumerate(steps) if isinstance(s, CompiledKernel) and s.kept is not None
+            and s.chunks[0] and s.node.operands[s.kept[0]] in lasting}
+
+
+def schedule(steps: Sequence[Step], kept: Kept, apart: bool = False) -> tuple[dict[Node, int], list[Segment], int]:
+    """The wave of every node that is computed, the segments, and how many of these make what is kept.
 
     Args:
-        kernels: in an order that can be executed.
+        steps: in an order that can be executed.
         kept: what is made first.
         apart: as in ``schedule.segments``.
     """
-    early = waves([k for k in kernels if k.node in kept.nodes], apart)
+    early = waves([s for s in steps if s.node in kept.nodes], apart)
     start = max(early.values(), default=-1) + 1
     late = {node: start + wave
-            for node, wave in waves([k for k in kernels if k.node not in kept.nodes], apart).items()}
-    packs = [Part(i, 0) for i in kept.packs]
-    first = [*segments(kernels, early, apart), *((Work((p,), kernels[p.kernel].chunks[0]),) for p in packs)]
-    return {**early, **late}, [*first, *segments(kernels, late, apart, frozenset(packs))], len(first)
+            for node, wave in waves([s for s in steps if s.node not in kept.nodes], apart).items()}
+    packs = packing(steps, kept.packs)
+    done = frozenset(part for (work,) in packs for part in work.parts)
+    first = [*segments(steps, early, apart), *packs]
+    return {**early, **late}, [*first, *segments(steps, late, apart, done)], len(first)
+
+
+def packing(steps: Sequence[Step], packs: Container[int]) -> list[Segment]:
+    """The first phases of some kernels."""
+    return [(Work((Part(number, 0),), step.chunks[0]),) for i, (step, number, _) in enumerate(numbers(steps))
+            if i in packs and isinstance(step, CompiledKernel)]

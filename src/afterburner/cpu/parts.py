@@ -11,10 +11,9 @@ from collections.abc import Mapping, Sequence
 
 from ..ir import Graph
 from ..runtime.executable import Part
-from .compiled import CompiledKernel
+from .loops import COPY, Segment
 from .place import Placement
 from .program import FIRST_EXTERNAL
-from .schedule import Segment
 
 STOP_BYTES = 16 << 20  # of final values that are worth a stop: to write them takes milliseconds, to stop 0.2
 
@@ -33,11 +32,10 @@ class _Uses:
             self.last[external] = segment
 
 
-def parts(graph: Graph, kernels: Sequence[CompiledKernel], steps: Sequence[Segment],
-          placement: Placement) -> tuple[Part, ...]:
-    """The parts of a program: ``steps`` and, where outputs are copied, one segment more."""
-    uses = _uses(kernels, steps, placement)
-    inputs, end = len(graph.inputs), len(steps) + bool(placement.copies)
+def parts(graph: Graph, segments: Sequence[Segment], placement: Placement) -> tuple[Part, ...]:
+    """The parts of a program: ``segments`` and, where outputs are copied, one more."""
+    uses = _uses(segments, placement)
+    inputs, end = len(graph.inputs), len(segments) + bool(placement.copies)
     final = _final(graph, uses)
     ends = _stops(graph, final, end)
     starts = [0, *ends[:-1]]
@@ -47,15 +45,16 @@ def parts(graph: Graph, kernels: Sequence[CompiledKernel], steps: Sequence[Segme
                  for n, (a, b) in enumerate(zip(starts, ends, strict=True)))
 
 
-def _uses(kernels: Sequence[CompiledKernel], steps: Sequence[Segment], placement: Placement) -> _Uses:
+def _uses(segments: Sequence[Segment], placement: Placement) -> _Uses:
     uses = _Uses()
-    for segment, step in enumerate(steps):
-        for kernel in {part.kernel for work in step for part in work.parts}:
-            for slot in placement.buffers(kernels[kernel]):
-                uses.add(segment, slot.base)
+    for number, segment in enumerate(segments):
+        for part in (part for work in segment for part in work.parts):
+            row = placement.inner[part.row][:2] if part.kernel == COPY else placement.rows[part.kernel][part.row]
+            for slot in row:
+                uses.add(number, slot.base)
     for source, target, _ in placement.copies:
-        uses.add(len(steps), source.base)
-        uses.add(len(steps), target.base)
+        uses.add(len(segments), source.base)
+        uses.add(len(segments), target.base)
     return uses
 
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from ..ir import Graph, Node, Value, with_nodes
 from ..passes.plan_memory import Home, MemoryPlan, plan
-from .compiled import CompiledKernel
 from .kept import Kept
+from .loops import Copy, Loop, Step, laid_out
 from .program import ARENA, CONSTANTS, FIRST_EXTERNAL, KEPT, LINE, Slot, aligned_words
 from .schedule import source
 
@@ -21,8 +21,9 @@ class Placement:
 
     Attributes:
         slots: of every value.
-        temps: the slots of each node's temporaries.
+        rows: where the buffers of each kernel lie, operands, results and temporaries: once, or for each turn of a loop.
         constants: the constants, each at a cache line.
+        inner: what loops copy.
         copies: (from, to, bytes): outputs that are inputs, constants or other outputs.
         arena_bytes: planned peak of intermediate memory.
         kept_bytes: memory of what outlasts the run.
@@ -30,35 +31,33 @@ class Placement:
     """
 
     slots: Mapping[Value, Slot]
-    temps: Mapping[Node, tuple[Slot, ...]]
+    rows: Sequence[tuple[tuple[Slot, ...], ...]]
     constants: np.ndarray
-    copies: tuple[tuple[Slot, Slot, int], ...]
+    inner: Sequence[Copy]
+    copies: tuple[Copy, ...]
     arena_bytes: int
     kept_bytes: int
     externals: int
 
-    def buffers(self, kernel: CompiledKernel) -> tuple[Slot, ...]:
-        """What a kernel's functions are given: operands, results, temporaries."""
-        node = kernel.node
-        return (*(self.slots[v] for v in (*node.operands, *node.results)), *self.temps.get(node, ()))
 
-
-def place(graph: Graph, kernels: Sequence[CompiledKernel], wave_of: Mapping[Node, int], kept: Kept) -> Placement:
+def place(graph: Graph, steps: Sequence[Step], wave_of: Mapping[Node, int], kept: Kept) -> Placement:
     """Give every value and temporary of ``graph`` a place, knowing what runs at once and what is kept."""
-    waves = {node: _wave(node, wave_of) for node in graph.nodes}
-    ordered = with_nodes(graph, sorted(graph.nodes, key=waves.__getitem__))
-    own = _Kept(kept, kernels)
-    temps = {kernel.node: kernel.temps[len(own.temps.get(kernel.node, ())):] for kernel in kernels}
-    memory = plan(ordered, temps, overwritable, [waves[n] for n in ordered.nodes], kept.values)
-    constants, starts = _constants(memory.constants)
+    own = _Kept(kept, steps)
+    temps = {step.node: step.temps[len(own.temps.get(step.node, ())):] for step in steps}
+    memory = planned(graph, temps, wave_of, kept.values)
+    inside = [v for step in steps if isinstance(step, Loop) for v in step.constants]
+    constants, starts = _constants([*memory.constants, *inside])
     inputs = len(graph.inputs)
     slots = {value: own.values[home.index] if home.kind == "kept" else _slot(home, inputs, starts)
              for value, home in memory.homes.items()}
     shared = {node: tuple(Slot(ARENA, t) for t in offsets) for node, offsets in memory.temps.items()}
+    rows, inner = laid_out(steps, slots, {n: (*own.temps.get(n, ()), *shared.get(n, ())) for n in temps},
+                           [Slot(CONSTANTS, start) for start in starts[len(memory.constants):]])
     return Placement(
         slots=slots,
-        temps={node: (*own.temps.get(node, ()), *shared.get(node, ())) for node in temps},
+        rows=rows,
         constants=constants,
+        inner=inner,
         copies=_copies(memory, slots, inputs),
         arena_bytes=memory.arena_bytes,
         kept_bytes=own.bytes,
@@ -66,16 +65,23 @@ def place(graph: Graph, kernels: Sequence[CompiledKernel], wave_of: Mapping[Node
     )
 
 
+def planned(graph: Graph, temps: Mapping[Node, Sequence[int]], wave_of: Mapping[Node, int],
+            kept: Sequence[Value] = ()) -> MemoryPlan:
+    """The memory plan of a graph whose nodes run in waves."""
+    waves = {node: _wave(node, wave_of) for node in graph.nodes}
+    ordered = with_nodes(graph, sorted(graph.nodes, key=waves.__getitem__))
+    return plan(ordered, temps, overwritable, [waves[n] for n in ordered.nodes], kept)
+
+
 class _Kept:
     """Slots of the values and of the temporaries that are kept, one behind the other."""
 
-    def __init__(self, kept: Kept, kernels: Sequence[CompiledKernel]) -> None:
+    def __init__(self, kept: Kept, steps: Sequence[Step]) -> None:
         self.bytes = 0
         self.values = [self._slot(v.type.bytes) for v in kept.values]
         self.temps: dict[Node, tuple[Slot, ...]] = {}
-        for kernel in (kernels[i] for i in kept.packs):
-            assert kernel.kept is not None
-            self.temps[kernel.node] = tuple(self._slot(size) for size in kernel.temps[:kernel.kept[1]])
+        for step, count in ((steps[i], count) for i, count in kept.packs.items()):
+            self.temps[step.node] = tuple(self._slot(size) for size in step.temps[:count])
 
     def _slot(self, size: int) -> Slot:
         start = self.bytes
@@ -99,8 +105,7 @@ def _slot(home: Home, inputs: int, starts: Sequence[int]) -> Slot:
     return Slot(FIRST_EXTERNAL + home.index + (inputs if home.kind == "output" else 0))
 
 
-def _copies(memory: MemoryPlan, slots: Mapping[Value, Slot],
-            inputs: int) -> tuple[tuple[Slot, Slot, int], ...]:
+def _copies(memory: MemoryPlan, slots: Mapping[Value, Slot], inputs: int) -> tuple[Copy, ...]:
     return tuple((slots[value], Slot(FIRST_EXTERNAL + inputs + position), value.type.bytes)
                  for position, value in memory.copies if value.type.bytes)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import groupby
 
 from ..ir import Node, Value
-from ..ir.ops.control import Fusion
+from ..ir.ops.control import Fusion, Scan
 from ..ir.ops.shape import FirstColumns, MoreColumns, Slice
-from .compiled import CompiledKernel
+from .compiled import CompiledKernel, needs_kernel
+from .loops import COPY, Part, Segment, Step, Work, kernels_in, numbers, shifted
 
 # How far back a kernel may be moved to join kernels it does not depend on, and how large its results
 # may be: what runs earlier holds its memory longer.
@@ -23,25 +25,6 @@ _DENSE = ("matmul", "conv2d", "conv2d_input_grad", "conv2d_filter_grad", "conv2d
 _PER_KERNEL = 1e-7  # seconds
 
 
-@dataclass(frozen=True)
-class Part:
-    """Phase ``phase`` of kernel number ``kernel``."""
-
-    kernel: int
-    phase: int
-
-
-@dataclass(frozen=True)
-class Work:
-    """Parts run one after another by one worker a chunk; more than one part only with one chunk."""
-
-    parts: tuple[Part, ...]
-    chunks: int
-
-
-Segment = tuple[Work, ...]
-
-
 def source(value: Value) -> Value:
     """The value whose buffer ``value`` lies in: views are followed to what they show."""
     while value.node is not None and value.node.op.view:
@@ -51,6 +34,8 @@ def source(value: Value) -> Value:
 
 def cost(node: Node) -> float:
     """A rough guess at the seconds a node takes on one core."""
+    if isinstance(node.op, Scan):
+        return node.op.steps * sum(cost(n) for n in node.op.body.nodes if needs_kernel(n))
     types = tuple(v.type for v in node.operands)
     results = tuple(r.type for r in node.results)
     dense = node.op.name in _DENSE or getattr(node.op, "kind", "") in _DENSE
@@ -58,7 +43,9 @@ def cost(node: Node) -> float:
 
 
 def moved(node: Node) -> int:
-    """Bytes that a node reads and writes, each operand once."""
+    """Bytes that a node reads and writes, each operand once; a scan in all of its turns."""
+    if isinstance(node.op, Scan):
+        return node.op.steps * sum(moved(n) for n in node.op.body.nodes if needs_kernel(n))
     if isinstance(node.op, FirstColumns | MoreColumns):
         return 2 * node.operands[-1].type.bytes
     read = {v: v.type.bytes for v in node.operands}
@@ -71,20 +58,20 @@ def moved(node: Node) -> int:
     return sum(read.values()) + sum(r.type.bytes for r in node.results)
 
 
-def waves(kernels: Sequence[CompiledKernel], apart: bool = False) -> dict[Node, int]:
-    """The wave of every node that has a kernel. All of a wave is over before the next begins.
+def waves(steps: Sequence[Step], apart: bool = False) -> dict[Node, int]:
+    """The wave of every node that is computed. All of a wave is over before the next begins.
 
     Args:
-        kernels: in an order that can be executed.
-        apart: one kernel a wave, in that order.
+        steps: in an order that can be executed.
+        apart: one step a wave, in that order.
     """
     if apart:
-        return {k.node: i for i, k in enumerate(kernels)}
+        return {s.node: i for i, s in enumerate(steps)}
     chosen: dict[Node, int] = {}
     filled: dict[int, int] = {}
     last = 0
-    for kernel in kernels:
-        node = kernel.node
+    for step in steps:
+        node = step.node
         producers = (source(v).node for v in node.operands)
         earliest = max((chosen[p] + 1 for p in producers if p in chosen), default=0)
         size = sum(r.type.bytes for r in node.results)
@@ -99,40 +86,59 @@ def waves(kernels: Sequence[CompiledKernel], apart: bool = False) -> dict[Node, 
     return chosen
 
 
-def segments(kernels: Sequence[CompiledKernel], wave_of: Mapping[Node, int], apart: bool = False,
+def segments(steps: Sequence[Step], wave_of: Mapping[Node, int], apart: bool = False,
              done: Collection[Part] = ()) -> list[Segment]:
     """The segments of a program: phases that may run at once, a barrier after each segment.
 
     One-chunk parts that follow each other become one piece of work, without barriers between them,
-    unless ``apart``. Kernels without a wave and the parts that are ``done`` are left out.
+    unless ``apart``. Steps without a wave and the parts that are ``done`` are left out.
     """
-    rows: dict[int, list[int]] = {}
-    for index, kernel in enumerate(kernels):
-        if kernel.node in wave_of:
-            rows.setdefault(wave_of[kernel.node], []).append(index)
+    kernels = [k for step in steps for k in kernels_in(step)]
+    rows: dict[int, list[list[Segment]]] = {}
+    for step, number, copy in numbers(steps):
+        if step.node in wave_of:
+            rows.setdefault(wave_of[step.node], []).append(_phases(step, number, copy, done))
     found: list[Segment] = []
     for wave in sorted(rows):
         members = rows[wave]
-        for phase in range(max(len(kernels[i].chunks) for i in members)):
-            row = [i for i in members if len(kernels[i].chunks) > phase and kernels[i].chunks[phase]
-                   and Part(i, phase) not in done]
-            if not row:
-                continue
-            segment = _segment(kernels, row, phase)
-            if found and not apart and _is_serial(segment) and _is_serial(found[-1]):
-                segment = (Work(found.pop()[0].parts + segment[0].parts, 1),)
-            found.append(segment)
-    return found
+        for phase in range(max(map(len, members))):
+            works = [w for m in members for w in (m[phase] if phase < len(m) else ())]
+            if works:
+                found.append(tuple(works) if apart else _together(works, kernels))
+    return found if apart else joined(found)
 
 
-def _segment(kernels: Sequence[CompiledKernel], row: Sequence[int], phase: int) -> Segment:
-    works = tuple(Work((Part(i, phase),), kernels[i].chunks[phase]) for i in row)
-    if any(w.chunks != 1 for w in works):
-        return works
-    costs = [cost(kernels[i].node) for i in row]
-    if sum(costs) - max(costs) >= _WORTH_SHARING:
-        return works
+def joined(found: Iterable[Segment]) -> list[Segment]:
+    """Serial segments that follow each other as one."""
+    made: list[Segment] = []
+    for serial, run in groupby(found, _is_serial):
+        if serial:
+            made.append((Work(tuple(p for segment in run for p in segment[0].parts), 1),))
+        else:
+            made.extend(run)
+    return made
+
+
+def _phases(step: Step, number: int, copy: int, done: Collection[Part]) -> list[Segment]:
+    """What a step does between barriers; ``number`` and ``copy`` are those of its first kernel and copy."""
+    if isinstance(step, CompiledKernel):
+        parts = [(Part(number, phase), chunks) for phase, chunks in enumerate(step.chunks)]
+        return [(Work((part,), chunks),) if chunks and part not in done else () for part, chunks in parts]
+    return [shifted(segment, number, copy) for segment in step.phases]
+
+
+def _together(works: Sequence[Work], kernels: Sequence[CompiledKernel]) -> Segment:
+    if len(works) == 1 or any(w.chunks != 1 for w in works):
+        return tuple(works)
+    seconds = [_seconds(w, kernels) for w in works]
+    if sum(seconds) - max(seconds) >= _WORTH_SHARING:
+        return tuple(works)
     return (Work(tuple(p for w in works for p in w.parts), 1),)
+
+
+def _seconds(work: Work, kernels: Sequence[CompiledKernel]) -> float:
+    times = Counter(kernel for kernel, _ in {(p.kernel, p.row) for p in work.parts if p.kernel != COPY})
+    return sum(count * cost(kernels[kernel].node) for kernel, count in times.items())
 
 
 def _is_serial(segment: Segment) -> bool:

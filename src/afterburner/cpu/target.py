@@ -27,11 +27,13 @@ from .engine import Engine, cached, engine, object_cache
 from .isa import Isa
 from .isa import chosen as chosen_isa
 from .kept import kept_of, schedule
+from .loops import COPY, Segment
 from .made_images import makes_image
 from .parts import parts
 from .place import Placement, place
 from .program import ARENA, COPY_CHUNK, FRAME_BASES, NULL, Frame, Item, Program, Slot
-from .schedule import RATE, Segment, cost, moved
+from .scans import check_length, steps_of
+from .schedule import RATE, cost, moved
 
 _ALONE_SECONDS = 50e-6  # programs shorter than this (estimated) run on the caller alone
 
@@ -57,9 +59,10 @@ def compile_graph(graph: Graph, options: Options | None = None, threads: int = 0
         progress: called now and then with the number of kernels compiled, and of all.
 
     Raises:
-        Unsupported: a node has no kernel; the message says which and why.
+        Unsupported: a node has no kernel, or a loop too many turns; the message says which and why.
         ArenaError: no memory for the intermediate values.
     """
+    check_length(graph)
     chosen = options or current_options()
     isa = chosen_isa(chosen)
     dump = None if chosen.dump is None else chosen.dump / f"{graph.name}.{time.time_ns():x}.ll"
@@ -102,9 +105,10 @@ class CpuExecutable:
 
     def __init__(self, graph: Graph, kernels: Sequence[CompiledKernel], code: Code, shared: Engine,
                  settings: _Settings) -> None:
-        kept = kept_of(graph, kernels)
-        wave_of, steps, self._first = schedule(kernels, kept, apart=settings.profile)
-        placement = place(graph, kernels, wave_of, kept)
+        steps = steps_of(graph, kernels, apart=settings.profile)
+        kept = kept_of(graph, steps)
+        wave_of, segments, self._first = schedule(steps, kept, apart=settings.profile)
+        placement = place(graph, steps, wave_of, kept)
         self._kept = Arena()
         self._version: object = None
         if placement.kept_bytes:
@@ -113,22 +117,23 @@ class CpuExecutable:
                 poison.fill(self._kept.address, placement.kept_bytes, settings.poison)
         self.input_types: tuple[TensorType, ...] = graph.input_types
         self.output_types: tuple[TensorType, ...] = graph.output_types
-        self.kernels: tuple[KernelInfo, ...] = tuple(_info(k) for k in kernels)
+        self.kernels: tuple[KernelInfo, ...] = tuple(
+            _info(k, len(rows)) for k, rows in zip(kernels, placement.rows, strict=True))
         self.arena_bytes = placement.arena_bytes
-        self.parts: tuple[Part, ...] = parts(graph, kernels, steps, placement)
+        self.parts: tuple[Part, ...] = parts(graph, segments, placement)
         self.cached = settings.cached
         self._settings = settings
         self._engine = shared
         self._code = code
         self._constants = placement.constants
-        self._workers = _useful_workers(kernels, steps, placement, settings.workers)
+        self._workers = _useful_workers(kernels, segments, placement, settings.workers)
         self.threads = self._workers
         workers = f"{self._workers} thread{'s' if self._workers > 1 else ''}"
         fast = ", fast precision" if settings.precision == "fast" else ""
         self.device = f"cpu ({settings.isa}, {workers}{fast})"
         stride = -(-max((k.scratch for k in kernels), default=0) // 128) * 128
-        self._frame = _frame(kernels, code, placement, steps, shared, self._kept.address, stride, settings.profile)
-        self._profile = _Profile(len(kernels), steps) if settings.profile else None
+        self._frame = _frame(kernels, code, placement, segments, shared, self._kept.address, stride, settings.profile)
+        self._profile = _Profile(len(kernels), segments) if settings.profile else None
         count = len(graph.inputs) + len(graph.outputs)
         self._pack = struct.Struct(f"={count + 1}Q").pack_into
         self._address = self._frame.words.ctypes.data
@@ -221,14 +226,14 @@ class CpuExecutable:
 
 
 class _Profile:
-    """The time between the stamps of segments, each of which belongs to one kernel: the least of all runs, since the
-    first one meets memory that was never touched."""
+    """The time between the stamps of segments, each of which belongs to one kernel, or copies: the least of all runs,
+    since the first one meets memory that was never touched."""
 
-    def __init__(self, kernels: int, steps: Sequence[Segment]) -> None:
-        owners = [step[0].parts[0].kernel for step in steps if len(step) == 1 and len(step[0].parts) == 1]
-        self._owners = np.array(owners, np.int64)
+    def __init__(self, kernels: int, segments: Sequence[Segment]) -> None:
+        first = [segment[0].parts[0].kernel for segment in segments]
+        self._owners = np.array([kernels if kernel == COPY else kernel for kernel in first], np.int64)
         self._least = np.full(kernels, np.inf)
-        self._spent = np.zeros(len(steps) + 1, np.int64)
+        self._spent = np.zeros(len(segments) + 1, np.int64)
 
     def note(self, frame: Frame, first: int, end: int) -> None:
         """Take note of segments [first, end), which have run without a stop."""
@@ -240,44 +245,45 @@ class _Profile:
         spent = self._spent[:len(self._owners)].copy()
         spent[:first] = 0
         sums = np.bincount(self._owners, spent * 1e-9, len(self._least))
-        self._least = np.minimum(self._least, sums)
+        self._least = np.minimum(self._least, sums[:len(self._least)])
 
     def least(self) -> tuple[float, ...]:
         return tuple(self._least.tolist()) if np.isfinite(self._least).all() else ()
 
 
-def _frame(kernels: Sequence[CompiledKernel], code: Code, placement: Placement, steps: Sequence[Segment],
+def _frame(kernels: Sequence[CompiledKernel], code: Code, placement: Placement, segments: Sequence[Segment],
            shared: Engine, kept: int, stride: int, profile: bool) -> Frame:
     program = Program()
-    positions = [program.buffers(placement.buffers(kernel)) for kernel in kernels]
-    for step in steps:
+    positions = [[program.buffers(row) for row in rows] for rows in placement.rows]
+    inner, outer = ([program.buffers((from_, to, Slot(NULL, size))) for from_, to, size in copies]
+                    for copies in (placement.inner, placement.copies))
+    for segment in segments:
         items = []
-        for work in step:
-            calls = [(code.functions[kernels[p.kernel].first + p.phase], positions[p.kernel])
+        for work in segment:
+            calls = [(shared.copy, inner[p.row]) if p.kernel == COPY else
+                     (code.functions[kernels[p.kernel].first + p.phase], positions[p.kernel][p.row])
                      for p in work.parts]
             items.append(Item(tuple(calls), work.chunks))
         program.segments.append(tuple(items))
     if placement.copies:
-        items = []
-        for from_, to, size in placement.copies:
-            position = program.buffers((from_, to, Slot(NULL, size)))
-            items.append(Item(((shared.copy, position),), -(-size // COPY_CHUNK)))
-        program.segments.append(tuple(items))
+        program.segments.append(tuple(Item(((shared.copy, position),), -(-size // COPY_CHUNK))
+                                      for position, (*_, size) in zip(outer, placement.copies, strict=True)))
     return program.frame(placement.externals, placement.constants.ctypes.data, kept, placement.arena_bytes, stride,
                          profile)
 
 
-def _useful_workers(kernels: Sequence[CompiledKernel], steps: Sequence[Segment], placement: Placement,
+def _useful_workers(kernels: Sequence[CompiledKernel], segments: Sequence[Segment], placement: Placement,
                     workers: int) -> int:
     """At most one worker a chunk of the widest segment, and one alone for little work."""
     copied = sum(size for *_, size in placement.copies)
-    if sum(cost(k.node) for k in kernels) + copied / RATE < _ALONE_SECONDS:
+    seconds = sum(len(rows) * cost(k.node) for k, rows in zip(kernels, placement.rows, strict=True))
+    if seconds + copied / RATE < _ALONE_SECONDS:
         return 1
-    widest = max((sum(w.chunks for w in step) for step in steps), default=1)
+    widest = max((sum(w.chunks for w in segment) for segment in segments), default=1)
     return max(1, min(workers, max(widest, copied // COPY_CHUNK)))
 
 
-def _info(kernel: CompiledKernel) -> KernelInfo:
+def _info(kernel: CompiledKernel, turns: int) -> KernelInfo:
     node = kernel.node
     inner = [n for region in node.op.regions() for n in region.nodes]
     names = dict.fromkeys(n.loc.node for n in (node, *inner) if n.loc.node)
@@ -286,7 +292,7 @@ def _info(kernel: CompiledKernel) -> KernelInfo:
         label=kernel.label or node.op.name,
         fused=tuple(n.op.name for n in inner if n.op.name != "constant") or (node.op.name,),
         nodes=tuple(names),
-        flops=node.op.flops(types, results),
-        bytes=moved(node),
+        flops=turns * node.op.flops(types, results),
+        bytes=turns * moved(node),
         chunks=kernel.chunks,
     )

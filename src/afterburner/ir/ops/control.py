@@ -20,6 +20,8 @@ class Fusion(Op):
     kind: str
     body: Graph = field(repr=False)
 
+    __eq__, __hash__ = object.__eq__, object.__hash__  # Op's would take any two of a class for equal
+
     def infer(self, *types: TensorType) -> tuple[TensorType, ...]:
         require(types == self.body.input_types, f"the body takes {self.body.input_types}")
         return self.body.output_types
@@ -58,6 +60,8 @@ class Scan(Op):
     sliced: tuple[bool, ...]
     stacked: tuple[bool, ...]
     body: Graph = field(repr=False)
+
+    __eq__, __hash__ = object.__eq__, object.__hash__  # as above
 
     @property
     def carried(self) -> int:

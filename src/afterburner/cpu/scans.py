@@ -1,0 +1,199 @@
+"""Writes out the turns of loops: which kernels run in each, and where their buffers lie.
+
+The next state is not copied. A value of it lies where it was made: in a row of the stack of which it is part as well,
+or in one of two buffers by turns, or, where the state only moves on, where it lay before; the last turn writes it to
+the loop's result. A copy is left where a result is no value that the body makes, or the same as another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..ir import Graph, Node, Value
+from ..ir.ops.control import Scan
+from ..passes.plan_memory import Home
+from ..runtime.executable import Unsupported
+from .compiled import CompiledKernel, computed, needs_kernel
+from .kept import packing, packs_of
+from .loops import COPY, Copy, Loop, Part, Segment, Step, Work, laid_out
+from .place import planned
+from .program import COPY_CHUNK, LINE, Slot
+from .schedule import joined, segments, waves
+
+MOST_CALLS = 200_000  # of the kernels of a program, those of loops in every turn: its tables have a row for each
+
+
+def check_length(graph: Graph) -> None:
+    """Raise Unsupported where the turns of a graph's loops are too many to be written out."""
+    calls = _calls(graph)
+    if calls > MOST_CALLS:
+        raise Unsupported(f"{calls} kernels in all turns of its loops, more than {MOST_CALLS}")
+
+
+def _calls(graph: Graph) -> int:
+    return sum(n.op.steps * max(1, _calls(n.op.body)) if isinstance(n.op, Scan) else needs_kernel(n)
+               for n in graph.nodes)
+
+
+def steps_of(graph: Graph, kernels: Sequence[CompiledKernel], apart: bool = False) -> list[Step]:
+    """What stands for the nodes of a graph in its program.
+
+    Args:
+        graph: whose nodes are to be computed.
+        kernels: of all nodes that ``compiled.computed`` names, in that order.
+        apart: whether each phase of a kernel is a segment of its own.
+    """
+    found: list[Step] = []
+    read = {*graph.users(), *(o.value for o in graph.outputs)}
+    at = 0
+    for node in graph.nodes:
+        if isinstance(node.op, Scan):
+            count = len(computed(node.op.body))
+            found.append(_Turns(node, node.op, kernels[at: at + count], apart).loop(read))
+            at += count
+        elif needs_kernel(node):
+            found.append(kernels[at])
+            at += 1
+    return found
+
+
+class _Turns:
+    """A loop in the making."""
+
+    def __init__(self, node: Node, op: Scan, kernels: Sequence[CompiledKernel], apart: bool) -> None:
+        self.node, self.op, self.body, self.apart = node, op, op.body, apart
+        self.kernels = tuple(kernels)
+        self.steps = steps_of(self.body, kernels, apart)
+        wave_of = waves(self.steps, apart)
+        lasting = self._lasting()
+        packs = packs_of(self.steps, lasting)
+        self.once = packing(self.steps, packs)
+        done = frozenset(part for (work,) in self.once for part in work.parts)
+        self.turn = segments(self.steps, wave_of, apart, done)
+        counts = {self.steps[i].node: count for i, count in packs.items()}
+        self.memory = planned(self.body, {s.node: s.temps[counts.get(s.node, 0):] for s in self.steps}, wave_of)
+        self._results = len(node.operands)
+        self._temp = self._results + len(node.results)
+        self.bytes = self.memory.arena_bytes
+        packed = {s.node: tuple(self._room(size) for size in s.temps[:counts.get(s.node, 0)]) for s in self.steps}
+        self.temps = {n: (*packed[n], *(Slot(self._temp, at) for at in self.memory.temps.get(n, ()))) for n in packed}
+        self.constants = (*self.memory.constants,
+                          *(v for s in self.steps if isinstance(s, Loop) for v in s.constants))
+        self._pool: dict[int, list[Slot]] = {}
+        self._stack_of = self._stacks()
+        self.copies: list[Copy] = []
+
+    def _lasting(self) -> set[Value]:
+        """What is the same in every turn, as long as it needs no kernel."""
+        lasting = {i.value for i in self.body.inputs[self.op.carried + len(self.op.sliced):]}
+        for node in self.body.nodes:
+            if not needs_kernel(node) and all(v in lasting for v in node.operands):
+                lasting.update(node.results)
+        return lasting
+
+    def _room(self, size: int) -> Slot:
+        """Memory that lasts for all turns."""
+        start = self.bytes
+        self.bytes += -(-size // LINE) * LINE
+        return Slot(self._temp, start)
+
+    def _home(self, output: int) -> Home:
+        return self.memory.homes[self.body.outputs[output].value]
+
+    def _stacks(self) -> dict[int, int]:
+        """Values of the next state that are rows of a stack too, and of which."""
+        found: dict[int, int] = {}
+        for output in reversed(range(self.op.carried, len(self.body.outputs))):
+            home = self._home(output)
+            if home.kind == "output" and home.index < self.op.carried:
+                found[home.index] = output
+        return found
+
+    def loop(self, read: set[Value]) -> Loop:
+        """The loop; of its last state only what is ``read`` is there."""
+        op = self.op
+        rows: list[list[tuple[Slot, ...]]] = [[] for _ in self.kernels]
+        phases = list(self.once)
+        captured = [Slot(i) for i in range(op.carried + len(op.sliced), self._results)]
+        fixed = {v: s for v, h in self.memory.homes.items() if (s := self._fixed(h)) is not None}
+        state = [Slot(i) for i in range(op.carried)]
+        for turn in range(op.steps):
+            given = [*state, *(self._row(op.carried + i, self.body.inputs[op.carried + i].value, turn, backwards)
+                               for i, backwards in enumerate(op.sliced)), *captured]
+            made = self._made(turn, state)
+            slots = {v: fixed[v] if v in fixed else given[h.index] if h.kind == "input" else made[h.index]
+                     for v, h in self.memory.homes.items()}
+            inner = [Slot(self._temp + 1 + i) for i in range(len(self.memory.constants), len(self.constants))]
+            once, copies = laid_out(self.steps, slots, self.temps, inner)
+            phases += self._numbered(turn, [len(r) for r in once], len(self.copies))
+            self.copies += copies
+            for row, more in zip(rows, once, strict=True):
+                row += more
+            phases += self._copied([(slots[o.value], self._stacked(i, turn), o.value.type.bytes)
+                                    for i, o in enumerate(self.body.outputs) if i >= op.carried])
+            state = [slots[o.value] for o in self.body.outputs[:op.carried]]
+        phases += self._copied([(slot, Slot(self._results + i), self.node.results[i].type.bytes)
+                                for i, slot in enumerate(state) if self.node.results[i] in read])
+        return Loop(self.node, self.kernels, (self.bytes,), tuple(phases if self.apart else joined(phases)),
+                    tuple(map(tuple, rows)), tuple(self.copies), self.constants)
+
+    def _fixed(self, home: Home) -> Slot | None:
+        """Where a value lies in every turn; None where that is not the same place."""
+        if home.kind == "arena":
+            return Slot(self._temp, home.index)
+        return Slot(self._temp + 1 + home.index) if home.kind == "constant" else None
+
+    def _row(self, base: int, value: Value, turn: int, backwards: bool) -> Slot:
+        return Slot(base, (self.op.steps - 1 - turn if backwards else turn) * value.type.bytes)
+
+    def _stacked(self, output: int, turn: int) -> Slot:
+        backwards = self.op.stacked[output - self.op.carried]
+        return self._row(self._results + output, self.body.outputs[output].value, turn, backwards)
+
+    def _made(self, turn: int, state: Sequence[Slot]) -> dict[int, Slot]:
+        """Where a turn writes the outputs of the body, by their positions."""
+        made: dict[int, Slot] = {}
+        taken = set(state)
+        for output, item in enumerate(self.body.outputs):
+            if self._home(output) != Home("output", output):
+                continue
+            if output >= self.op.carried:
+                made[output] = self._stacked(output, turn)
+            elif output in self._stack_of:
+                made[output] = self._stacked(self._stack_of[output], turn)
+            elif turn == self.op.steps - 1:
+                made[output] = Slot(self._results + output)
+            else:
+                made[output] = self._other(item.value.type.bytes, taken)
+                taken.add(made[output])
+        return made
+
+    def _other(self, size: int, taken: set[Slot]) -> Slot:
+        """A buffer for a value of the next state beside those that are in use."""
+        pool = self._pool.setdefault(-(-size // LINE), [])
+        found = next((s for s in pool if s not in taken), None)
+        if found is None:
+            found = self._room(size)
+            pool.append(found)
+        return found
+
+    def _numbered(self, turn: int, rows: Sequence[int], copy: int) -> list[Segment]:
+        """The segments of a turn, whose kernels lie in so many rows each, with the numbers of these."""
+        def numbered(part: Part) -> Part:
+            if part.kernel == COPY:
+                return Part(COPY, 0, copy + part.row)
+            return Part(part.kernel, part.phase, turn * rows[part.kernel] + part.row)
+
+        return [tuple(Work(tuple(map(numbered, work.parts)), work.chunks) for work in segment)
+                for segment in self.turn]
+
+    def _copied(self, copies: Sequence[Copy]) -> list[Segment]:
+        """A segment that copies what lies elsewhere; none where nothing does."""
+        works = []
+        for from_, to, size in copies:
+            if from_ != to and size:
+                works.append(Work((Part(COPY, 0, len(self.copies)),), -(-size // COPY_CHUNK)))
+                self.copies.append((from_, to, size))
+        if all(w.chunks == 1 for w in works):
+            works = [Work(tuple(p for w in works for p in w.parts), 1)] if works else []
+        return [tuple(works)] if works else []
