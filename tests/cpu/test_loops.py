@@ -1,5 +1,7 @@
 """Scans as compiled programs: every turn reads and writes where it should, whoever computes it."""
 
+# ruff: noqa: E501
+
 from __future__ import annotations
 
 import math
@@ -9,8 +11,6 @@ import numpy as np
 import program_kit as kit
 import pytest
 
-from afterburner.cpu import scans
-from afterburner.cpu.kernel import Unsupported
 from afterburner.cpu.target import CpuExecutable, compile_graph, optimize_graph
 from afterburner.ir import Graph, interpret, parse_graph, verify
 from afterburner.options import Options
@@ -143,7 +143,7 @@ graph two(%a: f32[64,32], %x: f32[8,64,32], %w: f32[32,32]) {
   %4: f32[8,64,32] = mul(%1, %3)
   return %0, %2, %4
 }""",
-}  # noqa: E501
+}
 
 
 def lstm(steps: int = 6, batch: int = 32, units: int = 64, gates: bool = True) -> Graph:

@@ -1,9 +1,9 @@
 """Graph to graph, one pass a file named by its verb. None asks which target it is for; rematerialize and
 skip_pooled_zeros estimate what a processor takes, in operations, bytes, lanes and cycles.
 
-pipeline          the order they run in, the verifier after each
-eliminate_dead_code, fold_constants, simplify (its algebra in rules/), eliminate_common_subexpressions, record_maxima
-                  repeated until nothing changes, with
+pipeline          the order they run in, the verifier after each; everywhere: also in the bodies of scans
+eliminate_dead_code, fold_constants, simplify (its algebra in rules/), simplify_scans, eliminate_common_subexpressions,
+record_maxima     repeated until nothing changes, with
 hoist_from_scans  does for all turns of a loop at once what no turn has to wait for (scan_parts, batching), sums too
                   (scan_sums)
 defer_affine      lets a dense block's gradient wait for what its normalizations add by channel

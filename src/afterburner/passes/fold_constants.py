@@ -15,7 +15,7 @@ from .rewriter import Rewriter
 
 MAX_ELEMENTS = 4096  # results larger than this, and than their operands, stay computed
 MAX_FLOPS = 4_000_000  # the interpreter is slow: leave large contractions to the kernels
-_NEVER = ("constant", "broadcast", "iota", "fusion")
+_NEVER = ("constant", "broadcast", "iota", "fusion", "scan")
 
 
 def _fold(rewriter: Rewriter, node: Node) -> Value | None:

@@ -11,6 +11,7 @@ from .concatenate_in_place import concatenate_in_place
 from .defer_affine import defer_affine
 from .eliminate_common_subexpressions import eliminate_common_subexpressions
 from .eliminate_dead_code import eliminate_dead_code
+from .everywhere import everywhere
 from .fold_constants import fold_constants
 from .fuse import fuse
 from .fuse_prologues import MakesImage, fuse_prologues
@@ -22,6 +23,7 @@ from .order import order
 from .record_maxima import record_maxima
 from .rematerialize import rematerialize
 from .simplify import simplify
+from .simplify_scans import simplify_scans
 from .skip_pooled_zeros import skip_pooled_zeros
 
 Pass = Callable[[Graph], Graph]
@@ -31,6 +33,7 @@ CLEANUP: tuple[tuple[str, Pass], ...] = (
     ("eliminate_dead_code", eliminate_dead_code),
     ("fold_constants", fold_constants),
     ("simplify", simplify),
+    ("simplify_scans", simplify_scans),
     ("eliminate_common_subexpressions", eliminate_common_subexpressions),
     ("record_maxima", record_maxima),
     ("hoist_from_scans", hoist_from_scans),
@@ -55,7 +58,7 @@ def _one(name: str, run: Pass, graph: Graph) -> tuple[Graph, float]:
     """A pass's verified result, ``graph`` itself where it changed nothing, and its seconds."""
     start = time.perf_counter()
     try:
-        changed = run(graph)
+        changed = everywhere(run, graph)
         seconds = time.perf_counter() - start
         return (graph if changed is graph else verify(changed)), seconds
     except Exception as error:
@@ -66,9 +69,9 @@ def _one(name: str, run: Pass, graph: Graph) -> tuple[Graph, float]:
 def optimize(graph: Graph, skip: Collection[str] = (), dump: Dump | None = None,
              epilogues: bool = True, fast: bool = False, lower: bool = True,
              makes_image: MakesImage = lambda node: False) -> Graph:
-    """Run all passes. Every result stays bit for bit what it was, but for the exceptions that passes/rules names, sums
-    that are made without their zeros, and a dense block's gradients and sums over the turns of a loop, whose terms meet
-    in another order.
+    """Run all passes, on the bodies of scans too. Every result stays bit for bit what it was, but for the exceptions
+    that passes/rules names, sums that are made without their zeros, and a dense block's gradients and sums over the
+    turns of a loop, whose terms meet in another order.
 
     Args:
         graph: a verified graph.
