@@ -296,8 +296,8 @@ class FunctionState:
         return partition(flat, reason, lambda op: is_control(op) and self._worthwhile(op, reason))
 
     def _worthwhile(self, op: FlatOp, reason: Callable[[FlatOp], str | None]) -> bool:
-        """Whether a loop or conditional runs faster on the host: where each turn is a whole step, as
-        behind an iterator, not a cell of a recurrent network."""
+        """Whether a loop or conditional that is not compiled as a whole runs faster on the host: where each turn is a
+        whole step, as behind an iterator."""
         inside = list(_everything_inside(op))
         ours = sum(o.type != "Const" and reason(o) is None for o in inside)
         if any(map(_is_over_data, inside)):

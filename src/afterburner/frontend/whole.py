@@ -1,7 +1,7 @@
 """Who runs a function that is cut into pieces: we, piece by piece, or TensorFlow, whole; measured.
 
-Between compiled pieces TensorFlow's own wait for their inputs, are started one by one, and cannot overlap: around the
-loop of a small recurrent network that may take longer than is gained. As in ``contest``, each step of a trial is a step
+Between compiled pieces TensorFlow's own wait for their inputs, are started one by one, and cannot overlap: around a
+small loop that TensorFlow keeps that may take longer than is gained. As in ``contest``, each step of a trial is a step
 of the program, run once.
 """
 
