@@ -41,12 +41,12 @@ class Guarded:
 
 
 def run_guarded(kernel: Kernel, operands: list[np.ndarray], isa: Isa) -> list[np.ndarray]:
-    """Results of a kernel; operands are aligned to their elements only."""
+    """Results of a kernel; operands and results are aligned to their elements only."""
     text, symbols = cpu_harness.text_of(kernel, isa)
     inputs = [Guarded(x.nbytes, x.dtype.itemsize) for x in operands]
     for item, value in zip(inputs, operands, strict=True):
         item.array(value.shape, value.dtype)[...] = value
-    results = [Guarded(r.type.bytes, 64) for r in kernel.node.results]
+    results = [Guarded(r.type.bytes, r.type.dtype.bytes) for r in kernel.node.results]
     temps = [Guarded(t, 64) for t in kernel.temps]
     scratch = Guarded(kernel.scratch, 64)
     buffers = [*inputs, *results, *temps]

@@ -68,3 +68,18 @@ def test_products_of_halves_are_where_the_processor_has_instructions_for_them() 
 
 def test_all_is_on_an_instruction_set_that_was_never_timed() -> None:
     assert "neon" in str(_doubt(DENSE, host("neon")))
+
+
+def test_a_loop_counts_in_all_of_its_turns() -> None:
+    text = """
+graph loop(%x: f32[64,512], %w: f32[512,512], %s: f32[1,512], %y: f32[STEPS,1,512]) {
+  %0: f32[64,512] = matmul(%x, %w) {transpose_a=False, transpose_b=False}
+  %1: f32[1,512] = scan(%s, %y) {steps=STEPS, sliced=(False,), stacked=()} with
+    graph turn(%s: f32[1,512], %y: f32[1,512]) {
+      %0: f32[1,512], %1: i32[1,512] = top_k(%y) {k=512, dtype=i32}
+      return %0
+    }
+  return %0, %1
+}"""
+    assert _doubt(text.replace("STEPS", "2")) is None
+    assert "sorts" in (_doubt(text.replace("STEPS", "50")) or "")

@@ -16,6 +16,7 @@ from afterburner.gpu import backend, devices  # noqa: E402
 from afterburner.gpu.target import GpuExecutable, PlantedFault, compile_graph  # noqa: E402
 from afterburner.ir import interpret, parse_graph  # noqa: E402
 from afterburner.options import OptionError, from_environment, options, overridden, set_options  # noqa: E402
+from afterburner.passes.pipeline import optimize  # noqa: E402
 from afterburner.runtime.executable import KeepingExecutable, Unsupported  # noqa: E402
 from tests.ops.test_cpu import aligned  # noqa: E402
 
@@ -187,3 +188,30 @@ def test_options() -> None:
         set_options(device="tpu")
     with pytest.raises(OptionError, match="AFTERBURNER_DEVICE: 'tpu' is none of any, cpu, gpu"):
         from_environment({"AFTERBURNER_DEVICE": "tpu"})
+
+
+LOOP = """
+    graph loop(%h: f32[3,4], %n: i32[], %x: f32[STEPS,3,4], %w: f32[4,4]) {
+      %0: f32[3,4], %1: i32[], %2: f32[STEPS,3,4], %3: f32[STEPS,3,4] = scan(%h, %n, %x, %w) {steps=STEPS, sliced=(True,), stacked=(False,True)} with
+        graph turn(%h: f32[3,4], %n: i32[], %x: f32[3,4], %w: f32[4,4]) {
+          %0: f32[3,4] = matmul(%h, %w)
+          %1: f32[3,4] = add(%0, %x)
+          %2: f32[3,4] = tanh(%1)
+          %3: i32[] = add(%n, %n)
+          return %2, %3, %2, %h
+        }
+      return %0, %1, %2, %3
+    }"""  # noqa: E501
+
+
+@pytest.mark.parametrize("clean", [True, False])
+def test_turns_of_a_loop_follow_each_other(clean: bool) -> None:
+    graph = parse_graph(LOOP.replace("STEPS", "5"))
+    executable = compile_graph(optimize(graph, lower=False) if clean else graph, device=DEVICE)
+    inputs = inputs_of(executable)
+    close(run(executable, inputs), interpret(graph, inputs))
+
+
+def test_a_loop_of_very_many_turns_is_refused() -> None:
+    with pytest.raises(Unsupported, match="6000 turns makes 24000 operations"):
+        compile_graph(parse_graph(LOOP.replace("STEPS", "6000")), device=DEVICE)

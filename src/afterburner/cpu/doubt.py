@@ -7,8 +7,10 @@ the first of them depend on measured time.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 from ..ir import Graph, Node
+from ..ir.ops.control import Scan
 from ..ir.ops.sort import TopK
 from .isa import Isa
 from .schedule import cost
@@ -27,14 +29,23 @@ def doubt(graph: Graph, isa: Isa) -> str | None:
         return f"code for {isa.name} was not compared with TensorFlow"
     total = 0.0
     doubtful: dict[str, float] = {}
-    for node in graph.nodes:
+    for node, times in _computed(graph):
         reason = _reason(node, isa)
-        seconds = _sorting_seconds(node) if isinstance(node.op, TopK) else cost(node)
+        seconds = times * (_sorting_seconds(node) if isinstance(node.op, TopK) else cost(node))
         total += seconds
         if reason is not None:
             doubtful[reason] = doubtful.get(reason, 0.0) + seconds
     worst = max(doubtful, key=lambda reason: doubtful[reason], default=None)
     return worst if sum(doubtful.values()) > _SHARE * total else None
+
+
+def _computed(graph: Graph, times: int = 1) -> Iterator[tuple[Node, int]]:
+    """All nodes, those of loops as well, and how often each is computed."""
+    for node in graph.nodes:
+        if isinstance(node.op, Scan):
+            yield from _computed(node.op.body, times * node.op.steps)
+        else:
+            yield node, times
 
 
 def _reason(node: Node, isa: Isa) -> str | None:

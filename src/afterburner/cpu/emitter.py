@@ -112,7 +112,7 @@ class Emitter:
         return self._pointer(index)
 
     def result(self, index: int) -> ll.Value:
-        """Pointer to result ``index`` of the node: dense, row-major, 64-byte aligned."""
+        """Pointer to result ``index`` of the node: dense, row-major, its element's alignment: it may be a row."""
         return self._pointer(len(self.node.operands) + index)
 
     def temp(self, index: int) -> ll.Value:

@@ -85,7 +85,7 @@ class _Turns:
 
     def _lasting(self) -> set[Value]:
         """What is the same in every turn, as long as it needs no kernel."""
-        lasting = {i.value for i in self.body.inputs[self.op.carried + len(self.op.sliced):]}
+        lasting = set(self.op.captured)
         for node in self.body.nodes:
             if not needs_kernel(node) and all(v in lasting for v in node.operands):
                 lasting.update(node.results)

@@ -38,10 +38,16 @@ def compile_graph(graph: Graph, options: Options | None = None, device: Device |
     where = device or choose(chosen.gpu_emulate)
     if chosen.fault == "codegen":
         raise PlantedFault("planted failure of code generation")
+    _check_types(graph)
+    return GpuExecutable(graph, where, not where.emulated if fuse is None else fuse, chosen)
+
+
+def _check_types(graph: Graph) -> None:
     for node in graph.nodes:
         check_types(tuple(v.type for v in (*node.operands, *node.results)))
+        for region in node.op.regions():
+            _check_types(region)
     check_types((*graph.input_types, *graph.output_types))
-    return GpuExecutable(graph, where, not where.emulated if fuse is None else fuse, chosen)
 
 
 class GpuExecutable:

@@ -6,8 +6,11 @@ order takes a good part of the time.
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from ..ir import Graph, Node, Value
 from ..ir.ops.conv import Conv2d, Conv2dInputGrad
+from .everywhere import with_bodies
 from .lasting import lasting_values
 from .marks import marked
 
@@ -19,8 +22,13 @@ def mark_kept(graph: Graph) -> Graph:
 
         graph g(%x: …, %w: … state) {            graph g(%x: …, %w: … state) {
           %1: … = conv2d(%x, %w) {…}        ->     %1: … = conv2d(%x, %w) {…, kept=True}
+
+    So do those in the body of a scan whose filter is the same in every turn.
     """
-    lasting = lasting_values(graph)
+    return with_bodies(_marked(graph, lasting_values(graph)), lambda scan: _marked(scan.body, set(scan.captured)))
+
+
+def _marked(graph: Graph, lasting: Container[Value]) -> Graph:
     found = {node for node in graph.nodes if _is_unmarked(node) and _filter(node) in lasting}
     return marked(graph, found, kept=True)
 

@@ -227,7 +227,7 @@ MADE_BY_PASSES = (control.Fusion,)  # which join what "layers" has
 
 
 def _layers() -> Iterator[Case]:
-    for build in (_dense, _softmax, _pooling, _columns):
+    for build in (_dense, _softmax, _pooling, _columns, _recurrence):
         for dtype in _FLOATS:
             builder = Builder("case")
             for result in build(builder, dtype):
@@ -270,6 +270,20 @@ def _columns(builder: Builder, dtype: DType) -> list[Value]:
     third = builder.emit(shape.MoreColumns(49), second, parts[2])
     two = builder.emit(shape.Slice((0, 0, 0), (9, 5, 49), (1, 1, 1)), second)
     return [third, builder.emit(elementwise.Neg(), two)]
+
+
+def _recurrence(builder: Builder, dtype: DType) -> list[Value]:
+    """tanh(x + h @ w), from the last row to the first, each row with the sum of all that were before."""
+    h, total, x, w = (builder.input(TensorType(dtype, s), n) for n, s in (
+        ("h", (5, 19)), ("total", (5, 19)), ("x", (6, 5, 19)), ("w", (19, 19))))
+    body = Builder("turn")
+    state, so_far, row, same = (body.input(t, n) for t, n in (
+        (h.type, "state0"), (total.type, "state1"), (h.type, "row0"), (w.type, "same0")))
+    sums = body.emit(elementwise.Add(), row, body.emit(matmul.Matmul(), state, same))
+    following = body.emit(elementwise.Tanh(), sums)
+    for value in (following, body.emit(elementwise.Add(), so_far, following), following, so_far):
+        body.output(value)
+    return list(builder.add(control.Scan(6, (True,), (True, False), body.build()), h, total, x, w))
 
 
 def _pooling(builder: Builder, dtype: DType) -> list[Value]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..graph import Graph
+from ..graph import Graph, Value
 from ..interpret import interpret
 from ..op import Op, require
 from ..types import TensorType
@@ -67,6 +67,11 @@ class Scan(Op):
     def carried(self) -> int:
         """How many values the state has."""
         return len(self.body.outputs) - len(self.stacked)
+
+    @property
+    def captured(self) -> tuple[Value, ...]:
+        """What the body sees of captured tensors."""
+        return tuple(i.value for i in self.body.inputs[self.carried + len(self.sliced):])
 
     def infer(self, *types: TensorType) -> tuple[TensorType, ...]:
         require(self.steps >= 1, f"{self.steps} steps")
