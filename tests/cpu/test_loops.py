@@ -11,6 +11,11 @@ import numpy as np
 import program_kit as kit
 import pytest
 
+from afterburner.cpu import parts, scans
+from afterburner.cpu.build import compile_nodes
+from afterburner.cpu.compiled import computed, kernels_of
+from afterburner.cpu.isa import host
+from afterburner.cpu.kernel import Unsupported
 from afterburner.cpu.target import CpuExecutable, compile_graph, optimize_graph
 from afterburner.ir import Graph, interpret, parse_graph, verify
 from afterburner.options import Options
@@ -235,3 +240,119 @@ def test_turns_give_what_the_interpreter_does_with_any_number_of_threads(name: s
         for _ in range(5):
             assert agree(graph, optimized, executable) == alone
     assert agree(graph, optimized, compile_graph(optimized, options(threads=2, profile=True))) == alone
+
+
+def test_the_matrix_that_a_loop_multiplies_by_is_packed_once() -> None:
+    graph = optimize_graph(lstm(steps=9), options())
+    executable = compile_graph(graph, options(profile=True))
+    product, gates = executable.kernels
+    assert len(product.chunks) == 2 and product.label.startswith("matmul")
+    assert executable._frame.segments == 1 + 9 * 2 + 1  # the last state is copied from the stacks
+    agree(lstm(steps=9), graph, executable)
+
+
+def test_a_filter_that_a_loop_captures_is_packed_once() -> None:
+    graph = verify(parse_graph("""
+graph g(%a: f32[1,8,8,16], %w: f32[1,1,16,16]) {
+  %0: f32[1,8,8,16] = scan(%a, %w) {steps=4, sliced=(), stacked=()} with
+    graph turn(%a: f32[1,8,8,16], %w: f32[1,1,16,16]) {
+      %0: f32[1,8,8,16] = conv2d(%a, %w) {strides=(1,1), padding=((0,0),(0,0)), dilation=(1,1), groups=1}
+      return %0
+    }
+  return %0
+}"""))
+    optimized = optimize_graph(graph, options())
+    assert "kept=True" in str(optimized)
+    alone = agree(graph, optimized, compile_graph(optimized, options()))
+    assert agree(graph, optimized, compile_graph(optimized, options(threads=2))) == alone
+
+
+def test_small_turns_are_one_segment_and_two_small_loops_run_at_once() -> None:
+    graph = optimize_graph(GRAPHS["two loops side by side"](), options())
+    frame = compile_graph(graph, options(threads=2))._frame
+    assert frame.segments <= 2
+    assert compile_graph(optimize_graph(lstm(batch=2, units=16), options()), options())._frame.segments == 1
+
+
+def test_kernels_of_a_body_count_as_often_as_they_run() -> None:
+    graph = optimize_graph(lstm(steps=7), options())
+    executable = compile_graph(graph, options(profile=True))
+    kit.run(executable, arguments(graph))
+    product, gates = executable.kernels
+    assert product.flops == 7 * (2 * 32 * 64 * 256 + 32 * 256)
+    assert len(executable.kernel_seconds()) == 2 and min(executable.kernel_seconds()) > 0
+
+
+def test_a_state_is_copied_only_where_nobody_makes_it() -> None:
+    def copies(name: str) -> int:
+        graph = optimize_graph(GRAPHS[name](), options())
+        (step,) = scans.steps_of(graph, kernels_of(compile_nodes(computed(graph), host()), computed(graph)))
+        return len(step.copies)
+
+    assert copies("an LSTM") == 2  # the last state, from the stacks
+    assert copies("an LSTM's gradients") == 0
+    assert copies("a line of delays") == 9 + 2
+    assert copies("values that change places") == 3
+
+
+def test_updates_by_loops_in_parts(monkeypatch) -> None:
+    monkeypatch.setattr(parts, "STOP_BYTES", 1)
+    graph = verify(parse_graph("""
+graph step(%x: f32[5,300], %v: f32[300] state, %w: f32[300] state) {
+  %0: f32[300] = scan(%v, %x) {steps=5, sliced=(False,), stacked=()} with
+    graph turn(%a: f32[300], %x: f32[300]) {
+      %0: f32[300] = sub(%a, %x)
+      return %0
+    }
+  %1: f32[300], %2: f32[5,300] = scan(%w, %x, %0) {steps=5, sliced=(True,), stacked=(False,)} with
+    graph turn(%a: f32[300], %x: f32[300], %v: f32[300]) {
+      %0: f32[300] = mul(%a, %v)
+      %1: f32[300] = add(%0, %x)
+      return %1, %a
+    }
+  return %2, %0 -> %v, %1 -> %w
+}"""))
+    optimized = optimize_graph(graph, options())
+    executable = compile_graph(optimized, options(profile=True))
+    given = [np.ascontiguousarray(a) for a in arguments(graph)]
+    made = {i: kit.aligned(t.shape, t.dtype.numpy) for i, t in enumerate(graph.output_types)}
+    begun: list[int] = []
+
+    def begin(positions):
+        begun.extend(positions)
+        return [made[i].ctypes.data for i in positions]
+
+    executable.run_in_parts([a.ctypes.data for a in given], begin, lambda positions: None)
+    assert sorted(begun) == [0, 1, 2] and len(executable.parts) > 1
+    for got, want in zip(made.values(), kit.run(executable, given), strict=True):
+        assert got.tobytes() == want.tobytes()
+
+
+def test_a_loop_over_variables_alone_runs_once_a_version() -> None:
+    graph = verify(parse_graph("""
+graph g(%x: f32[8], %v: f32[8] state) {
+  %0: f32[8] = scan(%v) {steps=3, sliced=(), stacked=()} with
+    graph turn(%a: f32[8]) {
+      %0: f32[8] = mul(%a, %a)
+      return %0
+    }
+  %1: f32[8] = add(%x, %0)
+  return %1
+}"""))
+    executable = compile_graph(optimize_graph(graph, options()), options())
+    x, v, out = (kit.aligned((8,), np.float32) for _ in range(3))
+    x[:], v[:] = 1, 2
+
+    def run(version):
+        executable.run([x.ctypes.data, v.ctypes.data], [out.ctypes.data], version)
+        return float(out[0])
+
+    assert run(1) == 257
+    v[:] = 3
+    assert (run(1), run(2)) == (257, 6562)
+
+
+def test_a_loop_of_too_many_turns_is_refused() -> None:
+    text = SCANS["a line of delays"].replace("steps=9", "steps=300000").replace("[9,40]", "[300000,40]")
+    with pytest.raises(Unsupported, match="600000 kernels in all turns"):
+        compile_graph(verify(parse_graph(text)), options())

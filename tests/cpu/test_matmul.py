@@ -1,5 +1,7 @@
 """Matrix products against float64 and wrap-around integers, every layout and instruction set."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from cpu_harness import INSTRUCTION_SETS, run_kernel
@@ -8,7 +10,7 @@ from guarded import run_guarded
 from afterburner.cpu import isa as isas
 from afterburner.cpu.kernels import matmul
 from afterburner.cpu.kernels.gemm import numeric
-from afterburner.ir import DTYPES, Builder, TensorType
+from afterburner.ir import DTYPES, Builder, Node, TensorType
 from afterburner.ir.ops.matmul import Matmul
 
 LAYOUTS = [(False, False), (True, False), (False, True), (True, True)]
@@ -130,3 +132,18 @@ def test_empty(size):
     isa = isas.host()
     got, = run_kernel(matmul.lower_matmul(node, isa), [np.ones((m, k), "f4"), np.ones((k, n), "f4")], isa)
     np.testing.assert_array_equal(got, np.zeros((m, n), "f4"))
+
+
+@pytest.mark.parametrize("isa_name", INSTRUCTION_SETS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("size", [(32, 40, 100), (13, 700, 130), (40, 1500, 33)], ids=str)
+@pytest.mark.parametrize("dtype", ["f32", "bf16", "f64"])
+def test_the_same_bits_where_b_is_packed_by_itself(size, layout, dtype, isa_name):
+    isa = isas.host(isa_name)
+    operands = operands_of(*size, dtype, *layout)
+    node = node_of(operands[0].shape, operands[1].shape, dtype, *layout)
+    kept = Node(replace(node.op, kept=True), node.operands)
+    kernels = [matmul.lower_matmul(n, isa) for n in (node, kept)]
+    (plain,), (packed,) = (run_guarded(kernel, operands, isa) for kernel in kernels)
+    assert plain.tobytes() == packed.tobytes()
+    assert kernels[1].kept == (1, 1) or isa_name != "avx2" or dtype != "f32"

@@ -183,17 +183,17 @@ Addresses = Callable[[Emitter], tuple[ll.Value, ll.Value]]
 
 
 class Gemm:
-    """Emits one product for a blocking."""
+    """Emits one product for a blocking; with B ``kept``, a phase before it packs all of B into temp 0."""
 
     def __init__(self, p: Product, blocking: Blocking, num: Numeric, stored: ll.Type, operands: Addresses,
-                 finish: Finish, streams: Streams) -> None:
+                 finish: Finish, streams: Streams, kept: bool) -> None:
         self.p, self.by, self.num, self.stored, self.operands = p, blocking, num, stored, operands
-        self.finish, self.streams = finish, streams
+        self.finish, self.streams, self.kept = finish, streams, kept
         even = p.k % (blocking.depth * blocking.parts[3]) == 0
         self.steps = blocking.depth if blocking.whole_rows and even else 0  # of every pass, where they are equally many
-        self.slot = blocking.depth * blocking.columns.widest * num.lanes
+        self.slot = (p.k if kept else blocking.depth) * blocking.columns.widest * num.lanes
         self.panels_per_part = -(-blocking.columns.parts // blocking.parts[2])
-        self.b_bytes = self.slot * self.panels_per_part * num.bytes if blocking.pack_b else 0
+        self.b_bytes = self.slot * self.panels_per_part * num.bytes if blocking.pack_b and not kept else 0
         self.a_line = blocking.depth + LINE // num.bytes  # packed rows start in different cache sets
         a_rows = blocking.a_tiles * blocking.rows.widest
         self.a_bytes = a_rows * self.a_line * num.bytes if blocking.pack_a else 0
@@ -203,8 +203,22 @@ class Gemm:
         return self.b_bytes + self.a_bytes
 
     @property
-    def temp_bytes(self) -> int:
-        return self.by.parts[3] * self.p.batch * self.p.m * self.p.n * self.num.bytes if self.by.partial else 0
+    def temps(self) -> tuple[int, ...]:
+        packed = (self.slot * self.by.columns.parts * self.num.bytes,) if self.kept else ()
+        copies = self.by.parts[3] * self.p.batch
+        return (*packed, copies * self.p.m * self.p.n * self.num.bytes) if self.by.partial else packed
+
+    @property
+    def packing(self) -> Phase:
+        """Packs B, panel by panel, each with all of its rows."""
+        chunks = min(chunks_of(self.p.k * self.p.n * self.num.bytes / 8), self.by.columns.parts)
+
+        def emit(e: Emitter) -> None:
+            _, self.b = self.operands(e)
+            self.first_panel, self.end_panel = range_of_part(e, e.chunk, self.by.columns.parts, chunks)
+            self._pack_b(e, i64(0), i64(self.p.k))
+
+        return Phase(chunks, emit)
 
     def emit(self, e: Emitter) -> None:
         """The code of one chunk."""
@@ -242,7 +256,7 @@ class Gemm:
 
     def _pass(self, e: Emitter, start: ll.Value, count: ll.Value, again: ll.Value | None) -> None:
         """All of this chunk's C for ``count`` steps of k; ``again`` adds to what is there."""
-        if self.by.pack_b:
+        if self.by.pack_b and not self.kept:
             self._pack_b(e, start, count)
         if not self.by.pack_a:
             self._tiles(e, self.first_tile, self.end_tile, start, count, again, None)
@@ -278,6 +292,8 @@ class Gemm:
                 copy_columns(e, self.num, source, target, width, last, self.stored)
 
     def _slot(self, e: Emitter, panel: ll.Value) -> ll.Value:
+        if self.kept:
+            return e.at(e.temp(0), e.b.mul(panel, i64(self.slot)), self.num.element)
         return e.at(e.scratch, e.b.mul(e.b.sub(panel, self.first_panel), i64(self.slot)), self.num.element)
 
     def _pack_a(self, e: Emitter, first: ll.Value, end: ll.Value, start: ll.Value, count: ll.Value) -> None:
@@ -342,7 +358,9 @@ class Gemm:
         lanes = self.num.lanes
         offsets = [v * lanes for v in range(width)]
         if self.by.pack_b:
-            return Columns(self._slot(e, panel), offsets, width * lanes, lanes, lanes * self.num.bytes)
+            first = e.b.mul(start, i64(width * lanes)) if self.kept else i64(0)
+            base = e.at(self._slot(e, panel), first, self.num.element)
+            return Columns(base, offsets, width * lanes, lanes, lanes * self.num.bytes)
         base = e.at(self.b, e.b.add(e.b.mul(start, i64(self.p.n)), column), self.num.element)
         return Columns(base, offsets, self.p.n, last, self.num.bytes)
 
@@ -351,7 +369,7 @@ class Gemm:
         if again is None and not self.by.partial:
             self.finish(e, tile, offset, self.p.n, column, last)
             return
-        target = e.at(e.temp(0) if self.by.partial else e.result(0), offset, self.num.element)
+        target = e.at(e.temp(int(self.kept)) if self.by.partial else e.result(0), offset, self.num.element)
         if again is None:
             self._store(e, tile, target, last, add=False)
             return
@@ -378,8 +396,8 @@ def _split(e: Emitter, index: ll.Value, parts: int) -> tuple[ll.Value, ll.Value]
     return e.b.udiv(index, i64(parts)), e.b.urem(index, i64(parts))
 
 
-def combine_phase(num: Numeric, rows: int, columns: int, copies: int, finish: Finish) -> Phase:
-    """Adds ``copies`` partial results of ``rows`` by ``columns`` elements in temp 0, in order; of none, zeros."""
+def combine_phase(num: Numeric, rows: int, columns: int, copies: int, finish: Finish, temp: int = 0) -> Phase:
+    """Adds ``copies`` partial results of ``rows`` by ``columns`` elements in a temporary, in order; of none, zeros."""
     size = rows * columns
     across = -(-columns // num.lanes)
     chunks = max(1, min(MOST_CHUNKS, size * (copies + 1) * num.bytes // (256 << 10)))
@@ -406,7 +424,7 @@ def combine_phase(num: Numeric, rows: int, columns: int, copies: int, finish: Fi
         at = e.b.add(e.b.mul(r, i64(columns)), column)
         total: ll.Value = num.zero
         if copies:
-            base = e.at(e.temp(0), at, num.element)
+            base = e.at(e.temp(temp), at, num.element)
             with e.loop_carried(1, copies, 1, [load_lanes(e, base, num, lanes)], "copy") as (copy, now, after):
                 address = e.at(base, e.b.mul(copy, i64(size)), num.element)
                 after[0] = num.add(e, now[0], load_lanes(e, address, num, lanes))
@@ -453,7 +471,16 @@ def lower_product(c: Contraction, p: Product, isa: Isa, order: tuple[int, int], 
         return _by_library(c, p, num, operands, c.finish(isa), f"{c.key(isa)} library", label)
     if _is_dot(p) and not half:
         return Kernel(c.node, (dot_phase(p, num, operands, c.finish(isa)),), c.key(isa), label=label)
-    return _gemm_kernel(c, p, block(p, num, isa, half, half or c.body is not None), num, stored, operands, isa, label)
+    by = block(p, num, isa, half, half or c.body is not None)
+    kept = _kept_operand(c, p, by, order)
+    kernel = _gemm_kernel(c, p, by, num, stored, operands, isa, label, kept is not None)
+    return kernel if kept is None else replace(kernel, kept=(kept, 1))
+
+
+def _kept_operand(c: Contraction, p: Product, by: Blocking, order: tuple[int, int]) -> int | None:
+    """The node's operand that is B, where that is to be packed by itself since it stays the same."""
+    marked = isinstance(c.root.op, Matmul) and c.root.op.kept and order == (0, 1)
+    return c.given(1) if marked and by.pack_b and not by.whole_rows and p.batch == 1 else None
 
 
 def _is_dot(p: Product) -> bool:
@@ -461,15 +488,13 @@ def _is_dot(p: Product) -> bool:
 
 
 def _gemm_kernel(c: Contraction, p: Product, by: Blocking, num: Numeric, stored: ll.Type, operands: Addresses,
-                 isa: Isa, label: str) -> Kernel:
+                 isa: Isa, label: str, kept: bool = False) -> Kernel:
     finish = c.finish(isa)
-    gemm = Gemm(p, by, num, stored, operands, finish, c.streams)
-    phases = [Phase(by.chunks, gemm.emit)]
-    temps: tuple[int, ...] = ()
+    gemm = Gemm(p, by, num, stored, operands, finish, c.streams, kept)
+    phases = [*([gemm.packing] if kept else []), Phase(by.chunks, gemm.emit)]
     if by.partial:
-        phases.append(combine_phase(num, p.batch * p.m, p.n, by.parts[3], finish))
-        temps = (gemm.temp_bytes,)
-    return Kernel(c.node, tuple(phases), c.key(isa), temps, gemm.scratch, label)
+        phases.append(combine_phase(num, p.batch * p.m, p.n, by.parts[3], finish, int(kept)))
+    return Kernel(c.node, tuple(phases), c.key(isa), gemm.temps, gemm.scratch, label)
 
 
 def _paired_product(c: Contraction, p: Product, num: Pairs, isa: Isa, order: tuple[int, int], label: str) -> Kernel:

@@ -12,10 +12,16 @@ from ..types import TensorType
 
 @dataclass(frozen=True)
 class Matmul(Op):
-    """``a @ b`` over the last two axes, either transposed first; leading axes are a batch and equal."""
+    """``a @ b`` over the last two axes, either transposed first; leading axes are a batch and equal.
+
+    Attributes:
+        transpose_a, transpose_b: whether an operand is transposed first.
+        kept: many runs have the same ``b``.
+    """
 
     transpose_a: bool = False
     transpose_b: bool = False
+    kept: bool = False
 
     def infer(self, *types: TensorType) -> tuple[TensorType, ...]:
         require(len(types) == 2, f"takes 2 operands, not {len(types)}")
