@@ -181,6 +181,13 @@ exhausted:
   %some = icmp ne i64 %mine, 0
   br i1 %some, label %report, label %meet
 report:
+  br i1 %has.profile, label %stamp, label %add
+stamp:  ; by each worker before it counts its chunks: the last one's stays, also where the caller is late
+  %now = call i64 @clock_ns()
+  %stamp.p = getelementptr i64, ptr %profile, i64 %s.line
+  store atomic i64 %now, ptr %stamp.p monotonic, align 8
+  br label %add
+add:
   %before = atomicrmw add ptr %complete.p, i64 %mine acq_rel
   %after = add i64 %before, %mine
   %last = icmp eq i64 %after, %total
@@ -192,11 +199,6 @@ over:
   br i1 %is.caller, label %publish, label %advance
 publish:
   store atomic i64 %s.line, ptr %sync release, align 8
-  br i1 %has.profile, label %stamp, label %advance
-stamp:
-  %now = call i64 @clock_ns()
-  %stamp.p = getelementptr i64, ptr %profile, i64 %s.line
-  store i64 %now, ptr %stamp.p
   br label %advance
 advance:
   %s.next = add i64 %s, 1
