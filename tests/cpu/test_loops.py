@@ -92,6 +92,16 @@ graph view(%a: f32[2,6], %x: f32[5,12]) {
     }
   return %0, %1, %2
 }""",
+    "states of the turns before": """
+graph before(%a: f32[7], %b: f32[7], %x: f32[5,7]) {
+  %0: f32[7], %1: f32[7], %2: f32[5,7], %3: f32[5,7] = scan(%a, %b, %x) {steps=5, sliced=(False,), stacked=(True,False)} with
+    graph turn(%a: f32[7], %b: f32[7], %x: f32[7]) {
+      %0: f32[7] = add(%a, %x)
+      %1: f32[7] = mul(%b, %0)
+      return %0, %1, %a, %b
+    }
+  return %0, %1, %2, %3
+}""",
     "results that nobody reads": """
 graph unread(%a: f32[20], %b: f32[20], %x: f32[5,20], %y: f32[5,20]) {
   %0: f32[20], %1: f32[20], %2: f32[5,20], %3: f32[5,20] = scan(%a, %b, %x, %y) {steps=5, sliced=(False,False), stacked=(False,True)} with
@@ -293,6 +303,7 @@ def test_a_state_is_copied_only_where_nobody_makes_it() -> None:
     assert copies("an LSTM's gradients") == 0
     assert copies("a line of delays") == 9 + 2
     assert copies("values that change places") == 3
+    assert copies("states of the turns before") == 2  # the first ones
 
 
 def test_updates_by_loops_in_parts(monkeypatch) -> None:
@@ -304,9 +315,9 @@ graph step(%x: f32[5,300], %v: f32[300] state, %w: f32[300] state) {
       %0: f32[300] = sub(%a, %x)
       return %0
     }
-  %1: f32[300], %2: f32[5,300] = scan(%w, %x, %0) {steps=5, sliced=(True,), stacked=(False,)} with
-    graph turn(%a: f32[300], %x: f32[300], %v: f32[300]) {
-      %0: f32[300] = mul(%a, %v)
+  %1: f32[300], %2: f32[5,300] = scan(%w, %x) {steps=5, sliced=(True,), stacked=(False,)} with
+    graph turn(%a: f32[300], %x: f32[300]) {
+      %0: f32[300] = mul(%a, %x)
       %1: f32[300] = add(%0, %x)
       return %1, %a
     }

@@ -1,8 +1,9 @@
 """Writes out the turns of loops: which kernels run in each, and where their buffers lie.
 
-The next state is not copied. A value of it lies where it was made: in a row of the stack of which it is part as well,
-or in one of two buffers by turns, or, where the state only moves on, where it lay before; the last turn writes it to
-the loop's result. A copy is left where a result is no value that the body makes, or the same as another one.
+The next state is not copied. A value of it lies where it was made: in a row of the stack of which it is part, now or as
+the state of the next turn, or in one of two buffers by turns, or, where the state only moves on, where it lay before;
+the last turn writes it to the loop's result. A copy is left where a result is no value that the body makes, or the same
+as another one.
 """
 
 from __future__ import annotations
@@ -81,6 +82,9 @@ class _Turns:
                           *(v for s in self.steps if isinstance(s, Loop) for v in s.constants))
         self._pool: dict[int, list[Slot]] = {}
         self._stack_of = self._stacks()
+        inputs = {item.value: i for i, item in enumerate(self.body.inputs[:op.carried])}
+        self._stack_before = {inputs[o.value]: i for i, o in enumerate(self.body.outputs)
+                              if i >= op.carried and o.value in inputs}
         self.copies: list[Copy] = []
 
     def _lasting(self) -> set[Value]:
@@ -163,6 +167,8 @@ class _Turns:
                 made[output] = self._stacked(self._stack_of[output], turn)
             elif turn == self.op.steps - 1:
                 made[output] = Slot(self._results + output)
+            elif output in self._stack_before:
+                made[output] = self._stacked(self._stack_before[output], turn + 1)
             else:
                 made[output] = self._other(item.value.type.bytes, taken)
                 taken.add(made[output])
