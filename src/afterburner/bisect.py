@@ -4,12 +4,13 @@ each pass, and what each kernel should."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
 
 from .ir import Builder, Graph, Node, TensorType, Value, interpret
+from .ir.ops.control import Scan
 from .ir.ops.shape import FirstColumns, MoreColumns, Slice
 from .options import options
 from .runtime.executable import Executable
@@ -83,6 +84,9 @@ def _kernels(graph: Graph, arguments: Sequence[np.ndarray]) -> Iterator[Finding]
         if node.op.name == "constant" or node.op.view:
             continue
         alone = _alone(node)
+        if isinstance(node.op, Scan):
+            yield from _kernels(node.op.body, _first_turn(node.op, operands))
+            alone, operands, results = _first_turns(node.op, operands)
         if isinstance(node.op, FirstColumns | MoreColumns):
             alone, operands, results = _of_columns(node, operands)
         try:
@@ -98,6 +102,29 @@ def _alone(node: Node) -> Graph:
     for result in builder.add(node.op, *inputs, loc=node.loc):
         builder.output(result)
     return builder.build()
+
+
+def _first_turns(op: Scan, operands: list[np.ndarray]) -> tuple[Graph, list[np.ndarray], list[np.ndarray]]:
+    """Two turns of a loop, its operands and results: all of them could make much of what is rounding."""
+    op = replace(op, steps=min(2, op.steps))
+    end = op.carried + len(op.sliced)
+    rows = [a[-op.steps:] if backwards else a[:op.steps]
+            for a, backwards in zip(operands[op.carried:end], op.sliced, strict=True)]
+    given = [*operands[:op.carried], *rows, *operands[end:]]
+    builder = Builder(op.name)
+    values = [builder.input(TensorType(i.value.type.dtype, a.shape), f"x{n}")
+              for n, (i, a) in enumerate(zip(op.body.inputs, given, strict=True))]
+    for result in builder.add(op, *values):
+        builder.output(result)
+    with np.errstate(all="ignore"):
+        return builder.build(), given, [np.asarray(r) for r in op.evaluate(*given)]
+
+
+def _first_turn(op: Scan, operands: list[np.ndarray]) -> list[np.ndarray]:
+    """What the body is given at first."""
+    end = op.carried + len(op.sliced)
+    rows = [a[-1 if backwards else 0] for a, backwards in zip(operands[op.carried:end], op.sliced, strict=True)]
+    return [*operands[:op.carried], *map(np.asarray, rows), *operands[end:]]
 
 
 def _of_columns(node: Node, operands: list[np.ndarray]) -> tuple[Graph, list[np.ndarray], list[np.ndarray]]:
@@ -118,6 +145,8 @@ def _of_columns(node: Node, operands: list[np.ndarray]) -> tuple[Graph, list[np.
 
 def _label(node: Node) -> str:
     inside = [n.op.name for region in node.op.regions() for n in region.nodes if n.op.name != "constant"]
+    if isinstance(node.op, Scan):
+        return f"{node.op.name} of {len(inside)} operations"
     return " + ".join(inside) or node.op.name
 
 

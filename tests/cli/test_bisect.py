@@ -125,3 +125,23 @@ def test_columns_of_shared_memory_are_right_alone():
   return %2, %3
 }
 """)
+
+
+LOOP = """graph f(%x: f32[5,7], %w: f32[9,5,7]) {
+  %0: f32[5,7], %1: f32[9,5,7] = scan(%x, %w) {steps=9, sliced=(True,), stacked=(False,)} with
+    graph turn(%x: f32[5,7], %w: f32[5,7]) {
+      %0: f32[5,7] = exp(%w)
+      %1: f32[5,7] = add(%0, %x)
+      return %1, %x
+    }
+  return %0, %1
+}
+"""
+
+
+def test_what_is_wrong_in_a_loop_is_named(monkeypatch):
+    assert convicted(LOOP) == []
+    tried = [f.what for f in engine.bisect(parse_graph(LOOP))]
+    assert tried[-2:] == ["kernel exp + add", "kernel scan of 1 operations"]
+    instead_of_simplify(monkeypatch, spoil)
+    assert [f.what for f in convicted(LOOP)] == ["pass simplify"]
