@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..ir import Node, Value
 from .compiled import CompiledKernel
@@ -17,8 +18,7 @@ from .program import Slot
 COPY = -1  # in place of a kernel's number
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """Phase ``phase`` of kernel number ``kernel`` on its buffers number ``row``; copy number ``row`` for ``COPY``."""
 
     kernel: int

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from string import Template
+from typing import NamedTuple
 
 import numpy as np
 
@@ -237,8 +238,7 @@ def runtime_text(triple: str) -> str:
     return f'target triple = "{triple}"\n' + team_text(triple) + Template(_TEXT).substitute(values)
 
 
-@dataclass(frozen=True)
-class Slot:
+class Slot(NamedTuple):
     """Where a buffer lies: an offset in bytes from one of the frame's bases."""
 
     base: int

@@ -63,6 +63,7 @@ class _Turns:
 
     def __init__(self, node: Node, op: Scan, kernels: Sequence[CompiledKernel], apart: bool) -> None:
         self.node, self.op, self.body, self.apart = node, op, op.body, apart
+        self.carried = op.carried
         self.kernels = tuple(kernels)
         self.steps = steps_of(self.body, kernels, apart)
         wave_of = waves(self.steps, apart)
@@ -84,7 +85,7 @@ class _Turns:
         self._stack_of = self._stacks()
         inputs = {item.value: i for i, item in enumerate(self.body.inputs[:op.carried])}
         self._stack_before = {inputs[o.value]: i for i, o in enumerate(self.body.outputs)
-                              if i >= op.carried and o.value in inputs}
+                              if i >= self.carried and o.value in inputs}
         self.copies: list[Copy] = []
 
     def _lasting(self) -> set[Value]:
@@ -107,35 +108,35 @@ class _Turns:
     def _stacks(self) -> dict[int, int]:
         """Values of the next state that are rows of a stack too, and of which."""
         found: dict[int, int] = {}
-        for output in reversed(range(self.op.carried, len(self.body.outputs))):
+        for output in reversed(range(self.carried, len(self.body.outputs))):
             home = self._home(output)
-            if home.kind == "output" and home.index < self.op.carried:
+            if home.kind == "output" and home.index < self.carried:
                 found[home.index] = output
         return found
 
     def loop(self, read: set[Value]) -> Loop:
         """The loop; of its last state only what is ``read`` is there."""
-        op = self.op
+        op, carried = self.op, self.carried
         rows: list[list[tuple[Slot, ...]]] = [[] for _ in self.kernels]
         phases = list(self.once)
-        captured = [Slot(i) for i in range(op.carried + len(op.sliced), self._results)]
+        captured = [Slot(i) for i in range(carried + len(op.sliced), self._results)]
         fixed = {v: s for v, h in self.memory.homes.items() if (s := self._fixed(h)) is not None}
-        state = [Slot(i) for i in range(op.carried)]
+        inner = [Slot(self._temp + 1 + i) for i in range(len(self.memory.constants), len(self.constants))]
+        state = [Slot(i) for i in range(carried)]
         for turn in range(op.steps):
-            given = [*state, *(self._row(op.carried + i, self.body.inputs[op.carried + i].value, turn, backwards)
+            given = [*state, *(self._row(carried + i, self.body.inputs[carried + i].value, turn, backwards)
                                for i, backwards in enumerate(op.sliced)), *captured]
             made = self._made(turn, state)
             slots = {v: fixed[v] if v in fixed else given[h.index] if h.kind == "input" else made[h.index]
                      for v, h in self.memory.homes.items()}
-            inner = [Slot(self._temp + 1 + i) for i in range(len(self.memory.constants), len(self.constants))]
             once, copies = laid_out(self.steps, slots, self.temps, inner)
             phases += self._numbered(turn, [len(r) for r in once], len(self.copies))
             self.copies += copies
             for row, more in zip(rows, once, strict=True):
                 row += more
             phases += self._copied([(slots[o.value], self._stacked(i, turn), o.value.type.bytes)
-                                    for i, o in enumerate(self.body.outputs) if i >= op.carried])
-            state = [slots[o.value] for o in self.body.outputs[:op.carried]]
+                                    for i, o in enumerate(self.body.outputs) if i >= carried])
+            state = [slots[o.value] for o in self.body.outputs[:carried]]
         phases += self._copied([(slot, Slot(self._results + i), self.node.results[i].type.bytes)
                                 for i, slot in enumerate(state) if self.node.results[i] in read])
         return Loop(self.node, self.kernels, (self.bytes,), tuple(phases if self.apart else joined(phases)),
@@ -151,7 +152,7 @@ class _Turns:
         return Slot(base, (self.op.steps - 1 - turn if backwards else turn) * value.type.bytes)
 
     def _stacked(self, output: int, turn: int) -> Slot:
-        backwards = self.op.stacked[output - self.op.carried]
+        backwards = self.op.stacked[output - self.carried]
         return self._row(self._results + output, self.body.outputs[output].value, turn, backwards)
 
     def _made(self, turn: int, state: Sequence[Slot]) -> dict[int, Slot]:
@@ -161,7 +162,7 @@ class _Turns:
         for output, item in enumerate(self.body.outputs):
             if self._home(output) != Home("output", output):
                 continue
-            if output >= self.op.carried:
+            if output >= self.carried:
                 made[output] = self._stacked(output, turn)
             elif output in self._stack_of:
                 made[output] = self._stacked(self._stack_of[output], turn)
