@@ -254,23 +254,3 @@ def test_a_loop_without_a_state_is_none() -> None:
           %4: i32[5,2] = broadcast(%c) {shape=(5,2), axes=(1,)}
           return %2, %3, %0, %4
         }""")  # noqa: E501
-
-
-def test_one_turn_is_no_loop() -> None:
-    check(hoist_from_scans, """
-        graph g(%h: f32[2], %x: f32[1,2], %c: f32[2]) {
-          %0: f32[2], %1: f32[1,2] = scan(%h, %x, %c) {steps=1, sliced=(True,), stacked=(False,)} with
-            graph turn(%h: f32[2], %x: f32[2], %c: f32[2]) {
-              %0: f32[2] = mul(%x, %c)
-              %1: f32[2] = add(%h, %0)
-              return %1, %0
-            }
-          return %0, %1
-        }""", """
-        graph g(%h: f32[2], %x: f32[1,2], %c: f32[2]) {
-          %0: f32[2] = reshape(%x) {shape=(2,)}
-          %1: f32[2] = mul(%0, %c)
-          %2: f32[2] = add(%h, %1)
-          %3: f32[1,2] = reshape(%1) {shape=(1,2)}
-          return %2, %3
-        }""")

@@ -235,12 +235,6 @@ def test_an_inner_loop_stays_or_leaves_whole() -> None:
     assert (outside["scan"], inside["scan"]) == (2, 1)
 
 
-def test_one_turn_of_anything() -> None:
-    graph = loop([H, H], [(X, True)], [f32(FEATURES, 4 * UNITS), f32(UNITS, 4 * UNITS), f32(4 * UNITS)],
-                 [True] * 4, lstm, steps=1)
-    assert work(check_same(graph))[0]["scan"] == 0
-
-
 @pytest.mark.parametrize("seed", range(60))
 def test_random_loops(seed: int) -> None:
     graph = random_loop(np.random.default_rng(seed))

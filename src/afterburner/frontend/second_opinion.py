@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ..ir import Graph
+from ..ir import Graph, TensorType
 from ..runtime.agreement import disagreement, grain_of, is_float, shaken
 from ..runtime.buffers import BufferPool
 from ..runtime.executable import Executable
@@ -29,8 +29,7 @@ class SecondOpinion:
     def __init__(self, executable: Executable, graph: Graph, pool: BufferPool) -> None:
         self._executable = executable
         self._data = sum(not item.state for item in graph.inputs)
-        results = (result.type for node in graph.nodes for result in node.results)
-        self._grain = grain_of((*graph.input_types, *results))
+        self._grain = grain_of((*graph.input_types, *_result_types(graph)))
         self._pool = pool
 
     def confirm(self, inputs: Sequence[int], outputs: Sequence[int]) -> None:
@@ -68,3 +67,11 @@ class SecondOpinion:
             if what:
                 raise Disagreement(f"output {number} ({type_}) is not what the {self._executable.device} computes "
                                    f"from the same inputs: {what}")
+
+
+def _result_types(graph: Graph) -> Iterator[TensorType]:
+    """Types of what is computed, in loops too."""
+    for node in graph.nodes:
+        yield from (result.type for result in node.results)
+        for region in node.op.regions():
+            yield from _result_types(region)

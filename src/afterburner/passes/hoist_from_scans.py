@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from ..ir import Builder, Graph, Node, Value, rewrite
 from ..ir.ops.control import Scan
-from ..ir.ops.shape import Broadcast, Reshape
+from ..ir.ops.shape import Broadcast
 from .batching import is_contraction
 from .scan_parts import SAME, Loop, State
 from .scan_sums import move_sums
@@ -22,7 +22,7 @@ def hoist_from_scans(graph: Graph) -> Graph:
       - before it, what is the same in every turn, and contractions of rows;
       - behind it, contractions that only its stacked results depend on, and sums over all turns.
 
-    Elementwise work goes along where it has to. One turn is no loop, nor is what has no state left.
+    Elementwise work goes along where it has to. What has no state left is no loop.
 
         %0: f32[2,4] = scan(%h, %x, %w) {steps=9, …} with     %0: f32[18,3] = reshape(%x)
           graph turn(%h: f32[2,4], %x: f32[2,3], %w) {        %1: f32[18,4] = matmul(%0, %w)
@@ -44,26 +44,12 @@ def hoist_from_scans(graph: Graph) -> Graph:
         nonlocal changed
         if not isinstance(node.op, Scan):
             return None
-        results = _one_turn(builder, node.op, operands) if node.op.steps == 1 else _smaller(builder, node, operands)
+        results = _smaller(builder, node, operands)
         changed |= results is not None
         return results
 
     rewritten = rewrite(graph, replace)
     return rewritten if changed else graph
-
-
-def _one_turn(builder: Builder, scan: Scan, operands: tuple[Value, ...]) -> list[Value]:
-    """The body itself, on the only row of everything."""
-    new: dict[Value, Value] = {}
-    for item, operand in zip(scan.body.inputs, operands, strict=True):
-        new[item.value] = operand
-    for item in scan.body.inputs[scan.carried:scan.carried + len(scan.sliced)]:
-        new[item.value] = builder.emit(Reshape(item.value.shape), new[item.value])
-    for node in scan.body.nodes:
-        results = builder.add(node.op, *(new[v] for v in node.operands), loc=node.loc)
-        new.update(zip(node.results, results, strict=True))
-    returned = [new[o.value] for o in scan.body.outputs]
-    return returned[:scan.carried] + [builder.emit(Reshape((1, *v.shape)), v) for v in returned[scan.carried:]]
 
 
 def _smaller(builder: Builder, node: Node, operands: tuple[Value, ...]) -> Sequence[Value] | None:
