@@ -115,3 +115,20 @@ def test_a_result_beside_a_needed_one_stays() -> None:
           %0: u64[1], %1: u64[2] = random_key(%x)
           return %1
         }""")
+
+
+def test_loops_over_the_same_with_different_turns_both_stay() -> None:
+    check_unchanged(eliminate_common_subexpressions, """
+        graph g(%h: f32[2], %x: f32[5,2]) {
+          %0: f32[2] = scan(%h, %x) {steps=5, sliced=(False,), stacked=()} with
+            graph turn(%h: f32[2], %x: f32[2]) {
+              %0: f32[2] = add(%h, %x)
+              return %0
+            }
+          %1: f32[2] = scan(%h, %x) {steps=5, sliced=(False,), stacked=()} with
+            graph turn(%h: f32[2], %x: f32[2]) {
+              %0: f32[2] = mul(%h, %x)
+              return %0
+            }
+          return %0, %1
+        }""")
