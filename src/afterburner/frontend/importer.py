@@ -50,8 +50,12 @@ class TensorListValue:
         """The element at a position; ``shape`` is its shape as far as the reader knows it."""
         raise ctx.refuse(_NOT_FOLLOWED)
 
-    def with_item(self, ctx: Importer, index: Value, value: Value) -> TensorListValue:
-        """With another element at a position."""
+    def with_item(self, ctx: Importer, index: Value, value: Value, grows: bool = False) -> TensorListValue:
+        """With another element at a position, which if it ``grows`` may lie behind the last one."""
+        raise ctx.refuse(_NOT_FOLLOWED)
+
+    def resized(self, ctx: Importer, length: int) -> TensorListValue:
+        """With its first elements only, or zeros behind the last one."""
         raise ctx.refuse(_NOT_FOLLOWED)
 
     def pushed(self, ctx: Importer, value: Value) -> TensorListValue:
@@ -93,7 +97,7 @@ class Importer:
                  import_op: Callable[[Importer, FlatOp], None]) -> None:
         self.builder = Builder(name)
         self.variable_types = variable_types
-        self._import_op = import_op
+        self._import_rule = import_op
         self.values: dict[FlatTensor, Value] = {}
         self.lists: dict[FlatTensor, TensorListValue] = {}
         self.inputs: dict[Value, FlatTensor] = {}
@@ -105,6 +109,14 @@ class Importer:
         self._current: dict[FlatTensor, Value] = {}
         self._known: dict[Value, np.ndarray | None] = {}
         self._guard: Value | None = None  # inside a branch: whether it is the one taken
+
+    def import_op(self, op: FlatOp) -> None:
+        """Import an operation whose operands are there.
+
+        Raises:
+            Refused: it cannot be.
+        """
+        self._import_rule(self, op)
 
     def refuse(self, reason: str, unknown: Sequence[FlatTensor] = ()) -> Refused:
         """The error to raise where the current operation cannot be imported."""
@@ -230,8 +242,8 @@ class Importer:
         return self._known[value]
 
     def _evaluate(self, value: Value) -> np.ndarray | None:
-        if value.node is None or value.type.size > _FOLDED_OPERAND_ELEMENTS:
-            return None
+        if value.node is None or value.type.size > _FOLDED_OPERAND_ELEMENTS or value.node.op.regions():
+            return None  # loops may take long
         operands = [self.known(v) for v in value.node.operands]
         if any(a is None for a in operands):
             return None
@@ -344,12 +356,16 @@ class Importer:
         Raises:
             Refused: it is not one of the import's variables.
         """
-        root = handle
-        while root in self._handles:
-            root = self._handles[root]
+        root = self.root(handle)
         if root not in self.variable_types:
             raise self.refuse("the resource is not a variable with a known type")
         return root
+
+    def root(self, handle: FlatTensor) -> FlatTensor:
+        """The resource tensor that others were recorded to be the same as."""
+        while handle in self._handles:
+            handle = self._handles[handle]
+        return handle
 
     def alias(self, handle: FlatTensor, of: FlatTensor) -> None:
         """Record that two resource tensors are the same variable."""
@@ -392,7 +408,7 @@ class Importer:
                 self.values[inner] = self.values[outer]
         try:
             for op in flat.ops:
-                self._import_op(self, op)
+                self.import_op(op)
         except Refused as error:
             if caller is None:
                 raise

@@ -32,6 +32,9 @@ class State:
     cell: int | None = None
 
 
+_LENGTH_CHANGES = "the length of a list, which changes from turn to turn"
+
+
 class Kept:
     """What a list is after the loop."""
 
@@ -46,9 +49,10 @@ class _Filled(Kept):
     before: Rows
     position: int
     first: int
+    step: int = 1
 
     def after(self, turn: Turn, last: dict[Value, Value], stacks: Sequence[Value]) -> TensorListValue:
-        return self.before.joined(turn.outer, stacks[self.position], self.first)
+        return self.before.joined(turn.outer, stacks[self.position], self.first, self.step)
 
 
 @dataclass(frozen=True)
@@ -150,7 +154,7 @@ class CellList(ListOfLoop):
         self._require_first(ctx, index)
         return self.value if self.value is not None else _turn(ctx).cell(self, shape)
 
-    def with_item(self, ctx: Importer, index: Value, value: Value) -> TensorListValue:
+    def with_item(self, ctx: Importer, index: Value, value: Value, grows: bool = False) -> TensorListValue:
         self._require_first(ctx, index)
         return replace(self, value=value)
 
@@ -199,7 +203,9 @@ class ChangingList(ListOfLoop):
         change: what this turn has done so far: "set", "add", "push" or "pop".
         place: of the element set or added to.
         value: that element, or the one that was pushed.
+        grows: whether that element may lie behind the end of the list.
         reads: places of the elements that a turn reads, of all lists with this origin.
+        counted: holds something where a turn asks for its length, of all lists with this origin.
     """
 
     index: int
@@ -207,7 +213,9 @@ class ChangingList(ListOfLoop):
     change: str = ""
     place: tuple[int, int] = (0, 0)
     value: Value | None = None
+    grows: bool = False
     reads: list[tuple[int, int]] = field(default_factory=list)
+    counted: list[bool] = field(default_factory=list)
 
     def item(self, ctx: Importer, index: Value, shape: Shape | None) -> Value:
         turn, place = _turn(ctx), _place(ctx, index)
@@ -220,10 +228,10 @@ class ChangingList(ListOfLoop):
             return turn.capture(self.outside.repeated)
         return turn.sliced(self.outside.stacked(turn.outer, shape), *place)
 
-    def with_item(self, ctx: Importer, index: Value, value: Value) -> TensorListValue:
+    def with_item(self, ctx: Importer, index: Value, value: Value, grows: bool = False) -> TensorListValue:
         if self.change:
             raise ctx.refuse("a list is changed twice in a turn")
-        return replace(self, change="set", place=_place(ctx, index), value=value)
+        return replace(self, change="set", place=_place(ctx, index), value=value, grows=grows)
 
     def pushed(self, ctx: Importer, value: Value) -> TensorListValue:
         if self.change:
@@ -257,8 +265,9 @@ class ChangingList(ListOfLoop):
         return self.outside.item_shape(ctx) if self.value is None else self.value.shape
 
     def count(self, ctx: Importer) -> int:
-        if self.change in ("push", "pop"):
-            raise ctx.refuse("the length of a list that grows")
+        if self.change in ("push", "pop") or self.grows:
+            raise ctx.refuse(_LENGTH_CHANGES)
+        self.counted.append(True)
         return self.outside.length
 
     def zeros(self, ctx: Importer) -> TensorListValue:
@@ -269,6 +278,8 @@ class ChangingList(ListOfLoop):
             raise turn.refuse("a loop that exchanges lists")
         if self.reads and self.change not in ("", "set"):
             raise turn.refuse("a list is read at places that earlier turns may have changed")
+        if self.counted and self.change in ("push", "pop"):
+            raise turn.refuse(_LENGTH_CHANGES)
         match self.change:
             case "":
                 return _Ready(self.outside)
@@ -302,12 +313,17 @@ class ChangingList(ListOfLoop):
 
     def _set(self, turn: Turn) -> Kept:
         assert self.value is not None
-        (start, step), length = self.place, self.outside.length
+        (start, step), before = self.place, self.outside
         last = start + step * (turn.turns - 1)
-        if turn.turns > 1 and abs(step) != 1 or not (0 <= start < length and 0 <= last < length):
-            raise turn.refuse(f"a loop sets elements {start} to {last} of a list of {length}")
+        if self.grows and max(start, last) >= before.length:
+            if self.counted:
+                raise turn.refuse(_LENGTH_CHANGES)
+            before = before.resized(turn.outer, max(start, last) + 1)
+        if turn.turns > 1 and (not step or abs(step) > 1 and not before.is_empty) or min(start, last) < 0 \
+                or max(start, last) >= before.length:
+            raise turn.refuse(f"a loop sets elements {start} to {last} of a list of {before.length}")
         if any(place != self.place for place in self.reads):
             raise turn.refuse("a list is read at places that earlier turns may have changed")
         if self.change == "add" and not self.outside.is_empty:
             raise turn.refuse("a loop adds to elements of a list that has some")
-        return _Filled(self.outside, turn.stack(self.value, step < 0), min(start, last))
+        return _Filled(before, turn.stack(self.value, step < 0), min(start, last), max(1, abs(step)))

@@ -19,6 +19,7 @@ from .loop_lists import CellList, ChangingList, Kept, ListOfLoop, OutsideList, S
 from .tensor_lists import Rows, row, span
 
 _CAPTURED_ELEMENTS = 1024  # known values up to this size are constants of the turn
+_INT64 = np.iinfo(np.int64)
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,10 @@ class Counter:
 
 
 def at(counter: Counter, turn: int, type_: TensorType) -> np.ndarray:
-    """A counter's value in a turn."""
-    return np.asarray(counter.start + turn * counter.step).astype(type_.dtype.numpy)
+    """A counter's value in a turn, in the bits that its type has."""
+    dtype = np.dtype(type_.dtype.numpy)
+    bits = (counter.start + turn * counter.step) % (1 << 8 * dtype.itemsize)
+    return np.asarray(bits, f"u{dtype.itemsize}").view(dtype)
 
 
 class Turn(Importer):
@@ -45,7 +48,7 @@ class Turn(Importer):
     """
 
     def __init__(self, outer: Importer, op: FlatOp, turns: int) -> None:
-        super().__init__("turn", outer.variable_types, outer._import_op)
+        super().__init__("turn", outer.variable_types, outer._import_rule)
         self.outer = outer
         self.turns = turns
         self.captured: dict[Value, Value] = {}
@@ -75,17 +78,15 @@ class Turn(Importer):
             raise self.refuse(f"elements {start} to {last} of a list of {rows.shape[0]}")
         if start == last:
             return self.capture(row(self.outer, rows, start))
-        if abs(step) != 1:
-            raise self.refuse("a loop takes every second element of a list, or fewer")
-        taken = span(self.outer, rows, min(start, last), max(start, last) + 1)
+        taken = span(self.outer, rows, min(start, last), max(start, last) + 1, abs(step))
         known = self.outer.known(taken) if taken.type.size <= _CAPTURED_ELEMENTS or taken.type.rank == 1 else None
-        if known is not None and (known == known[:1]).all():
+        if known is not None and known.tobytes() == known[:1].tobytes() * len(known):
             return self.constant(known[0])
         key = taken, step < 0
         if key not in self._slices:
             value = self._slices[key] = self.builder.input(
                 TensorType(taken.type.dtype, taken.shape[1:]), f"s{len(self._slices)}")
-            counters = None if known is None else _as_counters(known[::step])
+            counters = None if known is None else _as_counters(known[::-1] if step < 0 else known)
             if counters is not None and value.shape:
                 self._moving_elements[value] = counters
             elif counters is not None:
@@ -108,10 +109,7 @@ class Turn(Importer):
 
     def variable(self, handle: FlatTensor) -> FlatTensor:
         """The variable a resource tensor stands for, outside."""
-        root = handle
-        while root in self._handles:
-            root = self._handles[root]
-        return self.outer.variable(root)
+        return self.outer.variable(self.root(handle))
 
     def read(self, handle: FlatTensor) -> Value:
         """A variable's value, which no turn changes."""
@@ -133,7 +131,16 @@ class Turn(Importer):
     # Integers that grow.
 
     def progress_of(self, value: Value) -> tuple[int, int] | None:
-        """The integer a scalar is in the first turn, and by how much it grows from turn to turn."""
+        """The integer a scalar is in the first turn, and by how much it grows from turn to turn; None where that is not
+        known, or goes beyond what its type can hold."""
+        progress = self._progress_of(value)
+        if progress is None:
+            return None
+        start, step = progress
+        held, last = np.iinfo(value.type.dtype.numpy), start + step * (self.turns - 1)
+        return progress if max(start, last) <= min(held.max, _INT64.max) and min(start, last) >= held.min else None
+
+    def _progress_of(self, value: Value) -> tuple[int, int] | None:
         if value in self.moving:
             return self.moving[value].start, self.moving[value].step
         known = super().progress_of(value)
@@ -150,8 +157,8 @@ class Turn(Importer):
                 return start - more[0][0], step - more[0][1]
             case Neg():
                 return -start, -step
-            case Mul() if more[0][1] == 0:
-                return start * more[0][0], step * more[0][0]
+            case Mul() if step == 0 or more[0][1] == 0:
+                return start * more[0][0], step * more[0][0] + start * more[0][1]
             case Cast(dtype) if dtype.numpy in (np.int32, np.int64):
                 return start, step
         return None
@@ -186,7 +193,7 @@ class Turn(Importer):
         """
         try:
             for inner in flat.ops:
-                self._import_op(self, inner)
+                self.import_op(inner)
         except Refused as error:
             raise Refused(self._loop, str(error), error.unknown) from error
         self.op = self._loop
@@ -248,7 +255,9 @@ class Turn(Importer):
                 plan.append((result, outer))
             elif outer.dtype == tf.variant:
                 list_ = self.list_of(new)
-                plan.append((result, list_.kept(self, i) if isinstance(list_, ListOfLoop) else self._foreign(list_)))
+                if not isinstance(list_, ListOfLoop) or isinstance(list_, OutsideList) and new is not argument:
+                    raise self.refuse("a loop that puts another list in the place of one")
+                plan.append((result, list_.kept(self, i)))
             else:
                 state = next(s for s in self.states if s.value is self.values[argument])
                 if new not in self.values:
@@ -261,9 +270,6 @@ class Turn(Importer):
             self.outer.check(self.outer.emit(ReduceAnd((0,)), stacks[position]), message.rpartition(" (")[0])
         for result, end in plan:
             self._give(result, end, last, stacks)
-
-    def _foreign(self, list_: TensorListValue) -> TensorListValue:
-        raise self.refuse("a loop that puts another list in the place of one")
 
     def _give(self, result: FlatTensor, end: State | FlatTensor | Kept | TensorListValue,
               last: dict[Value, Value], stacks: Sequence[Value]) -> None:

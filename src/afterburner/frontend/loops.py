@@ -7,17 +7,18 @@ loops keep what each turn reads or makes, become the rows of tensors.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import tensorflow as tf
 
 from ..ir import interpret
 from .flatten import FlatGraph, FlatOp, FlatTensor
-from .importer import Importer
+from .importer import Importer, Refused
 from .loop_turns import Counter, Turn, at
 
 _MOST_TURNS = 20_000
 _MOST_WORK = 400_000  # operations of all turns: each kernel of each turn has an entry in the program's tables
+_MOST_WRITTEN_OUT = 1000  # operations of loops that are imported turn by turn
 
 
 def import_loop(ctx: Importer, op: FlatOp, cond: FlatGraph, body: FlatGraph) -> None:
@@ -29,15 +30,43 @@ def import_loop(ctx: Importer, op: FlatOp, cond: FlatGraph, body: FlatGraph) -> 
     counters = dict(_counters(ctx, op, body))
     turns = _turns(ctx, op, cond, body, counters)
     if turns == 0:
-        _pass_on(ctx, op)
+        _hand_on(ctx, op.inputs, op.outputs)
         return
     work = turns * sum(inner.type != "Const" for inner in body.ops)
     if turns > _MOST_TURNS or work > _MOST_WORK:
         raise ctx.refuse(f"a loop of {turns} turns and {work} operations")
-    turn = Turn(ctx, op, turns)
-    turn.begin(op, body, counters)
-    turn.import_ops(body)
-    turn.end(op, body)
+    if turns == 1:
+        _write_out(ctx, op, body, turns)
+        return
+    try:
+        turn = Turn(ctx, op, turns)
+        turn.begin(op, body, counters)
+        turn.import_ops(body)
+        turn.end(op, body)
+    except Refused as error:
+        ctx.op = op
+        if error.unknown or work > _MOST_WRITTEN_OUT:
+            raise
+        try:
+            _write_out(ctx, op, body, turns)
+        except Refused:
+            raise error from None
+
+
+def _write_out(ctx: Importer, op: FlatOp, body: FlatGraph, turns: int) -> None:
+    """Import the turns one after another."""
+    first, given = len(ctx.builder.nodes), list(op.inputs)
+    for _ in range(turns):
+        _hand_on(ctx, given, body.arguments)
+        try:
+            for inner in body.ops:
+                ctx.import_op(inner)
+        except Refused as error:
+            raise Refused(op, str(error), error.unknown) from error
+        ctx.op, given = op, body.outputs
+        if turns > 1 and len(ctx.builder.nodes) - first > _MOST_WRITTEN_OUT:
+            raise ctx.refuse("too much to be written out turn by turn")
+    _hand_on(ctx, given, op.outputs)
 
 
 def writes(body: FlatGraph) -> str | None:
@@ -94,7 +123,9 @@ def _counters(ctx: Importer, op: FlatOp, body: FlatGraph) -> Iterator[tuple[int,
 def _constant(ctx: Importer, op: FlatOp, body: FlatGraph, tensor: FlatTensor) -> int | None:
     """An integer that is the same in every turn and known."""
     if tensor.op is not None:
-        return int(tf.make_ndarray(tensor.op.attr("value"))) if tensor.op.type == "Const" else None
+        if tensor.op.type != "Const" or tensor.shape.rank != 0:
+            return None
+        return int(tf.make_ndarray(tensor.op.attr("value")))
     if body.outputs[tensor.index] is not tensor or op.inputs[tensor.index] not in ctx.values:
         return None
     known = ctx.known(ctx.values[op.inputs[tensor.index]])
@@ -129,12 +160,17 @@ def _turns(ctx: Importer, op: FlatOp, cond: FlatGraph, body: FlatGraph, counters
     return _MOST_TURNS + 1
 
 
-def _pass_on(ctx: Importer, op: FlatOp) -> None:
-    """The results of a loop that never runs."""
-    for source, result in zip(op.inputs, op.outputs, strict=True):
-        if source.dtype == tf.resource:
-            ctx.alias(result, source)
-        elif source.dtype == tf.variant:
-            ctx.lists[result] = ctx.list_of(source)
+def _hand_on(ctx: Importer, given: Sequence[FlatTensor], taken: Sequence[FlatTensor]) -> None:
+    """Let tensors be what others are."""
+    values = [ctx.values.get(t) for t in given]
+    lists = [ctx.list_of(t) if t.dtype == tf.variant else None for t in given]
+    handles = [ctx.root(t) if t.dtype == tf.resource else None for t in given]
+    for tensor, value, list_, handle in zip(taken, values, lists, handles, strict=True):
+        if value is not None:
+            ctx.values[tensor] = value
+        elif list_ is not None:
+            ctx.lists[tensor] = list_
+        elif handle is not None:
+            ctx.alias(tensor, handle)
         else:
-            ctx.values[result] = ctx.values[source]
+            raise ctx.refuse("a turn gives something that is no tensor of numbers")

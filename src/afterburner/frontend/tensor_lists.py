@@ -12,7 +12,7 @@ import numpy as np
 
 from ..ir import DType, Shape, TensorType, Value
 from ..ir.ops.elementwise import Add
-from ..ir.ops.shape import Concat, Slice
+from ..ir.ops.shape import Concat, Pad, Slice
 from .importer import Importer, TensorListValue
 
 
@@ -52,15 +52,35 @@ class Rows(TensorListValue):
             raise ctx.refuse(f"element {at} of a list of {self.length}")
         return row(ctx, self.stacked(ctx, shape), at)
 
-    def with_item(self, ctx: Importer, index: Value, value: Value) -> TensorListValue:
+    def with_item(self, ctx: Importer, index: Value, value: Value, grows: bool = False) -> TensorListValue:
         place = ctx.progress_of(index)
         if place is None:
             raise ctx.refuse("a position in a list that is computed from data")
-        if place[1] and self.is_empty:
+        if place[1] and self.is_empty and not grows:
             return Single(self.length, place, value)
-        if place[1] or not 0 <= place[0] < self.length:
+        if place[1] or place[0] < 0 or place[0] >= self.length and not grows:
             raise ctx.refuse(f"element {place[0]} of a list of {self.length}")
-        return self.joined(ctx, ctx.reshape(value, (1, *value.shape)), place[0])
+        wide = self.resized(ctx, max(self.length, place[0] + 1))
+        return wide.joined(ctx, ctx.reshape(value, (1, *value.shape)), place[0])
+
+    def pushed(self, ctx: Importer, value: Value) -> Rows:
+        return self.resized(ctx, self.length + 1).joined(ctx, ctx.reshape(value, (1, *value.shape)), self.length)
+
+    def popped(self, ctx: Importer, shape: Shape | None) -> tuple[TensorListValue, Value]:
+        if not self.length:
+            raise ctx.refuse("the last element of an empty list")
+        return self.resized(ctx, self.length - 1), row(ctx, self.stacked(ctx, shape), self.length - 1)
+
+    def resized(self, ctx: Importer, length: int) -> Rows:
+        if self.rows is None and (self.repeated is None or length <= self.length):
+            return replace(self, length=length)
+        if not self.length:
+            return Rows(length, self.dtype, self.item_shape(ctx))
+        rows = self.stacked(ctx)
+        if length > self.length:
+            more = TensorType(self.dtype, (length - self.length, *rows.shape[1:]))
+            return replace(self, length=length, rows=ctx.emit(Concat(0), rows, ctx.full(more, 0)), repeated=None)
+        return replace(self, length=length, rows=span(ctx, rows, 0, length))
 
     def plus(self, ctx: Importer, other: TensorListValue) -> TensorListValue:
         if isinstance(other, Rows) and other.length == self.length:
@@ -88,8 +108,14 @@ class Rows(TensorListValue):
         """Whether no element has been set."""
         return self.rows is None and self.repeated is None
 
-    def joined(self, ctx: Importer, rows: Value, first: int) -> Rows:
-        """With ``rows`` in the place of the elements from ``first`` on."""
+    def joined(self, ctx: Importer, rows: Value, first: int, step: int = 1) -> Rows:
+        """With ``rows`` in the place of the elements from ``first`` on, or of every second one, and so on, of a list in
+        which none is set."""
+        if step > 1:
+            end, zero = first + step * (rows.shape[0] - 1) + 1, ctx.constant(0, rows.type.dtype)
+            rest = (0,) * (rows.type.rank - 1)
+            rows = ctx.emit(Pad((first, *rest), (self.length - end, *rest), (step - 1, *rest)), rows, zero)
+            return Rows(self.length, self.dtype, rows.shape[1:], rows)
         end = first + rows.shape[0]
         if rows.shape[0] == self.length:
             return Rows(self.length, self.dtype, rows.shape[1:], rows)
@@ -129,12 +155,12 @@ def row(ctx: Importer, rows: Value, at: int) -> Value:
     return ctx.reshape(span(ctx, rows, at, at + 1), rows.shape[1:])
 
 
-def span(ctx: Importer, rows: Value, first: int, end: int) -> Value:
+def span(ctx: Importer, rows: Value, first: int, end: int, step: int = 1) -> Value:
     """Some rows of a tensor."""
-    if (first, end) == (0, rows.shape[0]):
+    if (first, end, step) == (0, rows.shape[0], 1):
         return rows
     rest = rows.shape[1:]
-    return ctx.emit(Slice((first, *(0 for _ in rest)), (end, *rest), (1,) * (len(rest) + 1)), rows)
+    return ctx.emit(Slice((first, *(0 for _ in rest)), (end, *rest), (step, *(1 for _ in rest))), rows)
 
 
 def element_shape(ctx: Importer, value: Value) -> Shape | None:

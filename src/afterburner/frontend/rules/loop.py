@@ -65,7 +65,16 @@ def _item(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
 
 
 def _set_item(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
-    ctx.lists[op.outputs[0]] = ctx.list_of(op.inputs[0]).with_item(ctx, inputs[0], inputs[1])
+    ctx.lists[op.outputs[0]] = ctx.list_of(op.inputs[0]).with_item(
+        ctx, inputs[0], inputs[1], bool(ctx.attr("resize_if_index_out_of_bounds")))
+    return ()
+
+
+def _resize(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
+    length = int(ctx.static(inputs[0], "the length of a list"))
+    if length < 0:
+        raise ctx.refuse("a list of negative length")
+    ctx.lists[op.outputs[0]] = ctx.list_of(op.inputs[0]).resized(ctx, length)
     return ()
 
 
@@ -108,6 +117,7 @@ RULES: dict[str, Rule] = {
     "TensorListPopBack": _pop,
     "TensorListPushBack": _push,
     "TensorListReserve": _reserve,
+    "TensorListResize": _resize,
     "TensorListSetItem": _set_item,
     "TensorListStack": _stack,
     "While": _while,
@@ -125,4 +135,4 @@ def _refuse_elements(op: FlatOp) -> str | None:
 
 REFUSALS: dict[str, Callable[[FlatOp], str | None]] = {
     name: _refuse_uncounted if name in NESTED else _refuse_elements
-    for name in RULES if name not in ("TensorListElementShape", "TensorListLength")}
+    for name in RULES if name not in ("TensorListElementShape", "TensorListLength", "TensorListResize")}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...ir import Shape, TensorType, Value
-from ...ir.ops.elementwise import Equal, Select
+from ...ir.ops.elementwise import Add, Equal, Less, Select
 from ...ir.ops.shape import Iota, Pad, Reverse, Slice
 from ...ir.types import BOOL
 from ..flatten import FlatOp
@@ -162,8 +162,13 @@ def _put_back_moving(ctx: Importer, moving: _Moving, shape: Shape, part: Value) 
     spec = moving.spec(ctx, shape)
     whole = _put_back(ctx, spec, one, ctx.reshape(part, spec.taken))
     whole = ctx.broadcast_to(whole, shape)
-    numbers = ctx.emit(Iota(moving.index.type.dtype, shape, moving.axis))
-    here = ctx.emit(Equal(), numbers, ctx.broadcast_to(moving.index, shape))
+    index = moving.index
+    place = ctx.progress_of(index)
+    if place is None or min(place) < 0:  # an index below zero counts from the end
+        from_end = ctx.emit(Add(), index, ctx.constant(shape[moving.axis], index.type.dtype))
+        index = ctx.emit(Select(), ctx.emit(Less(), index, ctx.like(index, 0)), from_end, index)
+    numbers = ctx.emit(Iota(index.type.dtype, shape, moving.axis))
+    here = ctx.emit(Equal(), numbers, ctx.broadcast_to(index, shape))
     return ctx.emit(Select(), here, whole, ctx.like(whole, 0))
 
 
