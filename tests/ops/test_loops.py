@@ -212,3 +212,16 @@ def test_what_decides_on_the_turns_is_named() -> None:
     with pytest.raises(NotTaken, match="computed from data") as error:
         _import(_by_data, _ROWS, np.int32(3))
     assert len(error.value.unknown) == 1
+
+
+def _long(x: tf.Tensor) -> tf.Tensor:
+    for _ in tf.range(150):
+        for _ in tf.range(150):
+            for _ in tf.range(10):
+                x = tf.sin(x)
+    return x
+
+
+def test_loops_that_would_fill_the_tables_are_refused() -> None:
+    with pytest.raises(NotTaken, match="a loop of .* operations in all turns"):
+        _import(_long, _ROWS)

@@ -12,7 +12,7 @@ from ..ir import Graph, Input, Output, Shape, TensorType, Value
 from ..ir.ops.control import Scan
 from ..ir.ops.elementwise import Add, Cast, Mul, Neg, Sub
 from ..ir.ops.reduce import ReduceAnd
-from ..ir.ops.shape import Slice
+from ..ir.ops.shape import Constant, Slice
 from .flatten import FlatGraph, FlatOp, FlatTensor
 from .importer import Importer, Refused, TensorListValue
 from .loop_lists import CellList, ChangingList, Kept, ListOfLoop, OutsideList, State
@@ -20,6 +20,7 @@ from .tensor_lists import Rows, row, span
 
 _CAPTURED_ELEMENTS = 1024  # known values up to this size are constants of the turn
 _INT64 = np.iinfo(np.int64)
+_MOST_WORK = 200_000  # operations of all turns: each kernel of each turn has a row in the tables of a program
 
 
 @dataclass(frozen=True)
@@ -306,11 +307,20 @@ class Turn(Importer):
         names = {item.value: item for item in self.builder.inputs}
         graph = Graph("turn", tuple(Input(v, names[v].name) for v in values), tuple(self.builder.nodes),
                       tuple(Output(v) for v in results))
+        work = self.turns * _work(graph)
+        if work > _MOST_WORK:
+            raise self.refuse(f"a loop of {work} operations in all turns")
         scan = Scan(self.turns, tuple(back for *_, back in sliced), tuple(back for _, back in self._stacks), graph)
         operands = [*(s.first for s in self.states), *(rows for _, rows, _ in sliced), *self.captured]
         made = self.outer.builder.add(scan, *operands, loc=self._loop.location)
         count = len(self.states)
         return {s.value: v for s, v in zip(self.states, made, strict=False)}, list(made[count:])
+
+
+def _work(graph: Graph) -> int:
+    """Operations of a graph that may become kernels, those of inner loops in all of their turns."""
+    return sum(node.op.steps * _work(node.op.body) if isinstance(node.op, Scan)
+               else not (node.op.view or isinstance(node.op, Constant)) for node in graph.nodes)
 
 
 def _as_counters(rows: np.ndarray) -> list[Counter] | None:
