@@ -51,6 +51,17 @@ def _past_zero(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return _gradient(total, x)
 
 
+def _by_a_number(x: tf.Tensor) -> tf.Tensor:
+    """An index that is computed from a number with a point, and one that takes long to look through twice."""
+    state = x[0]
+    for i in tf.range(5):
+        half = i
+        for _ in range(40):
+            half = half * half
+        state = state * 0.5 + x[tf.cast(tf.cast(i, tf.float32) * 0.5, tf.int32)] + x[half % 5]
+    return state
+
+
 def _every_second(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     def total(x: tf.Tensor) -> tf.Tensor:
         state = tf.zeros(4)
@@ -183,10 +194,10 @@ def _signs_of_zero(x: tf.Tensor) -> tf.Tensor:
 
 
 @pytest.mark.parametrize("function,loops", [
-    (_from_the_end, 2), (_past_zero, 1), (_every_second, 2), (_every_second_element, 1), (_wraps, 0), (_other_list, 0),
-    (_growing, 1), (_growing_by_its_size, 0), (_gradient_of_growing, 0), (_read_before, 0), (_two_elements, 0),
-    (_table, 5), (_triangle, 3), (_inner_by_outer, 1), (_one_turn, 0), (_longer, 0), (_number_to_vector, 0),
-    (_curvature, 3), (_signs_of_zero, 1)])
+    (_from_the_end, 2), (_past_zero, 1), (_by_a_number, 0), (_every_second, 2), (_every_second_element, 1),
+    (_wraps, 0), (_other_list, 0), (_growing, 1), (_growing_by_its_size, 0), (_gradient_of_growing, 0),
+    (_read_before, 0), (_two_elements, 0), (_table, 5), (_triangle, 3), (_inner_by_outer, 1), (_one_turn, 0),
+    (_longer, 0), (_number_to_vector, 0), (_curvature, 3), (_signs_of_zero, 1)])
 def test_agrees(function: Callable[..., Any], loops: int) -> None:
     """With so many operations for loops; what else they are is written out."""
     concrete = tf.function(function).get_concrete_function(tf.TensorSpec(_ROWS.shape))

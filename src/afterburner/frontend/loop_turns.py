@@ -21,6 +21,7 @@ from .tensor_lists import Rows, row, span
 _CAPTURED_ELEMENTS = 1024  # known values up to this size are constants of the turn
 _INT64 = np.iinfo(np.int64)
 _MOST_WORK = 200_000  # operations of all turns: each kernel of each turn has a row in the tables of a program
+_STEADY = (Add, Cast, Mul, Neg, Sub)  # may make integers that grow steadily of such
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Turn(Importer):
         self.turns = turns
         self.captured: dict[Value, Value] = {}
         self.moving: dict[Value, Counter] = {}
+        self._progress: dict[Value, tuple[int, int] | None] = {}
         self._moving_elements: dict[Value, list[Counter]] = {}
         self.states: list[State] = []
         self._loop = op
@@ -134,20 +136,37 @@ class Turn(Importer):
     def progress_of(self, value: Value) -> tuple[int, int] | None:
         """The integer a scalar is in the first turn, and by how much it grows from turn to turn; None where that is not
         known, or goes beyond what its type can hold."""
-        progress = self._progress_of(value)
+        work = [value]
+        while work:
+            now = work[-1]
+            missing = [v for v in self._followed(now) if v not in self._progress]
+            if not missing:
+                self._progress[now] = self._held(now, self._progress_of(now))
+                work.pop()
+            work += missing
+        return self._progress[value]
+
+    def _followed(self, value: Value) -> Sequence[Value]:
+        """What the progress of a value is told from."""
+        node = value.node
+        known = value in self.moving or value in self._progress
+        return node.operands if not known and node is not None and isinstance(node.op, _STEADY) else ()
+
+    def _held(self, value: Value, progress: tuple[int, int] | None) -> tuple[int, int] | None:
+        """None in the place of a progress beyond what the value's type can hold."""
         if progress is None:
             return None
-        start, step = progress
-        held, last = np.iinfo(value.type.dtype.numpy), start + step * (self.turns - 1)
+        start, last = progress[0], progress[0] + progress[1] * (self.turns - 1)
+        held = np.iinfo(value.type.dtype.numpy)
         return progress if max(start, last) <= min(held.max, _INT64.max) and min(start, last) >= held.min else None
 
     def _progress_of(self, value: Value) -> tuple[int, int] | None:
         if value in self.moving:
             return self.moving[value].start, self.moving[value].step
         known = super().progress_of(value)
-        if known is not None or value.node is None or value.shape:
+        if known is not None or value.node is None or value.shape or not isinstance(value.node.op, _STEADY):
             return known
-        parts = [self.progress_of(v) for v in value.node.operands]
+        parts = [self._progress[v] for v in value.node.operands]
         if any(p is None for p in parts):
             return None
         (start, step), *more = (p for p in parts if p is not None)
