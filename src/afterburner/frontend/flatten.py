@@ -11,6 +11,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.python.ops.handle_data_util import get_handle_data
 
+from ..errors import NotTaken
 from ..ir import Location
 
 CALLS = ("PartitionedCall", "StatefulPartitionedCall")
@@ -242,6 +243,7 @@ def called_graph(graph: Any, op: tf.Operation) -> Any:
     """The FuncGraph a call operation runs on the CPU.
 
     Raises:
+        NotTaken: its body has no graph.
         ValueError: its body is not known to the graph, or is one with other results than were called for.
     """
     function = _function(graph, op, "f")
@@ -264,6 +266,8 @@ def _function(graph: Any, op: tf.Operation, attribute: str) -> Any:
     name = op.get_attr(attribute).name
     for around in _graphs_around(graph):
         function = around._get_function(name)  # noqa: SLF001
+        if function is not None and not hasattr(function, "graph"):
+            raise NotTaken(f"{op.type} {op.name} calls a function that TensorFlow 1's Defun made")
         if function is not None:
             return function
     raise ValueError(f"{op.name}: the function {name} is not known")
