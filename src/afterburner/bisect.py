@@ -124,7 +124,9 @@ def _first_turn(op: Scan, operands: list[np.ndarray]) -> list[np.ndarray]:
     """What the body is given at first."""
     end = op.carried + len(op.sliced)
     rows = [a[-1 if backwards else 0] for a, backwards in zip(operands[op.carried:end], op.sliced, strict=True)]
-    return [*operands[:op.carried], *map(np.asarray, rows), *operands[end:]]
+    given = [*operands[:op.carried], *map(np.asarray, rows), *operands[end:]]
+    return [a if op.is_whole(i) else a[:type_.shape[0]] for i, (a, type_) in
+            enumerate(zip(given, op.body.input_types, strict=True))]
 
 
 def _of_columns(node: Node, operands: list[np.ndarray]) -> tuple[Graph, list[np.ndarray], list[np.ndarray]]:

@@ -145,3 +145,10 @@ def test_what_is_wrong_in_a_loop_is_named(monkeypatch):
     assert tried[-2:] == ["kernel exp + add", "kernel scan of 1 operations"]
     instead_of_simplify(monkeypatch, spoil)
     assert [f.what for f in convicted(LOOP)] == ["pass simplify"]
+
+
+def test_a_loop_in_pieces_is_tried(monkeypatch):
+    monkeypatch.setattr("afterburner.passes.split_scans._LEAST_WORK", 0)
+    text = LOOP.replace("[5,7]", "[20,7]").replace("[9,5,7]", "[9,20,7]")
+    findings = list(engine.bisect(parse_graph(text)))
+    assert any(f.what == "pass split_scans" for f in findings) and not any(f.trouble for f in findings)

@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import program_kit as kit
@@ -16,6 +18,7 @@ from afterburner.cpu.build import compile_nodes
 from afterburner.cpu.compiled import computed, kernels_of
 from afterburner.cpu.isa import host
 from afterburner.cpu.kernel import Unsupported
+from afterburner.cpu.loops import Loop
 from afterburner.cpu.target import CpuExecutable, compile_graph, optimize_graph
 from afterburner.ir import Graph, interpret, parse_graph, verify
 from afterburner.options import Options
@@ -252,6 +255,21 @@ def test_turns_give_what_the_interpreter_does_with_any_number_of_threads(name: s
     assert agree(graph, optimized, compile_graph(optimized, options(threads=2, profile=True))) == alone
 
 
+@pytest.mark.parametrize("make", [lstm, partial(backward, batch=32)], ids=["forward", "backward"])
+def test_pieces_of_a_batch_give_the_bits_of_the_whole(make: Callable[[], Graph], monkeypatch) -> None:
+    monkeypatch.setattr("afterburner.passes.split_scans._LEAST_WORK", 0)
+    monkeypatch.setattr("afterburner.cpu.target._ALONE_SECONDS", 0.0)
+    graph = make()
+    whole, pieces = (optimize_graph(graph, options(skip_passes=skip)) for skip in (("split_scans",), ()))
+    assert "pieces=2" in str(pieces) and "pieces" not in str(whole)
+    expected = agree(graph, whole, compile_graph(whole, options()))
+    for threads in (1, 2, 3):
+        executable = compile_graph(pieces, options(threads=threads))
+        for _ in range(5):
+            assert agree(graph, pieces, executable) == expected
+    assert agree(graph, pieces, compile_graph(pieces, options(threads=2, profile=True))) == expected
+
+
 def test_the_matrix_that_a_loop_multiplies_by_is_packed_once() -> None:
     graph = optimize_graph(lstm(steps=9), options())
     executable = compile_graph(graph, options(profile=True))
@@ -296,8 +314,9 @@ def test_kernels_of_a_body_count_as_often_as_they_run() -> None:
 def test_a_state_is_copied_only_where_nobody_makes_it() -> None:
     def copies(name: str) -> int:
         graph = optimize_graph(GRAPHS[name](), options())
-        (step,) = scans.steps_of(graph, kernels_of(compile_nodes(computed(graph), host()), computed(graph)))
-        return len(step.copies)
+        steps = scans.steps_of(graph, kernels_of(compile_nodes(computed(graph), host()), computed(graph)))
+        (loop,) = [step for step in steps if isinstance(step, Loop)]
+        return len(loop.copies)
 
     assert copies("an LSTM") == 2  # the last state, from the stacks
     assert copies("an LSTM's gradients") == 0

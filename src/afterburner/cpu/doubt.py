@@ -43,7 +43,7 @@ def _computed(graph: Graph, times: int = 1) -> Iterator[tuple[Node, int]]:
     """All nodes, those of loops as well, and how often each is computed."""
     for node in graph.nodes:
         if isinstance(node.op, Scan):
-            yield from _computed(node.op.body, times * node.op.steps)
+            yield from _computed(node.op.body, times * node.op.runs)
         else:
             yield node, times
 

@@ -7,7 +7,7 @@ behind the other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,14 +16,19 @@ from .compiled import CompiledKernel
 from .program import Slot
 
 COPY = -1  # in place of a kernel's number
+ANY = -1  # in place of a chunk's: the one that a worker has come for
 
 
 class Part(NamedTuple):
-    """Phase ``phase`` of kernel number ``kernel`` on its buffers number ``row``; copy number ``row`` for ``COPY``."""
+    """Phase ``phase`` of kernel number ``kernel`` on its buffers number ``row``; copy number ``row`` for ``COPY``.
+
+    Of its chunks it runs the one that a worker has come for, or always ``chunk``.
+    """
 
     kernel: int
     phase: int
     row: int = 0
+    chunk: int = ANY
 
 
 @dataclass(frozen=True)
@@ -82,8 +87,14 @@ def shifted(segment: Segment, kernel: int, copy: int) -> Segment:
     """A segment of a loop whose first kernel and copy have these numbers."""
     if not kernel and not copy:
         return segment
-    return tuple(Work(tuple(Part(COPY, 0, p.row + copy) if p.kernel == COPY else Part(p.kernel + kernel, p.phase, p.row)
+    return tuple(Work(tuple(p._replace(row=p.row + copy) if p.kernel == COPY else p._replace(kernel=p.kernel + kernel)
                             for p in work.parts), work.chunks) for work in segment)
+
+
+def serial(segments: Iterable[Segment]) -> Work:
+    """Segments as work of one worker: all chunks one after another."""
+    return Work(tuple(part if work.chunks == 1 else part._replace(chunk=chunk) for segment in segments
+                      for work in segment for chunk in range(work.chunks) for part in work.parts), 1)
 
 
 def laid_out(steps: Sequence[Step], slots: Mapping[Value, Slot], temps: Mapping[Node, tuple[Slot, ...]],

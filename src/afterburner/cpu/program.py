@@ -167,12 +167,16 @@ phase:
   %left = icmp slt i64 %p, %phase.end
   br i1 %left, label %call, label %chunk.done
 call:
-  %phase.p = getelementptr { ptr, i64 }, ptr %phases, i64 %p
+  %phase.p = getelementptr { ptr, i64, i64 }, ptr %phases, i64 %p
   %position.p = getelementptr i64, ptr %phase.p, i64 1
+  %fixed.p = getelementptr i64, ptr %phase.p, i64 2
   %function = load ptr, ptr %phase.p
   %position = load i64, ptr %position.p
+  %fixed = load i64, ptr %fixed.p
   %buffers = getelementptr ptr, ptr %table, i64 %position
-  call void %function(ptr %buffers, i64 %local, ptr %scratch)
+  %any = icmp slt i64 %fixed, 0
+  %which = select i1 %any, i64 %local, i64 %fixed
+  call void %function(ptr %buffers, i64 %which, ptr %scratch)
   %p.next = add i64 %p, 1
   br label %phase
 chunk.done:
@@ -249,10 +253,11 @@ class Slot(NamedTuple):
 class Item:
     """Work inside a segment: ``chunks`` pieces, each of which runs all ``calls`` in order.
 
-    A call is a function's address and the position of its buffers in the pointer table.
+    A call is a function's address, the position of its buffers in the pointer table, and the chunk that it always runs,
+    negative for the one that a worker has come for.
     """
 
-    calls: tuple[tuple[int, int], ...]
+    calls: tuple[tuple[int, int, int], ...]
     chunks: int
 
 
@@ -322,7 +327,7 @@ def _tables(rows: Sequence[Sequence[Item]]) -> tuple[np.ndarray, np.ndarray, np.
     """Segments (first item, chunks in all), items (first and end phase, first and end chunk), phases."""
     segments: list[tuple[int, int]] = []
     items: list[tuple[int, int, int, int]] = []
-    phases: list[tuple[int, int]] = []
+    phases: list[tuple[int, int, int]] = []
     for row in rows:
         first, chunk = len(items), 0
         for item in row:
@@ -331,4 +336,4 @@ def _tables(rows: Sequence[Sequence[Item]]) -> tuple[np.ndarray, np.ndarray, np.
             chunk += item.chunks
         segments.append((first, chunk))
     return (np.array(segments, np.int64).reshape(-1, 2), np.array(items, np.int64).reshape(-1, 4),
-            np.array(phases, np.int64).reshape(-1, 2))
+            np.array(phases, np.int64).reshape(-1, 3))

@@ -16,7 +16,7 @@ from ..passes.plan_memory import Home
 from ..runtime.executable import Unsupported
 from .compiled import CompiledKernel, computed, needs_kernel
 from .kept import packing, packs_of
-from .loops import COPY, Copy, Loop, Part, Segment, Step, Work, laid_out
+from .loops import COPY, Copy, Loop, Part, Segment, Step, Work, laid_out, serial
 from .place import planned
 from .program import COPY_CHUNK, LINE, Slot
 from .schedule import joined, segments, waves
@@ -32,7 +32,7 @@ def check_length(graph: Graph) -> None:
 
 
 def _calls(graph: Graph) -> int:
-    return sum(n.op.steps * max(1, _calls(n.op.body)) if isinstance(n.op, Scan) else needs_kernel(n)
+    return sum(n.op.runs * max(1, _calls(n.op.body)) if isinstance(n.op, Scan) else needs_kernel(n)
                for n in graph.nodes)
 
 
@@ -76,9 +76,10 @@ class _Turns:
         self.memory = planned(self.body, {s.node: s.temps[counts.get(s.node, 0):] for s in self.steps}, wave_of)
         self._results = len(node.operands)
         self._temp = self._results + len(node.results)
-        self.bytes = self.memory.arena_bytes
+        self._stride = -(-self.memory.arena_bytes // LINE) * LINE  # each piece has its own
+        self.bytes = op.pieces * self._stride
         packed = {s.node: tuple(self._room(size) for size in s.temps[:counts.get(s.node, 0)]) for s in self.steps}
-        self.temps = {n: (*packed[n], *(Slot(self._temp, at) for at in self.memory.temps.get(n, ()))) for n in packed}
+        self._packed = packed
         self.constants = (*self.memory.constants,
                           *(v for s in self.steps if isinstance(s, Loop) for v in s.constants))
         self._pool: dict[int, list[Slot]] = {}
@@ -90,7 +91,8 @@ class _Turns:
 
     def _lasting(self) -> set[Value]:
         """What is the same in every turn, as long as it needs no kernel."""
-        lasting = set(self.op.captured)
+        first = self.carried + len(self.op.sliced)
+        lasting = {v for i, v in enumerate(self.op.captured, first) if self.op.is_whole(i)}
         for node in self.body.nodes:
             if not needs_kernel(node) and all(v in lasting for v in node.operands):
                 lasting.update(node.results)
@@ -116,60 +118,89 @@ class _Turns:
 
     def loop(self, read: set[Value]) -> Loop:
         """The loop; of its last state only what is ``read`` is there."""
-        op, carried = self.op, self.carried
         rows: list[list[tuple[Slot, ...]]] = [[] for _ in self.kernels]
+        pieces = [self._turns_of(piece, rows, read) for piece in range(self.op.pieces)]
         phases = list(self.once)
-        captured = [Slot(i) for i in range(carried + len(op.sliced), self._results)]
-        fixed = {v: s for v, h in self.memory.homes.items() if (s := self._fixed(h)) is not None}
-        inner = [Slot(self._temp + 1 + i) for i in range(len(self.memory.constants), len(self.constants))]
-        state = [Slot(i) for i in range(carried)]
-        for turn in range(op.steps):
-            given = [*state, *(self._row(carried + i, self.body.inputs[carried + i].value, turn, backwards)
-                               for i, backwards in enumerate(op.sliced)), *captured]
-            made = self._made(turn, state)
-            slots = {v: fixed[v] if v in fixed else given[h.index] if h.kind == "input" else made[h.index]
-                     for v, h in self.memory.homes.items()}
-            once, copies = laid_out(self.steps, slots, self.temps, inner)
-            phases += self._numbered(turn, [len(r) for r in once], len(self.copies))
-            self.copies += copies
-            for row, more in zip(rows, once, strict=True):
-                row += more
-            phases += self._copied([(slots[o.value], self._stacked(i, turn), o.value.type.bytes)
-                                    for i, o in enumerate(self.body.outputs) if i >= carried])
-            state = [slots[o.value] for o in self.body.outputs[:carried]]
-        phases += self._copied([(slot, Slot(self._results + i), self.node.results[i].type.bytes)
-                                for i, slot in enumerate(state) if self.node.results[i] in read])
+        if len(pieces) == 1:
+            phases += pieces[0]
+        elif self.apart:  # all pieces do the same, so each kernel has segments of its own
+            phases += [tuple(map(serial, zip(same, strict=True))) for same in zip(*pieces, strict=True)]
+        else:
+            phases.append(tuple(map(serial, pieces)))
         return Loop(self.node, self.kernels, (self.bytes,), tuple(phases if self.apart else joined(phases)),
                     tuple(map(tuple, rows)), tuple(self.copies), self.constants)
 
-    def _fixed(self, home: Home) -> Slot | None:
-        """Where a value lies in every turn; None where that is not the same place."""
+    def _turns_of(self, piece: int, rows: Sequence[list[tuple[Slot, ...]]], read: set[Value]) -> list[Segment]:
+        """The segments of all turns of a piece; where the kernels' buffers lie goes to ``rows``."""
+        op, carried = self.op, self.carried
+        self._pool.clear()
+        phases: list[Segment] = []
+        captured = [self._part(i, piece) for i in range(carried + len(op.sliced), self._results)]
+        start = piece * self._stride
+        fixed = {v: s for v, h in self.memory.homes.items() if (s := self._fixed(h, start)) is not None}
+        temps = {n: (*packed, *(Slot(self._temp, start + at) for at in self.memory.temps.get(n, ())))
+                 for n, packed in self._packed.items()}
+        inner = [Slot(self._temp + 1 + i) for i in range(len(self.memory.constants), len(self.constants))]
+        state = [self._part(i, piece) for i in range(carried)]
+        for turn in range(op.steps):
+            given = [*state, *(self._given(carried + i, turn, piece) for i in range(len(op.sliced))), *captured]
+            made = self._made(turn, piece, state)
+            slots = {v: fixed[v] if v in fixed else given[h.index] if h.kind == "input" else made[h.index]
+                     for v, h in self.memory.homes.items()}
+            once, copies = laid_out(self.steps, slots, temps, inner)
+            phases += self._numbered(piece * op.steps + turn, [len(r) for r in once], len(self.copies))
+            self.copies += copies
+            for row, more in zip(rows, once, strict=True):
+                row += more
+            phases += self._copied([(slots[o.value], self._stacked(i, turn, piece), o.value.type.bytes)
+                                    for i, o in enumerate(self.body.outputs) if i >= carried])
+            state = [slots[o.value] for o in self.body.outputs[:carried]]
+        return phases + self._copied([(slot, self._last(i, piece), self.body.outputs[i].value.type.bytes)
+                                      for i, slot in enumerate(state) if self.node.results[i] in read])
+
+    def _part(self, operand: int, piece: int) -> Slot:
+        """Where a piece finds a value of the first state, or a captured one."""
+        return Slot(operand, 0 if self.op.is_whole(operand) else piece * self.body.input_types[operand].bytes)
+
+    def _given(self, operand: int, turn: int, piece: int) -> Slot:
+        """Where a piece finds its row of a sliced tensor."""
+        size, row = self.body.input_types[operand].bytes, self._row(turn, self.op.sliced[operand - self.carried])
+        return Slot(operand, row * size if self.op.is_whole(operand) else (row * self.op.pieces + piece) * size)
+
+    def _last(self, output: int, piece: int) -> Slot:
+        """Where a piece puts a value of the last state."""
+        return Slot(self._results + output, piece * self.body.output_types[output].bytes)
+
+    def _fixed(self, home: Home, start: int) -> Slot | None:
+        """Where a value lies in every turn of the piece whose memory has this start; None where that is not the same
+        place."""
         if home.kind == "arena":
-            return Slot(self._temp, home.index)
+            return Slot(self._temp, start + home.index)
         return Slot(self._temp + 1 + home.index) if home.kind == "constant" else None
 
-    def _row(self, base: int, value: Value, turn: int, backwards: bool) -> Slot:
-        return Slot(base, (self.op.steps - 1 - turn if backwards else turn) * value.type.bytes)
+    def _row(self, turn: int, backwards: bool) -> int:
+        return self.op.steps - 1 - turn if backwards else turn
 
-    def _stacked(self, output: int, turn: int) -> Slot:
-        backwards = self.op.stacked[output - self.carried]
-        return self._row(self._results + output, self.body.outputs[output].value, turn, backwards)
+    def _stacked(self, output: int, turn: int, piece: int) -> Slot:
+        row = self._row(turn, self.op.stacked[output - self.carried])
+        size = self.body.output_types[output].bytes
+        return Slot(self._results + output, (row * self.op.pieces + piece) * size)
 
-    def _made(self, turn: int, state: Sequence[Slot]) -> dict[int, Slot]:
-        """Where a turn writes the outputs of the body, by their positions."""
+    def _made(self, turn: int, piece: int, state: Sequence[Slot]) -> dict[int, Slot]:
+        """Where a turn of a piece writes the outputs of the body, by their positions."""
         made: dict[int, Slot] = {}
         taken = set(state)
         for output, item in enumerate(self.body.outputs):
             if self._home(output) != Home("output", output):
                 continue
             if output >= self.carried:
-                made[output] = self._stacked(output, turn)
+                made[output] = self._stacked(output, turn, piece)
             elif output in self._stack_of:
-                made[output] = self._stacked(self._stack_of[output], turn)
+                made[output] = self._stacked(self._stack_of[output], turn, piece)
             elif turn == self.op.steps - 1:
-                made[output] = Slot(self._results + output)
+                made[output] = self._last(output, piece)
             elif output in self._stack_before:
-                made[output] = self._stacked(self._stack_before[output], turn + 1)
+                made[output] = self._stacked(self._stack_before[output], turn + 1, piece)
             else:
                 made[output] = self._other(item.value.type.bytes, taken)
                 taken.add(made[output])
@@ -184,12 +215,12 @@ class _Turns:
             pool.append(found)
         return found
 
-    def _numbered(self, turn: int, rows: Sequence[int], copy: int) -> list[Segment]:
-        """The segments of a turn, whose kernels lie in so many rows each, with the numbers of these."""
+    def _numbered(self, run: int, rows: Sequence[int], copy: int) -> list[Segment]:
+        """The segments of a turn, the body's ``run``-th, whose kernels lie in so many rows each, with the numbers of
+        these."""
         def numbered(part: Part) -> Part:
-            if part.kernel == COPY:
-                return Part(COPY, 0, copy + part.row)
-            return Part(part.kernel, part.phase, turn * rows[part.kernel] + part.row)
+            first = copy if part.kernel == COPY else run * rows[part.kernel]
+            return part._replace(row=first + part.row)
 
         return [tuple(Work(tuple(map(numbered, work.parts)), work.chunks) for work in segment)
                 for segment in self.turn]

@@ -35,7 +35,7 @@ def source(value: Value) -> Value:
 def cost(node: Node) -> float:
     """A rough guess at the seconds a node takes on one core."""
     if isinstance(node.op, Scan):
-        return node.op.steps * sum(cost(n) for n in node.op.body.nodes if needs_kernel(n))
+        return node.op.runs * sum(cost(n) for n in node.op.body.nodes if needs_kernel(n))
     types = tuple(v.type for v in node.operands)
     results = tuple(r.type for r in node.results)
     dense = node.op.name in _DENSE or getattr(node.op, "kind", "") in _DENSE
@@ -45,7 +45,7 @@ def cost(node: Node) -> float:
 def moved(node: Node) -> int:
     """Bytes that a node reads and writes, each operand once; a scan in all of its turns."""
     if isinstance(node.op, Scan):
-        return node.op.steps * sum(moved(n) for n in node.op.body.nodes if needs_kernel(n))
+        return node.op.runs * sum(moved(n) for n in node.op.body.nodes if needs_kernel(n))
     if isinstance(node.op, FirstColumns | MoreColumns):
         return 2 * node.operands[-1].type.bytes
     read = {v: v.type.bytes for v in node.operands}

@@ -27,7 +27,7 @@ from .engine import Engine, cached, engine, object_cache
 from .isa import Isa
 from .isa import chosen as chosen_isa
 from .kept import kept_of, schedule
-from .loops import COPY, Segment
+from .loops import ANY, COPY, Segment
 from .made_images import makes_image
 from .parts import parts
 from .place import Placement, place
@@ -260,13 +260,13 @@ def _frame(kernels: Sequence[CompiledKernel], code: Code, placement: Placement, 
     for segment in segments:
         items = []
         for work in segment:
-            calls = [(shared.copy, inner[p.row]) if p.kernel == COPY else
-                     (code.functions[kernels[p.kernel].first + p.phase], positions[p.kernel][p.row])
+            calls = [(shared.copy, inner[p.row], p.chunk) if p.kernel == COPY else
+                     (code.functions[kernels[p.kernel].first + p.phase], positions[p.kernel][p.row], p.chunk)
                      for p in work.parts]
             items.append(Item(tuple(calls), work.chunks))
         program.segments.append(tuple(items))
     if placement.copies:
-        program.segments.append(tuple(Item(((shared.copy, position),), -(-size // COPY_CHUNK))
+        program.segments.append(tuple(Item(((shared.copy, position, ANY),), -(-size // COPY_CHUNK))
                                       for position, (*_, size) in zip(outer, placement.copies, strict=True)))
     return program.frame(placement.externals, placement.constants.ctypes.data, kept, placement.arena_bytes, stride,
                          profile)

@@ -6,6 +6,7 @@ eliminate_dead_code, fold_constants, simplify (its algebra in rules/), simplify_
 record_maxima     repeated until nothing changes, with
 hoist_from_scans  does for all turns of a loop at once what no turn has to wait for (scan_parts, batching), sums too
                   (scan_sums)
+split_scans       cuts loops along the batch, where rows do not depend on each other
 defer_affine      lets a dense block's gradient wait for what its normalizations add by channel
 skip_pooled_zeros, mark_sparse, mark_kept
                   tell contractions which zeros may be left out, and which filters outlast a run (marks, lasting)

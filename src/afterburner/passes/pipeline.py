@@ -25,6 +25,7 @@ from .rematerialize import rematerialize
 from .simplify import simplify
 from .simplify_scans import simplify_scans
 from .skip_pooled_zeros import skip_pooled_zeros
+from .split_scans import split_scans
 
 Pass = Callable[[Graph], Graph]
 Dump = Callable[[str, Graph, float], None]
@@ -89,6 +90,7 @@ def optimize(graph: Graph, skip: Collection[str] = (), dump: Dump | None = None,
         ValueError: ``skip`` names no pass.
     """
     lowering: tuple[tuple[str, Pass], ...] = (
+        ("split_scans", split_scans),
         ("skip_pooled_zeros", partial(skip_pooled_zeros, fast=fast)),
         ("defer_affine", defer_affine),
         ("eliminate_dead_code", eliminate_dead_code),
