@@ -21,7 +21,7 @@ from afterburner.options import overridden
 from .table import Record, check
 
 FAMILIES = (
-    "conv", "control", "elementwise", "gather", "loss", "matmul", "normalize", "pool", "random", "reduce",
+    "conv", "control", "elementwise", "gather", "loop", "loss", "matmul", "normalize", "pool", "random", "reduce",
     "shape", "sort",
 )  # fmt: skip
 
