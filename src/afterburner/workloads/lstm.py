@@ -10,7 +10,7 @@ from ._alone import report
 from ._keras import timed
 
 BATCH = 32
-STEPS = 20
+STEPS = 50
 LENGTH = 50
 
 
