@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from afterburner.ir import interpret, verify
+from afterburner.ir.ops.control import Scan
 from afterburner.passes import split_scans as module
 from afterburner.passes.split_scans import split_scans
 
@@ -103,6 +104,22 @@ def test_a_counter_in_the_state_keeps_a_loop_whole() -> None:
             }
           return %0, %1
         }""")
+
+
+@pytest.mark.parametrize(("steps", "pieces"), [(100, 6), (2000, 4), (3000, 2), (4000, 2), (5000, 1)])
+def test_many_turns_in_few_pieces(steps: int, pieces: int) -> None:
+    graph = graph_of(f"""
+        graph g(%h: f32[12,3]) {{
+          %0: f32[12,3] = scan(%h) {{steps={steps}, sliced=(), stacked=()}} with
+            graph turn(%h: f32[12,3]) {{
+              %0: f32[12,3] = neg(%h)
+              return %0
+            }}
+          return %0
+        }}""")
+    (node,) = split_scans(graph).nodes
+    assert isinstance(node.op, Scan)
+    assert node.op.pieces == pieces
 
 
 def test_every_operation_on_rows() -> None:

@@ -87,8 +87,8 @@ def shifted(segment: Segment, kernel: int, copy: int) -> Segment:
     """A segment of a loop whose first kernel and copy have these numbers."""
     if not kernel and not copy:
         return segment
-    return tuple(Work(tuple(p._replace(row=p.row + copy) if p.kernel == COPY else p._replace(kernel=p.kernel + kernel)
-                            for p in work.parts), work.chunks) for work in segment)
+    return tuple(Work(tuple(Part(k, phase, row + copy, chunk) if k == COPY else Part(k + kernel, phase, row, chunk)
+                            for k, phase, row, chunk in work.parts), work.chunks) for work in segment)
 
 
 def serial(segments: Iterable[Segment]) -> Work:
@@ -125,4 +125,4 @@ def laid_out(steps: Sequence[Step], slots: Mapping[Value, Slot], temps: Mapping[
 
 def _seen_from(around: Sequence[Slot], slot: Slot) -> Slot:
     base = around[slot.base]
-    return Slot(base.base, base.offset + slot.offset)
+    return Slot(base.base, base.offset + slot.offset) if slot.offset else base

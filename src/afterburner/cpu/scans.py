@@ -64,6 +64,8 @@ class _Turns:
     def __init__(self, node: Node, op: Scan, kernels: Sequence[CompiledKernel], apart: bool) -> None:
         self.node, self.op, self.body, self.apart = node, op, op.body, apart
         self.carried = op.carried
+        self._given_bytes = [t.bytes for t in self.body.input_types]
+        self._made_bytes = [t.bytes for t in self.body.output_types]
         self.kernels = tuple(kernels)
         self.steps = steps_of(self.body, kernels, apart)
         wave_of = waves(self.steps, apart)
@@ -84,6 +86,7 @@ class _Turns:
                           *(v for s in self.steps if isinstance(s, Loop) for v in s.constants))
         self._pool: dict[int, list[Slot]] = {}
         self._stack_of = self._stacks()
+        self._written = [i for i in range(len(self.body.outputs)) if self._home(i) == Home("output", i)]
         inputs = {item.value: i for i, item in enumerate(self.body.inputs[:op.carried])}
         self._stack_before = {inputs[o.value]: i for i, o in enumerate(self.body.outputs)
                               if i >= self.carried and o.value in inputs}
@@ -152,24 +155,24 @@ class _Turns:
             self.copies += copies
             for row, more in zip(rows, once, strict=True):
                 row += more
-            phases += self._copied([(slots[o.value], self._stacked(i, turn, piece), o.value.type.bytes)
+            phases += self._copied([(slots[o.value], self._stacked(i, turn, piece), self._made_bytes[i])
                                     for i, o in enumerate(self.body.outputs) if i >= carried])
             state = [slots[o.value] for o in self.body.outputs[:carried]]
-        return phases + self._copied([(slot, self._last(i, piece), self.body.outputs[i].value.type.bytes)
+        return phases + self._copied([(slot, self._last(i, piece), self._made_bytes[i])
                                       for i, slot in enumerate(state) if self.node.results[i] in read])
 
     def _part(self, operand: int, piece: int) -> Slot:
         """Where a piece finds a value of the first state, or a captured one."""
-        return Slot(operand, 0 if self.op.is_whole(operand) else piece * self.body.input_types[operand].bytes)
+        return Slot(operand, 0 if self.op.is_whole(operand) else piece * self._given_bytes[operand])
 
     def _given(self, operand: int, turn: int, piece: int) -> Slot:
         """Where a piece finds its row of a sliced tensor."""
-        size, row = self.body.input_types[operand].bytes, self._row(turn, self.op.sliced[operand - self.carried])
+        size, row = self._given_bytes[operand], self._row(turn, self.op.sliced[operand - self.carried])
         return Slot(operand, row * size if self.op.is_whole(operand) else (row * self.op.pieces + piece) * size)
 
     def _last(self, output: int, piece: int) -> Slot:
         """Where a piece puts a value of the last state."""
-        return Slot(self._results + output, piece * self.body.output_types[output].bytes)
+        return Slot(self._results + output, piece * self._made_bytes[output])
 
     def _fixed(self, home: Home, start: int) -> Slot | None:
         """Where a value lies in every turn of the piece whose memory has this start; None where that is not the same
@@ -183,16 +186,14 @@ class _Turns:
 
     def _stacked(self, output: int, turn: int, piece: int) -> Slot:
         row = self._row(turn, self.op.stacked[output - self.carried])
-        size = self.body.output_types[output].bytes
+        size = self._made_bytes[output]
         return Slot(self._results + output, (row * self.op.pieces + piece) * size)
 
     def _made(self, turn: int, piece: int, state: Sequence[Slot]) -> dict[int, Slot]:
         """Where a turn of a piece writes the outputs of the body, by their positions."""
         made: dict[int, Slot] = {}
         taken = set(state)
-        for output, item in enumerate(self.body.outputs):
-            if self._home(output) != Home("output", output):
-                continue
+        for output in self._written:
             if output >= self.carried:
                 made[output] = self._stacked(output, turn, piece)
             elif output in self._stack_of:
@@ -202,7 +203,7 @@ class _Turns:
             elif output in self._stack_before:
                 made[output] = self._stacked(self._stack_before[output], turn + 1, piece)
             else:
-                made[output] = self._other(item.value.type.bytes, taken)
+                made[output] = self._other(self._made_bytes[output], taken)
                 taken.add(made[output])
         return made
 
@@ -219,8 +220,8 @@ class _Turns:
         """The segments of a turn, the body's ``run``-th, whose kernels lie in so many rows each, with the numbers of
         these."""
         def numbered(part: Part) -> Part:
-            first = copy if part.kernel == COPY else run * rows[part.kernel]
-            return part._replace(row=first + part.row)
+            kernel, phase, row, chunk = part
+            return Part(kernel, phase, row + (copy if kernel == COPY else run * rows[kernel]), chunk)
 
         return [tuple(Work(tuple(map(numbered, work.parts)), work.chunks) for work in segment)
                 for segment in self.turn]
