@@ -122,6 +122,22 @@ def test_many_turns_in_few_pieces(steps: int, pieces: int) -> None:
     assert node.op.pieces == pieces
 
 
+def test_long_turns_in_few_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MOST_CALLS", 40)
+    graph = graph_of("""
+        graph g(%h: f32[12,3]) {
+          %0: f32[12,3] = scan(%h) {steps=5, sliced=(), stacked=()} with
+            graph turn(%h: f32[12,3]) {
+              %0: f32[12,3] = neg(%h)
+              %1: f32[12,3] = exp(%0)
+              return %1
+            }
+          return %0
+        }""")
+    (node,) = split_scans(graph).nodes
+    assert isinstance(node.op, Scan) and node.op.pieces == 4
+
+
 def test_every_operation_on_rows() -> None:
     graph = graph_of("""
         graph g(%h: f32[6,4], %x: f32[3,6,4], %w: f32[4,4], %flags: bool[3,6], %image: f32[6,4,1,1], %f: f32[1,1,1,1]) {

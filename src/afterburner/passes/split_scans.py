@@ -15,6 +15,7 @@ from ..ir.ops.shape import Broadcast, Concat, Iota, Pad, Reshape, Reverse, Slice
 _LEAST_ROWS = 10  # of a piece: a product of fewer reads its matrix for too little
 _MOST_PIECES = 64
 _MOST_RUNS = 8000  # turns of all pieces: a program has rows in its tables for each, which take time to write out
+_MOST_CALLS = 100_000  # operations of the turns of all pieces, as a program has no room for more than twice as many
 _MOST_WHOLE_BYTES = 4 << 20  # of what every piece reads in every turn, which should stay in a cache
 _LEAST_WORK = 3_000_000  # operations and bytes of all turns: some hundred microseconds
 _PER_FLOP = 0.2  # what one costs beside a byte that is written
@@ -56,7 +57,8 @@ def _pieces(scan: Scan) -> int:
     if scan.steps * work < _LEAST_WORK:
         return 1
     batch = states[0].shape[0]
-    most = min(_MOST_PIECES, batch // _LEAST_ROWS, _MOST_RUNS // scan.steps)
+    most = min(_MOST_PIECES, batch // _LEAST_ROWS, _MOST_RUNS // scan.steps,
+               _MOST_CALLS // (scan.steps * len(scan.body.nodes)))
     return max((n for n in range(1, most + 1) if batch % n == 0), default=1)
 
 
