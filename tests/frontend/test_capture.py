@@ -347,6 +347,27 @@ def test_a_recurrent_network_trains_around_its_loop(monkeypatch, enough):
     assert step.status == "left" or sum(op.type in ("While", "StatelessWhile") for op in step.left) == 2
 
 
+def test_a_loop_that_looks_up_a_variable_trains_whole():
+    """Its gradient asks for the shape of the variable that the loop gives on."""
+    table = tf.Variable(np.linspace(-1, 1, 40, dtype=np.float32).reshape(10, 4))
+
+    @tf.function
+    def gradients(words):
+        with tf.GradientTape() as tape:
+            state = tf.zeros((3, 4))
+            for t in tf.range(5):
+                state = tf.tanh(state + tf.gather(table, words[:, t]))
+            loss = tf.reduce_sum(state ** 2)
+        return loss, tf.convert_to_tensor(tape.gradient(loss, table))
+
+    words = tf.constant(np.arange(15).reshape(3, 5) % 10)
+    expected = gradients(words)
+    with captured() as taken:
+        close(gradients(words), expected)
+    step = taken.functions()["gradients"]
+    assert step.status == "compiled" and not any("While" in op.type for op in step.left)
+
+
 def test_a_gradient_from_outside_leaves_a_loop_to_tensorflow():
     """Its lists go from one function to another."""
     kernel = tf.Variable(np.eye(3, dtype=np.float32) / 2)

@@ -180,12 +180,16 @@ def _is_alias(op: tf.Operation) -> bool:
     return op.type == "Identity" and not (op.control_inputs and op.outputs[0].consumers())
 
 
+_WRITES_NOTHING = (
+    "Assert", "ReadVariableOp", "ResourceGather", "ResourceGatherNd", "VarIsInitializedOp", "VariableShape")
+
+
 def _given_on(op: tf.Operation) -> list[int]:
     """Positions of the resources that a loop without effects gives on as they are."""
     if op.type not in LOOPS or all(t.dtype != tf.resource for t in op.outputs):
         return []
     body = _function(op.graph, op, "body").graph
-    if any(is_stateful(inner) and inner.type != "ReadVariableOp" for inner in body.get_operations()):
+    if any(is_stateful(inner) and inner.type not in _WRITES_NOTHING for inner in body.get_operations()):
         return []
     return [i for i, (given, got) in enumerate(zip(body.inputs, body.outputs, strict=True))
             if given.dtype == tf.resource and _renamed(got) is given]
