@@ -40,7 +40,7 @@ def _flag(given: object) -> bool:
 def _count(given: object) -> int:
     text = str(given).strip()
     if not text.isdecimal():
-        raise OptionError(f"{given!r} is not a whole number")
+        raise OptionError(f"{given!r} is not a whole number from 0 up")
     return int(text)
 
 

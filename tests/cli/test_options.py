@@ -90,3 +90,8 @@ def test_the_environment_gives_the_same_values() -> None:
     assert math.isnan(from_environment({"AFTERBURNER_POISON": "nan"}).poison or 0.0)
     with pytest.raises(OptionError, match="^AFTERBURNER_THREADS: '²' is not a whole number"):
         from_environment({"AFTERBURNER_THREADS": "²"})
+
+
+def test_a_count_below_zero_says_where_counts_begin() -> None:
+    with pytest.raises(OptionError, match="^AFTERBURNER_THREADS: '-1' is not a whole number from 0 up"):
+        from_environment({"AFTERBURNER_THREADS": "-1"})
