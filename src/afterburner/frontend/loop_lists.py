@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, cast
@@ -35,11 +36,12 @@ class State:
 _LENGTH_CHANGES = "the length of a list, which changes from turn to turn"
 
 
-class Kept:
+class Kept(ABC):
     """What a list is after the loop."""
 
+    @abstractmethod
     def after(self, turn: Turn, last: dict[Value, Value], stacks: Sequence[Value]) -> TensorListValue:
-        raise NotImplementedError
+        """The list outside, given the last values of the state and the stacked results."""
 
 
 @dataclass(frozen=True)
@@ -77,12 +79,12 @@ class _LastElement(Kept):
         return self.before.joined(turn.outer, turn.outer.reshape(value, (1, *value.shape)), 0)
 
 
-class ListOfLoop(TensorListValue):
+class ListOfLoop(TensorListValue, ABC):
     """A list that a turn is given."""
 
+    @abstractmethod
     def kept(self, turn: Turn, index: int) -> Kept:
         """What it is after the loop, where it is what the turn gives for the loop's variable ``index``."""
-        raise NotImplementedError
 
 
 def _turn(ctx: Importer) -> Turn:

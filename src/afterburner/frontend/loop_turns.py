@@ -61,7 +61,6 @@ class Turn(Importer):
         self._loop = op
         self._slices: dict[tuple[Value, bool], Value] = {}
         self._stacks: list[tuple[Value, bool]] = []
-        self._ends: list[tuple[FlatTensor, State | Value]] = []
 
     # What comes from outside.
 
