@@ -125,6 +125,27 @@ def test_long_inner_axis_is_summed_in_parts(layout):
     check(20, 4000, 130, "bf16", layout, None)
 
 
+@pytest.mark.parametrize("isa_name", INSTRUCTION_SETS)
+@pytest.mark.parametrize("dtype", ["f32", "f64", "bf16"])
+@pytest.mark.parametrize("size", [(256, 17, 70), (259, 256, 50), (261, 600, 70), (517, 1030, 40)], ids=str)
+def test_transposed_rows_in_blocks(size, dtype, isa_name):
+    for layout in ((True, False), (True, True)):
+        check(*size, dtype, layout, isa_name)
+
+
+@pytest.mark.parametrize("isa_name", INSTRUCTION_SETS)
+def test_transposed_rows_are_summed_few_steps_at_a_time(isa_name):
+    num = numeric(DTYPES["f32"], isas.host(isa_name))
+
+    def blocked(m, n, k, finished):
+        return matmul.block(matmul.Product(1, m, n, k, True, False), num, isas.host(isa_name), False, finished)
+
+    assert blocked(1024, 256, 2048, finished=False).depth <= 256
+    long, short = blocked(1024, 256, 2048, finished=True), blocked(1024, 256, 512, finished=True)
+    assert long.depth <= 256 and long.partial
+    assert short.depth == 512 and not short.partial, "a pass of its own would cost what is gained"
+
+
 @pytest.mark.parametrize("size", [(0, 3, 4), (3, 0, 4), (3, 4, 0)], ids=str)
 def test_empty(size):
     m, k, n = size

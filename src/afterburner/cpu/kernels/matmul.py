@@ -48,6 +48,7 @@ _STREAMS = 8  # panels of B packed at once: ways of a first-level cache, should 
 _ONE_TILE, _FEW_ROWS = 4, 48  # rows of A: for so few B is not packed; up to so many, a large B takes as long to read
 _LARGE_BYTES = 8 << 20  # of B
 _PIECE_BYTES, _PIECES = 4 << 10, 32  # of the rows of such a B that a chunk reads, and how many it packs at once
+_STEPS_TOGETHER = 256  # of k, where A is packed: a tile of it and a panel of B then stay in a first-level cache
 _A_BYTES = 48 << 10  # of packed A: rows that long are read well from strided memory
 
 
@@ -127,10 +128,13 @@ def block(p: Product, num: Numeric, isa: Isa, half: bool, finished: bool) -> Blo
     parts = _parts_in_rows(p, num, columns) if whole_rows else _parts(p, num, rows, columns)
     part_k, part_m = -(-p.k // parts[3]), p.m / parts[1]
     width = -(-columns.parts // parts[2]) * columns.widest * num.lanes
-    depth = _even(part_k, _PIECES if whole_rows else max(128, _BLOCK_BYTES // (width * num.bytes)))
+    strided = p.transpose_a and p.k > 16 and p.m * num.bytes >= 1024 and columns.parts > 1
+    deepest = max(128, _BLOCK_BYTES // (width * num.bytes))
+    if strided and (part_k > deepest or not finished):  # else a pass over C of its own would cost what is gained
+        deepest = min(deepest, _STEPS_TOGETHER)
+    depth = _even(part_k, _PIECES if whole_rows else deepest)
     contiguous = columns.parts == 1 and p.n % num.lanes == 0
     pack_b = p.transpose_b or half or whole_rows or (part_m > 12 and not contiguous)
-    strided = p.transpose_a and p.k > 16 and p.m * num.bytes >= 1024 and columns.parts > 1
     pack_a = half or strided or _aliased(p, num, rows, columns)
     a_tiles = max(1, min(rows.parts, _A_BYTES // (depth * rows.widest * num.bytes)))
     return Blocking(rows, columns, parts, depth, pack_a, pack_b, a_tiles,
@@ -306,11 +310,16 @@ class Gemm:
                 copy_rows(e, self.num, source, by_m, self._packed_a(e, tile, first), self.a_line, height, count,
                           self.stored)
             return
-        with e.loop(0, count, name="k") as k:
-            line = e.at(origin, e.b.mul(k, i64(by_k)), self.stored)
-            for height, tile, row in self.by.rows.walk(e, first, end):
-                target = e.at(self._packed_a(e, tile, first), e.b.mul(k, i64(height)), self.num.element)
-                copy_run(e, self.num, e.at(line, row, self.stored), target, height, self.stored)
+        lanes = self.num.lanes if self.p.m >= self.num.lanes else 1
+        before = e.b.sub(count, i64(1))  # what is copied too much belongs to the next step, so the last one is exact
+        for low, high, least in ((i64(0), before, lanes), (before, count, 1)):
+            with e.loop(low, high, name="k") as k:
+                line = e.at(origin, e.b.mul(k, i64(by_k)), self.stored)
+                for height, tile, row in self.by.rows.walk(e, first, end):
+                    source = e.at(line, row, self.stored)
+                    e.prefetch(e.at(source, ROWS_AHEAD * by_k, self.stored))
+                    target = e.at(self._packed_a(e, tile, first), e.b.mul(k, i64(height)), self.num.element)
+                    copy_run(e, self.num, source, target, -(-height // least) * least, self.stored)
 
     def _packed_a(self, e: Emitter, tile: ll.Value, first: ll.Value) -> ll.Value:
         slot = e.b.mul(e.b.sub(tile, first), i64(self.by.rows.widest * self.a_line))
