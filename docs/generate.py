@@ -59,7 +59,7 @@ def measured_page(page: Path) -> str:
     return filled(page.read_text(encoding="utf-8"), blocks)
 
 
-CHARTS = {"small": "bench.png", "recurrent": "recurrent.png", "networks": "networks.png", "inference": "inference.png",
+CHARTS = {"small": "bench.png", "sequences": "sequences.png", "networks": "networks.png", "inference": "inference.png",
           "mixed_bfloat16": "mixed_bfloat16.png"}
 OTHER_MACHINES = ("networks_zen3", "networks_zen3_onednn", "inference_zen3")  # measured by hand, without a chart
 PAGES: dict[Path, Callable[[], str]] = {

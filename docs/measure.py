@@ -2,7 +2,7 @@
 
     python docs/measure.py NAME ... [--rounds 5]
 
-NAME is what to measure: small, recurrent, networks (the five that train, in default and fast precision), inference, or
+NAME is what to measure: small, sequences, networks (the five that train, in default and fast precision), inference, or
 mixed_bfloat16 (the five under Keras's policy). Results are kept in docs/measured/NAME.json, charts in docs/; the tables
 between the marks of the pages are made from these files, here and by ``docs/generate.py``.
 """
@@ -17,7 +17,7 @@ from generate import CHARTS, FOLDER, MEASURED, write_all
 
 WHAT = {
     "small": ("small",),
-    "recurrent": ("recurrent",),
+    "sequences": ("sequences",),
     "networks": ("training", "--fast"),
     "inference": ("resnet50v2-infer", "mobilenetv3-infer", "densenet121-infer"),
     "mixed_bfloat16": ("training", "--policy", "mixed_bfloat16"),

@@ -14,7 +14,7 @@ from tests.cli.commands import afterburner
 
 def test_every_workload_is_in_one_group_beside_all():
     groups = workloads.groups()
-    every = sorted(groups["small"] + groups["recurrent"] + groups["networks"])
+    every = sorted(groups["small"] + groups["sequences"] + groups["networks"])
     assert every == list(groups["all"]) == list(workloads.names())
 
 

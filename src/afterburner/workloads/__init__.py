@@ -27,7 +27,7 @@ def seconds_of(call: Callable[[], object]) -> float:
 
 Units = dict[str, tuple[int, Callable[[], object]]]  # name: (units that a call does, the call)
 
-_RECURRENT = ("lstm", "gru")
+_SEQUENCES = ("lstm", "gru", "transformer")
 _NETWORKS = ("resnet50v2", "mobilenetv3", "densenet121", "cyclegan", "style_transfer")
 _INFERENCE = "-infer"
 
@@ -44,12 +44,12 @@ def module(name: str) -> str:
 
 
 def groups() -> dict[str, tuple[str, ...]]:
-    """Names for several workloads: ``small`` ones, ``recurrent`` ones, whole ``networks`` (minutes each), their
+    """Names for several workloads: ``small`` ones, networks for ``sequences``, whole ``networks`` (minutes each), their
     ``training``, ``all``."""
     every = names()
     networks = tuple(name for name in every if name.removesuffix(_INFERENCE) in _NETWORKS)
-    small = tuple(name for name in every if name not in (*networks, *_RECURRENT))
-    return {"small": small, "recurrent": _RECURRENT, "networks": networks, "training": _NETWORKS, "all": every}
+    small = tuple(name for name in every if name not in (*networks, *_SEQUENCES))
+    return {"small": small, "sequences": _SEQUENCES, "networks": networks, "training": _NETWORKS, "all": every}
 
 
 def chosen(words: Iterable[str]) -> tuple[str, ...]:
