@@ -116,16 +116,11 @@ entry:
   %scratch = getelementptr i8, ptr %arena, i64 %own.offset
   %is.caller = icmp eq i64 %worker, 0
   %has.profile = icmp ne ptr %profile, null
-  %stamps = and i1 %is.caller, %has.profile
   %first = load atomic i64, ptr %sync acquire, align 8
-  br i1 %stamps, label %stamp.start, label %segment
-stamp.start:
-  %t0 = call i64 @clock_ns()
-  store i64 %t0, ptr %profile
   br label %segment
 
 segment:
-  %s = phi i64 [ %first, %entry ], [ %first, %stamp.start ], [ %s.next, %advance ]
+  %s = phi i64 [ %first, %entry ], [ %s.next, %advance ]
   %more = icmp slt i64 %s, %count
   br i1 %more, label %open, label %done
 open:
@@ -216,6 +211,15 @@ done:
 define void @program_run(ptr %team, ptr %frame, i64 %workers) {
 entry:
   call void @program_prepare(ptr %frame)
+  %profile.p = getelementptr i64, ptr %frame, i64 $PROFILE
+  %profile = load ptr, ptr %profile.p
+  %has.profile = icmp ne ptr %profile, null
+  br i1 %has.profile, label %stamp, label %run
+stamp:  ; before anybody begins: a worker may be done with the first segment before the caller comes to it
+  %now = call i64 @clock_ns()
+  store i64 %now, ptr %profile
+  br label %run
+run:
   %alone = icmp slt i64 %workers, 2
   br i1 %alone, label %single, label %several
 single:
