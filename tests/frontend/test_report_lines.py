@@ -51,6 +51,17 @@ def test_one_piece_is_told_as_such(capsys: pytest.CaptureFixture[str]) -> None:
     assert found is not None and found[1] is None
 
 
+def test_integers_are_arithmetic_too(capsys: pytest.CaptureFixture[str]) -> None:
+    @tf.function
+    def steps(x):
+        return (x + 1) * x // 3 - tf.reduce_max(x)
+
+    with overridden(verbosity="line", compile_after=0), captured():
+        steps(tf.range(9))
+    (said,) = lines(capsys)
+    assert "(100% of the arithmetic)" in said
+
+
 def test_is_told_where_the_call_fails(capsys: pytest.CaptureFixture[str]) -> None:
     @tf.function
     def steps(x, index):

@@ -446,13 +446,14 @@ def _text(flat: FlatGraph) -> str:
 
 
 def _arithmetic_share(cut: Partition, inside: Sequence[FlatOp], inner: Sequence[FlatOp]) -> float:
-    """Share of result elements computed by us, as far as static shapes tell. ``inside``: operations inside of loops and
-    branches that we run, ``inner``: those of them that are compiled."""
+    """Share of result elements computed by us, as far as static shapes tell; of operations, where these tell of no
+    floating-point number. ``inside``: operations inside of loops and branches that we run, ``inner``: those of them
+    that are compiled."""
     stages = [s for s in cut.stages if s.kind is not Kind.HOST]
-    ours = _elements(op for s in stages if s.native for op in s.ops) + _elements(inner)
-    every = [*(op for s in stages for op in s.ops), *inside]
-    handed = _elements(op for op in every if op.type.startswith("IteratorGetNext"))
-    return ours / max(_elements(every) - handed, 1)
+    ours = [*(op for s in stages if s.native for op in s.ops), *inner]
+    every = [op for op in (*(op for s in stages for op in s.ops), *inside) if not op.type.startswith("IteratorGetNext")]
+    elements = _elements(every)
+    return _elements(ours) / elements if elements else len(ours) / max(len(every), 1)
 
 
 def _elements(ops: Iterable[FlatOp]) -> int:
