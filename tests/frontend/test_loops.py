@@ -111,3 +111,36 @@ def test_a_gradient_from_outside_leaves_a_loop_to_tensorflow():
     with captured():
         for _ in range(3):
             close(gradients(), expected)
+
+
+def test_a_loop_with_a_conditional_that_a_gradient_goes_through_stays_on_tensorflow():
+    """The conditional hands optionals to its gradient, which are no elements of a dataset."""
+    kernel = tf.Variable(np.eye(3, dtype=np.float32) / 2)
+
+    @tf.function
+    def gradients(x):
+        with tf.GradientTape() as tape:
+            state = tf.zeros((2, 3))
+            for row in x:
+                if tf.reduce_sum(row) > 0:
+                    for _ in range(8):
+                        state = tf.tanh(row + state @ kernel)
+                else:
+                    state = state * 0.5 - row
+            loss = tf.reduce_sum(state**2)
+        return loss, tape.gradient(loss, kernel)
+
+    expected = gradients(data(5, 2, 3))
+    with captured() as taken:
+        close(gradients(data(5, 2, 3)), expected)
+    assert sum(op.type.endswith("While") for op in taken.functions()["gradients"].left) == 2
+
+
+def test_keras_steps_over_several_batches_are_compiled():
+    """Conditionals around whole steps, which ask whether there is another batch."""
+    model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse", steps_per_execution=3)
+    with captured() as taken:
+        model.fit(data(12, 4), data(12, 1), batch_size=2, epochs=2, verbose=0)
+    step = taken.functions()["multi_step_on_iterator"]
+    assert step.taken_ops > 20 and not any(op.type.endswith(("If", "While")) for op in step.left)

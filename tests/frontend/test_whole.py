@@ -148,6 +148,28 @@ def test_a_loop_that_the_host_steps_is_tried(monkeypatch):
     assert report.choices[0].chosen == "TensorFlow" and race.ran[-1] == "whole" and "piece" in race.ran
 
 
+def test_a_conditional_that_a_gradient_goes_through_is_tried(monkeypatch):
+    def deep(x):
+        for _ in range(12):
+            x = tf.tanh(x @ x) * 2.0 + 1.0
+        return x
+
+    @tf.function
+    def gradient(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = tf.cond(tf.reduce_all(x < 1e30), lambda: deep(x), lambda: x)
+        return tape.gradient(y, x)
+
+    race = Race(piece=4.0, whole=1.0)
+    race.enter(monkeypatch)
+    with captured(race.wrap, Choices(whole=lambda text: text, clock=race.clock), compile_after=1) as taken:
+        for _ in range(16):
+            gradient(tf.constant(X))
+    (report,) = taken.functions().values()
+    assert report.choices[0].chosen == "TensorFlow" and race.ran[-1] == "whole" and "piece" in race.ran
+
+
 def test_a_loop_over_a_dataset_is_not_tried(monkeypatch):
     v = tf.Variable(np.eye(5, dtype=np.float32))
 

@@ -39,6 +39,7 @@ _MAX_REFUSALS = 16  # operations found out one by one; each costs an import
 _MIN_STEP_OPS = 20  # a loop over an iterator with less inside turns faster in TensorFlow,
 _MIN_LOOP_OPS = 150  # and so does any other loop
 _STACKS = ("TensorListPushBack", "TensorListPopBack")
+_OPTIONALS = ("OptionalFromValue", "OptionalGetValue")  # how a conditional hands values to its gradient
 _UPDATES = ("AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp")
 _LARGE_STEP_VARIABLES = 100  # updated by one call: a training step of a network with some dozens of layers
 _MAX_STRAYS = 24  # calls whose shapes or sizes were not compiled, less those whose were
@@ -277,7 +278,7 @@ class FunctionState:
         take = Take(lambda flat: self._partition(flat, xla), self._engine, self._entry,
                     stock_may_run=report.calls > 1 or self._is_bet)
         self._whole = contests(self._engine, self._entry, cache(lambda: _text(flat))) \
-            if _in_pieces(cut, inside, inner) and take.stock_may_run and not self._has_stream else None
+            if _in_pieces(cut, inner) and take.stock_may_run and not self._has_stream else None
         self.taken = TakenFunction(flat, cut, take)
         if not self._is_young and report.calls < _FEW_CALLS:
             self._is_young = True
@@ -300,9 +301,11 @@ class FunctionState:
         whole step, as behind an iterator."""
         inside = list(_everything_inside(op))
         ours = sum(o.type != "Const" and reason(o) is None for o in inside)
-        if any(map(_is_over_data, inside)):
+        if _is_over_data(op, inside):
             return ours >= _MIN_STEP_OPS or is_quick(op)
-        return ours >= _MIN_LOOP_OPS and not _is_differentiated(op)
+        if _is_differentiated(op):
+            return op.type not in LOOPS and ours >= _MIN_STEP_OPS
+        return ours >= _MIN_LOOP_OPS
 
     def _reason(self, op: FlatOp, xla: bool) -> str | None:
         if _place(op) in self._refused:
@@ -367,10 +370,11 @@ def _with_all_inside(flat: FlatGraph) -> Iterator[FlatOp]:
 
 
 def _is_differentiated(op: FlatOp) -> bool:
-    """Whether a gradient goes through a loop. Each turn then puts tens of values on stacks, or takes them from there:
-    from the host that takes longer than what is gained, most of which are shapes."""
+    """Whether a gradient goes through a loop or conditional. Each turn of a loop then puts tens of values on stacks, or
+    takes them from there: from the host that takes longer than what is gained, most of which are shapes."""
+    kept = _STACKS if op.type in LOOPS else _OPTIONALS
     bodies = (flatten(branch_graph(op, name), op.name) for name in branch_names(op))
-    return any(inner.type in _STACKS for body in bodies for inner in body.ops)
+    return any(inner.type in kept for body in bodies for inner in body.ops)
 
 
 def _is_elsewhere() -> bool:
@@ -427,17 +431,23 @@ def _refuse_poor(cut: Partition, taken: int, seen: int, xla: bool, inner: Sequen
         raise NotTaken(f"it would take {len(cut.stages)} stages")
 
 
-def _in_pieces(cut: Partition, inside: Sequence[FlatOp], inner: Sequence[FlatOp]) -> bool:
+def _in_pieces(cut: Partition, inner: Sequence[FlatOp]) -> bool:
     """Whether TensorFlow's operations stand between compiled ones, or the host steps through loops and conditionals
-    that hold compiled ones (``inner``; ``inside``: all that they hold). Loops over a dataset are not meant: each turn
-    is a whole step, and the last call of an epoch may have fewer."""
+    that hold compiled ones (``inner``). Loops over a dataset are not meant: each turn is a whole step, and the last
+    call of an epoch may have fewer."""
     if inner:
-        return not any(_is_over_data(op) for op in inside)
+        stepped = [s.ops[-1] for s in cut.stages if s.kind is Kind.HOST]
+        return not any(_is_over_data(op, list(_everything_inside(op))) for op in stepped)
     return [stage.kind for stage in cut.stages].count(Kind.NATIVE) > 1
 
 
-def _is_over_data(op: FlatOp) -> bool:
-    return op.type.startswith(("IteratorGetNext", "Optional"))
+def _is_over_data(op: FlatOp, inside: Sequence[FlatOp]) -> bool:
+    """Whether a loop or conditional takes elements of a dataset, or opens one after asking whether there is one. The
+    gradient of a conditional opens optionals too, and does not ask."""
+    if any(inner.type.startswith(("IteratorGetNext", "OptionalHasValue")) for inner in inside):
+        return True
+    return (any(inner.type == "OptionalGetValue" for inner in inside)
+            and any(around.type == "OptionalHasValue" for around in op.source.graph.get_operations()))
 
 
 def _text(flat: FlatGraph) -> str:
