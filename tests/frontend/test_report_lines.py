@@ -73,3 +73,20 @@ def test_is_told_where_the_call_fails(capsys: pytest.CaptureFixture[str]) -> Non
         with pytest.raises(tf.errors.InvalidArgumentError):
             steps(tf.ones((4, 4)), tf.constant(100))
     assert len(lines(capsys)) == 1
+
+
+def test_why_a_small_function_is_left() -> None:
+    @tf.function
+    def small(x):
+        return x @ x + 1.0
+
+    @tf.function
+    def words(x):
+        return tf.strings.length(tf.strings.lower(tf.strings.as_string(x))) + 1
+
+    with overridden(compile_after=0), captured() as taken:
+        for function in (small, words):
+            function(tf.ones((4, 4)))
+    why = {name: function.reason for name, function in taken.functions().items()}
+    assert why == {"small": "it has only 2 operations, too few to gain anything",
+                   "words": "only 1 of 4 operations can be compiled (AsString: no rule for AsString)"}

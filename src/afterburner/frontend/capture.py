@@ -26,7 +26,7 @@ from .flatten import LOOPS, FlatGraph, FlatOp, branch_graph, called_functions, f
 from .function import Take, TakenFunction, branch_names, describe_left, is_control, is_quick
 from .import_graph import supported
 from .native import Engine
-from .partition import Kind, Partition, partition
+from .partition import MIN_OPS, Kind, Partition, partition, why_too_few
 from .streams import draw_from_streams
 from .variables import forget_all, run_by_tensorflow, unwatch, watch
 from .whole import WholeContests, contests
@@ -34,7 +34,6 @@ from .whole import WholeContests, contests
 _ATTRIBUTE = "_afterburner"
 _MAX_STAGES = 9
 _MIN_SHARE = 0.5  # of the operations; below, TensorFlow keeps the whole function
-_MIN_OPS = 3
 _MAX_REFUSALS = 16  # operations found out one by one; each costs an import
 _MIN_STEP_OPS = 20  # a loop over an iterator with less inside turns faster in TensorFlow,
 _MIN_LOOP_OPS = 150  # and so does any other loop
@@ -422,11 +421,8 @@ def _refuse_poor(cut: Partition, taken: int, seen: int, xla: bool, inner: Sequen
         raise NotTaken(f"marked jit_compile, and XLA keeps {op.type}: {why}")
     if inner:
         return
-    if taken < _MIN_OPS:
-        raise NotTaken(f"only {taken} of {seen} operations can be compiled")
-    if taken < _MIN_SHARE * seen:
-        op, why = cut.left[0]
-        raise NotTaken(f"only {taken} of {seen} operations can be compiled ({op.type}: {why})")
+    if taken < max(MIN_OPS, _MIN_SHARE * seen):
+        raise NotTaken(why_too_few(cut, taken, seen))
     if len(cut.stages) > _MAX_STAGES:
         raise NotTaken(f"it would take {len(cut.stages)} stages")
 

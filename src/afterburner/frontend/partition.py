@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from .flatten import FlatGraph, FlatOp, FlatTensor
 
+MIN_OPS = 3  # a function of fewer compiled operations is not worth a call of ours
 Reason = Callable[[FlatOp], str | None]
 IsHost = Callable[[FlatOp], bool]
 
@@ -58,6 +59,14 @@ class Partition:
     def native_ops(self) -> int:
         """Operations taken, constants not counted."""
         return sum(op.type != "Const" for s in self.stages if s.native for op in s.ops)
+
+
+def why_too_few(cut: Partition, taken: int, seen: int) -> str:
+    """What the report says of a function that is left because too few of its operations can be compiled."""
+    if taken == seen:
+        return f"it has only {seen} operation{'s' if seen != 1 else ''}, too few to gain anything"
+    whys = [f" ({op.type}: {why})" for op, why in cut.left[:1]]
+    return f"only {taken} of {seen} operations can be compiled{''.join(whys)}"
 
 
 def partition(flat: FlatGraph, reason: Reason, is_host: IsHost = lambda op: False) -> Partition:

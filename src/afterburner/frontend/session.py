@@ -23,13 +23,12 @@ from .flatten import FlatOp, FlatTensor
 from .function import Engine, describe_left
 from .import_graph import supported
 from .importer import Refused
-from .partition import Kind, Stage, partition
+from .partition import MIN_OPS, Kind, Stage, partition, why_too_few
 from .session_graph import SessionGraph, needed, session_graph
 from .session_stage import Arrays, SessionStage, dense
 from .variant import CheckFailed
 
 _ATTRIBUTE = "_afterburner"
-_MIN_OPS = 3
 _MIN_SHARE = 0.5
 _MAX_STAGES = 5
 _MAX_REFUSALS = 16
@@ -141,8 +140,8 @@ class _Plan:
         report.seen_ops = sum(op.type != "Const" for s in cut.stages for op in s.ops)
         report.taken_ops = cut.native_ops
         report.arithmetic_share = report.taken_ops / max(report.seen_ops, 1)
-        if cut.native_ops < max(_MIN_OPS, _MIN_SHARE * report.seen_ops):
-            raise NotTaken(f"only {cut.native_ops} of {report.seen_ops} operations can be compiled")
+        if cut.native_ops < max(MIN_OPS, _MIN_SHARE * report.seen_ops):
+            raise NotTaken(why_too_few(cut, cut.native_ops, report.seen_ops))
         if len(cut.stages) > _MAX_STAGES:
             raise NotTaken(f"it would take {len(cut.stages)} stages")
         written = {t for op in found.flat.ops if op.stateful and op.type != "ReadVariableOp" for t in op.inputs}
