@@ -324,6 +324,17 @@ def test_statistics_of_split_rows_are_statistics_of_rows() -> None:
                                         "%1: f32[3,8] = reduce_max(%0) {axes=(0,)}\nreturn %1"))
 
 
+def test_column_that_is_split_and_repeated_is_repeated_before() -> None:
+    # Grey values: a product with one column, in the shape of the image, for each color.
+    x = "%x: f32[6,1]"
+    check(simplify,
+          shapes(x, "%0: f32[2,3] = reshape(%x) {shape=(2,3)}\n"
+                    "%1: f32[2,3,4] = broadcast(%0) {shape=(2,3,4), axes=(0,1)}\nreturn %1"),
+          shapes(x, "%0: f32[6] = reshape(%x) {shape=(6,)}\n"
+                    "%1: f32[6,4] = broadcast(%0) {shape=(6,4), axes=(0,)}\n"
+                    "%2: f32[2,3,4] = reshape(%1) {shape=(2,3,4)}\nreturn %2"))
+
+
 def test_transposed_operands_keep_whole_rows() -> None:
     # Attention reads keys as rows and as columns: both read one tensor.
     x = "%q: f32[2,3,4], %k: f32[2,3,4]"

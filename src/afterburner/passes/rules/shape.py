@@ -64,22 +64,23 @@ def _broadcast(r: Rewriter, n: Node) -> Value | None:
 def _broadcast_of_split(r: Rewriter, x: Value, shape: Shape, axes: Shape) -> Value | None:
     """broadcast(reshape(x)) where the reshape cuts axes of x and these stay together: cut the result."""
     reshape = made_by(x, Reshape)
-    if reshape is None or reshape.operands[0].type.rank >= x.type.rank or any(
+    sizes = () if reshape is None else _without_ones(reshape.operands[0].shape)
+    if reshape is None or len(sizes) >= x.type.rank or any(
             s != shape[a] for s, a in zip(x.shape, axes, strict=True)):
         return None
-    source = reshape.operands[0]
     target: list[int] = []
     placed: list[int] = []
     following = 0  # the axis of ``shape`` that comes next
-    for cut, whole in common_groups(x.shape, source.shape):
+    for cut, whole in common_groups(x.shape, sizes):
         run = [axes[a] for a in cut]
         if len(whole) != 1 or run != list(range(run[0], run[0] + len(run))):
             return None
         target += shape[following: run[0]]
         placed.append(len(target))
-        target.append(source.shape[whole[0]])
+        target.append(sizes[whole[0]])
         following = run[-1] + 1
     target += shape[following:]
+    source = r.emit(Reshape(sizes), reshape.operands[0])
     return r.emit(Reshape(shape), r.emit(Broadcast(tuple(target), tuple(placed)), source))
 
 
