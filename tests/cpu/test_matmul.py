@@ -8,7 +8,7 @@ from cpu_harness import INSTRUCTION_SETS, run_kernel
 from guarded import run_guarded
 
 from afterburner.cpu import isa as isas
-from afterburner.cpu.kernels import matmul
+from afterburner.cpu.kernels import few_rows, matmul
 from afterburner.cpu.kernels.gemm import numeric
 from afterburner.ir import DTYPES, Builder, Node, TensorType
 from afterburner.ir.ops.matmul import Matmul
@@ -109,6 +109,25 @@ def test_few_rows_meet_whole_rows(size, dtype, isa_name, monkeypatch):
         by = matmul.block(matmul.Product(1, m, 2048, 1024, False, False), num, isa, False, False)
         assert by.whole_rows == (5 <= m <= 48)
         assert by.parts[3] * m <= 512 or not by.whole_rows, "more sums than half of B has elements"
+
+
+@pytest.mark.parametrize("isa_name", INSTRUCTION_SETS)
+@pytest.mark.parametrize("dtype", ["f32", "f64", "bf16", "f16", "i8", "i32"])
+@pytest.mark.parametrize("size", [(1, 700, 1000), (1, 33, 7), (2, 129, 17), (3, 64, 100), (4, 530, 4100), (1, 40, 50)],
+                         ids=str)
+def test_few_rows_read_a_large_matrix_once(size, dtype, isa_name, monkeypatch):
+    monkeypatch.setattr(few_rows, "LARGE_BYTES", 0)
+    monkeypatch.setattr(few_rows, "_CHUNK_BYTES", 64 << 10)
+    monkeypatch.setattr(matmul, "pairs", lambda *_: None)
+    for layout in LAYOUTS[:2]:
+        check(*size, dtype, layout, isa_name)
+
+
+def test_few_rows_are_taken_apart_for_large_matrices_only():
+    assert few_rows.few_rows(matmul.Product(1, 4, 2048, 1024, False, False), 4)
+    for other in (matmul.Product(1, 5, 2048, 1024, False, False), matmul.Product(2, 1, 2048, 1024, False, False),
+                  matmul.Product(1, 1, 2048, 1024, False, True), matmul.Product(1, 1, 512, 1024, False, False)):
+        assert not few_rows.few_rows(other, 4)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=["nn", "tn", "nt", "tt"])

@@ -18,6 +18,7 @@ from ..kernel import Kernel, Phase
 from . import library
 from .dot import dot_phase
 from .epilogue import EARLY_STEPS, Contraction, Finish, Streams, ask_early, cold, contraction_of
+from .few_rows import FewRows, few_rows
 from .gemm import (
     LINE,
     MOST_CHUNKS,
@@ -480,6 +481,10 @@ def lower_product(c: Contraction, p: Product, isa: Isa, order: tuple[int, int], 
         return _by_library(c, p, num, operands, c.finish(isa), f"{c.key(isa)} library", label)
     if _is_dot(p) and not half:
         return Kernel(c.node, (dot_phase(p, num, operands, c.finish(isa)),), c.key(isa), label=label)
+    if few_rows(p, c.dtype.bytes):
+        rows = FewRows(p, num, stored, operands)
+        phases = (rows.phase, combine_phase(num, p.m, p.n, rows.copies, c.finish(isa)))
+        return Kernel(c.node, phases, c.key(isa), (rows.sums_bytes,), label=label)
     by = block(p, num, isa, half, half or c.body is not None)
     kept = _kept_operand(c, p, by, order)
     kernel = _gemm_kernel(c, p, by, num, stored, operands, isa, label, kept is not None)
