@@ -15,7 +15,7 @@ from ..isa import Isa
 from ..kernel import Kernel, Phase
 from .depthwise import lower_depthwise_filter_grad
 from .epilogue import Contraction, store_result
-from .filter_grad_masked import MaskedFilterGradient, masked_plan
+from .filter_grad_masked import MaskedFilterGradient, masked_gradient, masked_plan
 from .filter_grad_masked_taps import TapsFilterGradient, taps_plan
 from .filter_grad_plan import plan_of
 from .filter_grad_tiles import FilterGradient
@@ -97,7 +97,7 @@ def _gradient_without_zeros(c: Contraction, prologue: Prologue | None, num: Nume
     x, dy = c.shapes[:2]
     f = masked_plan(c.root.op, x, dy, num, isa)
     if f is not None:
-        return MaskedFilterGradient(f, num, stored, f.parts[0] > 1, c, prologue)
+        return masked_gradient(num)(f, num, stored, f.parts[0] > 1, c, prologue)
     taps = taps_plan(c.root.op, x, dy, num, isa)
     if taps is None:
         return None
