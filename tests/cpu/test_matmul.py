@@ -123,6 +123,15 @@ def test_few_rows_read_a_large_matrix_once(size, dtype, isa_name, monkeypatch):
         check(*size, dtype, layout, isa_name)
 
 
+@pytest.mark.parametrize("isa_name", INSTRUCTION_SETS)
+@pytest.mark.parametrize("dtype", ["f32", "f64", "bf16", "i8", "u64"])
+def test_few_rows_meet_the_columns_of_a_large_matrix(dtype, isa_name, monkeypatch):
+    monkeypatch.setattr(matmul, "LARGE_BYTES", 0)
+    monkeypatch.setattr(matmul, "pairs", lambda *_: None)
+    for size in ((3, 70, 50), (5, 129, 17), (8, 300, 33)):
+        check(*size, dtype, (False, True), isa_name)
+
+
 def test_few_rows_are_taken_apart_for_large_matrices_only():
     assert few_rows.few_rows(matmul.Product(1, 4, 2048, 1024, False, False), 4)
     for other in (matmul.Product(1, 5, 2048, 1024, False, False), matmul.Product(2, 1, 2048, 1024, False, False),

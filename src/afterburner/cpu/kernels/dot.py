@@ -1,4 +1,4 @@
-"""Products with one or two rows and contiguous inner axes: vectors run along k, lanes are added at the end."""
+"""Products of few rows and contiguous inner axes: vectors run along k, lanes are added at the end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CHUNK_BYTES = 256 << 10
 def dot_phase(p: Product, num: Numeric, operands: Callable[[Emitter], tuple[ll.Value, ll.Value]],
               finish: Finish) -> Phase:
     """C[m,n] = sum over k of A[m,k] B[n,k], both contiguous in k."""
-    columns = cut(p.n, _COLUMNS * 2 // p.m)
+    columns = cut(p.n, max(1, _COLUMNS * 2 // p.m))
     chunks = max(1, min(MOST_CHUNKS, columns.parts * p.batch, p.batch * p.n * p.k * num.bytes // _CHUNK_BYTES))
 
     def emit(e: Emitter) -> None:

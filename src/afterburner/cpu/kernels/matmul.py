@@ -18,7 +18,7 @@ from ..kernel import Kernel, Phase
 from . import library
 from .dot import dot_phase
 from .epilogue import EARLY_STEPS, Contraction, Finish, Streams, ask_early, cold, contraction_of
-from .few_rows import FewRows, few_rows
+from .few_rows import LARGE_BYTES, FewRows, few_rows
 from .gemm import (
     LINE,
     MOST_CHUNKS,
@@ -48,6 +48,7 @@ _BLOCK_BYTES = 256 << 10  # of packed B: leaves room for A and C in a 512 KB sec
 _STREAMS = 8  # panels of B packed at once: ways of a first-level cache, should they fall into the same sets
 _ONE_TILE, _FEW_ROWS = 4, 48  # rows of A: for so few B is not packed; up to so many, a large B takes as long to read
 _LARGE_BYTES = 8 << 20  # of B
+_MOST_DOTS = 8  # rows of A of which each meets each column of a large B at once
 _PIECE_BYTES, _PIECES = 4 << 10, 32  # of the rows of such a B that a chunk reads, and how many it packs at once
 _STEPS_TOGETHER = 256  # of k, where A is packed: a tile of it and a panel of B then stay in a first-level cache
 _A_BYTES = 48 << 10  # of packed A: rows that long are read well from strided memory
@@ -479,7 +480,7 @@ def lower_product(c: Contraction, p: Product, isa: Isa, order: tuple[int, int], 
 
     if library.pays(p, c.dtype, isa):
         return _by_library(c, p, num, operands, c.finish(isa), f"{c.key(isa)} library", label)
-    if _is_dot(p) and not half:
+    if _is_dot(p, num) and not half:
         return Kernel(c.node, (dot_phase(p, num, operands, c.finish(isa)),), c.key(isa), label=label)
     if few_rows(p, c.dtype.bytes):
         rows = FewRows(p, num, stored, operands)
@@ -497,8 +498,9 @@ def _kept_operand(c: Contraction, p: Product, by: Blocking, order: tuple[int, in
     return c.given(1) if marked and by.pack_b and not by.whole_rows and p.batch == 1 else None
 
 
-def _is_dot(p: Product) -> bool:
-    return p.m <= 2 and p.transpose_b and (p.m == 1 or not p.transpose_a)
+def _is_dot(p: Product, num: Numeric) -> bool:
+    few = p.m <= 2 or (p.m <= _MOST_DOTS and p.batch == 1 and p.k * p.n * num.bytes >= LARGE_BYTES)
+    return few and p.transpose_b and (p.m == 1 or not p.transpose_a)
 
 
 def _gemm_kernel(c: Contraction, p: Product, by: Blocking, num: Numeric, stored: ll.Type, operands: Addresses,
@@ -516,7 +518,7 @@ def _paired_product(c: Contraction, p: Product, num: Pairs, isa: Isa, order: tup
     half = replace(p, k=halved(p.k))
     by = block(half, num, isa, False, is_half(c.dtype) or c.body is not None)
     given = [(layout, partial(c.operand, index=index)) for layout, index in zip(p.layouts, order, strict=True)]
-    dot = _is_dot(half)
+    dot = _is_dot(half, num)
     paired = PairedOperands(num, stored_type(c.dtype), given, int(by.partial and not dot))
 
     def operands(e: Emitter) -> tuple[ll.Value, ll.Value]:
