@@ -29,6 +29,7 @@ CASES = {  # command line: what the one line must say
     "bench --policy half": "unknown policy 'half'; there are float32, mixed_bfloat16, mixed_float16",
     "bench nothing": "unknown workload 'nothing'; there are ",
     "bench --rounds 0": "--rounds",
+    "bench --json /nowhere/bench.json": "can't write '/nowhere/bench.json': No such file or directory; give a file",
     "bench --device tpu": "unknown device 'tpu'",
     "bench --chart /nowhere/chart.png": "no folder '/nowhere' for the chart; make it first",
     "bench --chart chart.doc": "the name of a chart ends in .png, .svg or .pdf",

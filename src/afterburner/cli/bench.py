@@ -23,6 +23,7 @@ from .machine import Machine, describe, tensorflow_version, usable_cores
 from .progress import show_progress
 
 SIDES = ("stock", "afterburner")
+STDOUT = "-"
 FAST = "fast"  # a third side where it is asked for: Afterburner with precision=fast
 POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
 _LIMIT_SECONDS = 1800  # a child that has not ended by then never will
@@ -109,7 +110,8 @@ def action(plan: Plan, json: str, chart: Path | None) -> Callable[[], int]:
     """The command, ready to be called.
 
     Raises:
-        CommandError: an unknown workload or policy, no TensorFlow, Afterburner switched off, no matplotlib for a chart.
+        CommandError: an unknown workload or policy, no TensorFlow, Afterburner switched off, no matplotlib for a
+            chart, a file that cannot be written.
     """
     if plan.policy not in POLICIES:
         raise CommandError(f"unknown policy {plan.policy!r}; there are {', '.join(POLICIES)}")
@@ -126,23 +128,61 @@ def action(plan: Plan, json: str, chart: Path | None) -> Callable[[], int]:
         from .chart import check_chart
 
         check_chart(chart)
+    if json and json != STDOUT:
+        _check_json(json)
     return partial(_bench, replace(plan, workloads=names), json, chart)
 
 
 def _bench(plan: Plan, json: str, chart: Path | None) -> int:
+    timings: list[Timing] = []
+    try:
+        for name in plan.workloads:
+            _measure(name, plan, timings)
+    except (CommandError, KeyboardInterrupt) as error:
+        show_progress("")
+        whole = _whole_rounds(timings)
+        if whole:
+            _tell(plan, json, chart, whole)
+        if isinstance(error, CommandError):
+            raise
+        raise CommandError("stopped; " + ("what was measured until then is told" if whole else
+                                          "no round of any workload had ended"), status=130) from None
+    _tell(plan, json, chart, timings)
+    return 0
+
+
+def _tell(plan: Plan, json: str, chart: Path | None, timings: list[Timing]) -> None:
+    """The table first: nothing can go wrong with it."""
     from .tables import print_bench
 
-    machine, threads = describe(), plan.threads or usable_cores()
-    timings = [t for name in plan.workloads for t in _measure(name, plan, threads)]
+    machine, threads = describe(), _threads(plan)
+    if json != STDOUT:
+        print_bench(timings, f"{machine}; {plan.policy}, {threads} threads, {plan.rounds} rounds")
     if json:
         _write_json(json, machine, threads, plan, timings)
-    if json != "-":
-        print_bench(timings, f"{machine}; {plan.policy}, {threads} threads, {plan.rounds} rounds")
     if chart is not None:
         from .chart import draw
 
         draw(timings, f"{machine.processor}, {threads} threads, {plan.policy}", chart)
-    return 0
+
+
+def _threads(plan: Plan) -> int:
+    return plan.threads or usable_cores()
+
+
+def _whole_rounds(timings: list[Timing]) -> list[Timing]:
+    """What was measured on every side."""
+    found = []
+    for timing in timings:
+        rounds = min(len(timing.peak_bytes[side]) for side in timing.sides)
+        if rounds:
+            kept = Timing(timing.workload, timing.unit, timing.sides)
+            for side in timing.sides:
+                kept.seconds[side] = timing.seconds[side][:rounds]
+                kept.first_seconds[side] = timing.first_seconds[side][:rounds]
+                kept.peak_bytes[side] = timing.peak_bytes[side][:rounds]
+            found.append(kept)
+    return found
 
 
 def _write_json(json: str, machine: Machine, threads: int, plan: Plan, timings: list[Timing]) -> None:
@@ -150,29 +190,50 @@ def _write_json(json: str, machine: Machine, threads: int, plan: Plan, timings: 
               "rounds": plan.rounds, "repeats": plan.repeats, "policy": plan.policy,
               "timings": [timing.to_dict() for timing in timings]}
     text = json_module.dumps(result, indent=2)
-    if json == "-":
+    if json == STDOUT:
         print(text)
         return
     try:
         Path(json).write_text(text + "\n", encoding="utf-8")
     except OSError as error:
-        raise CommandError(
-            f"can't write {json!r}: {error.strerror}; give a file that can be written") from None
+        raise _unwritable(json, error) from None
 
 
-def _measure(name: str, plan: Plan, threads: int) -> list[Timing]:
-    """All units of a workload over all rounds. The side that goes first changes from round to round."""
-    timings: dict[str, Timing] = {}
+def _check_json(json: str) -> None:
+    """Fail before minutes of measuring if the file cannot be written; one that was not there is not left behind.
+
+    Raises:
+        CommandError: it cannot.
+    """
+    file = Path(json)
+    try:
+        is_new = not file.exists()
+        file.open("a").close()
+        if is_new:
+            file.unlink()
+    except OSError as error:
+        raise _unwritable(json, error) from None
+
+
+def _unwritable(json: str, error: OSError) -> CommandError:
+    return CommandError(f"can't write {json!r}: {error.strerror}; give a file that can be written")
+
+
+def _measure(name: str, plan: Plan, timings: list[Timing]) -> None:
+    """Add all units of a workload, round by round. The side that goes first changes from round to round."""
+    units: dict[str, Timing] = {}
     for number in range(plan.rounds):
         for side in plan.sides if number % 2 == 0 else plan.sides[::-1]:
             show_progress(f"{name}: round {number + 1} of {plan.rounds}, {side}")
-            for unit, result, peak in _run_child(side, name, plan, threads):
-                timing = timings.setdefault(unit, Timing(name, unit, plan.sides))
+            for unit, result, peak in _run_child(side, name, plan, _threads(plan)):
+                if unit not in units:
+                    units[unit] = Timing(name, unit, plan.sides)
+                    timings.append(units[unit])
+                timing = units[unit]
                 timing.seconds[side].append(median(result["seconds_per_unit"]))
                 timing.first_seconds[side].append(result["first_seconds"])
                 timing.peak_bytes[side].append(peak)
     show_progress("")
-    return list(timings.values())
 
 
 def _launcher(side: str, plan: Plan) -> list[str]:
