@@ -86,6 +86,15 @@ def test_a_file_in_place_of_the_folder_is_no_error(tmp_path, caplog):
     assert "not kept" in caplog.text
 
 
+def test_what_ails_every_cache_of_a_folder_is_told_once_and_what_to_do(tmp_path, caplog):
+    (tmp_path / "cache").write_text("in the way")
+    for name in ("host", "objects", "decisions"):
+        cache = ObjectCache(tmp_path / "cache" / name, 1 << 20)
+        assert cache.get(KEY) is None and not cache.put(KEY, b"x")
+    assert caplog.text.count("not kept") == 1 and KEY not in caplog.text
+    assert "Not a directory; set AFTERBURNER_CACHE_DIR" in caplog.text
+
+
 @as_user
 def test_a_read_only_folder_is_no_error(cache):
     cache.put(KEY, b"code")

@@ -21,7 +21,8 @@ _STALE_SECONDS = 3600.0  # a temporary file this old was left by a process that 
 _TRIMMED_TO = 0.9  # of the limit, so that not every write has to trim
 
 _log = logging.getLogger("afterburner")
-_warned: set[Path] = set()  # folders that have been complained about
+_warned: set[tuple[Path, str]] = set()  # folders around caches, and what has been complained about
+_ADVICE = "set AFTERBURNER_CACHE_DIR to a folder that can be written"
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class ObjectCache:
         except FileNotFoundError:
             return None
         except OSError as error:
-            self._warn(f"cannot read {path}: {error}")
+            self._warn(f"cannot read {self.path}", error)
             return None
         payload = _checked(raw)
         with contextlib.suppress(OSError):
@@ -73,14 +74,14 @@ class ObjectCache:
         try:
             private_folder.make(self.path)
         except OSError as error:
-            return self._warn(f"cannot make {self.path}: {error}")
+            return self._warn(f"cannot make {self.path}", error)
         refusal = private_folder.refusal(self.path)
         if refusal is not None:
             return self._warn(refusal)
         try:
             private_folder.write(self._file(key), _MAGIC + hashlib.sha256(payload).digest() + payload)
         except OSError as error:
-            return self._warn(f"cannot write to {self.path}: {error}")
+            return self._warn(f"cannot write to {self.path}", error)
         self.trim()
         return True
 
@@ -134,10 +135,13 @@ class ObjectCache:
         except OSError:
             return
 
-    def _warn(self, message: str) -> bool:
-        if self.path not in _warned:
-            _warned.add(self.path)
-            _log.warning("afterburner: compiled objects are not kept: %s", message)
+    def _warn(self, what: str, error: OSError | None = None) -> bool:
+        """Log what is wrong, once for all caches in one folder: the same ails them, and the user sees one."""
+        cause = what if error is None else error.strerror or str(error)
+        if (self.path.parent, cause) not in _warned:
+            _warned.add((self.path.parent, cause))
+            _log.warning("afterburner: compiled objects are not kept: %s",
+                         what if error is None else f"{what}: {cause}; {_ADVICE}")
         return False
 
 
