@@ -18,6 +18,12 @@ VERBOSITY = ("silent", "line", "detail")
 PRECISION = ("default", "fast")
 DEVICES = ("any", "cpu", "gpu")
 ISAS = ("avx512", "avx2", "neon", "generic")
+PASSES = (  # those that can be left out; told here, so that a wrong name is found without loading them
+    "concatenate_in_place", "defer_affine", "eliminate_common_subexpressions", "eliminate_dead_code", "fold_constants",
+    "fuse", "fuse_prologues", "hoist_from_scans", "mark_kept", "mark_sparse", "nest_concatenations", "order",
+    "record_maxima", "rematerialize", "simplify", "simplify_scans", "skip_pooled_zeros", "split_scans",
+)
+_STATELESS = {"StatelessWhile": "While", "StatelessIf": "If", "StatelessCase": "Case"}  # TensorFlow chooses which
 FORK = {  # option: the variable by which Apple's fork of 2020 knew it; ours counts where both are set
     "disable": "TF_DISABLE_MLC", "log_graphs": "TF_MLC_LOGGING", "skip_ops": "TF_DISABLE_MLC_EAGER",
     "poison": "TF_MLC_ALLOCATOR_INIT_VALUE",
@@ -65,10 +71,18 @@ def _isa(given: object) -> str:
 
 def _names(given: object) -> tuple[str, ...]:
     if isinstance(given, str):
-        return tuple(name for name in given.replace(",", ";").split(";") if name)
+        return tuple(name.strip() for name in given.replace(",", ";").split(";") if name.strip())
     if not isinstance(given, list | tuple | set | frozenset) or not all(isinstance(name, str) for name in given):
         raise OptionError(f"{given!r} is not a list of names")
     return tuple(given)
+
+
+def _passes(given: object) -> tuple[str, ...]:
+    names = _names(given)
+    for name in names:
+        if name not in PASSES:
+            raise OptionError(f"{name!r} is none of {', '.join(PASSES)}")
+    return names
 
 
 def _number(given: object) -> float | None:
@@ -118,8 +132,9 @@ class Options:
     compile_after: int = _knob(1, _count, "calls of a function that run on TensorFlow before it is compiled; "
                                "training steps do not wait")
     variants: int = _knob(4, _count, "signatures of one function that may be compiled")
-    skip_ops: tuple[str, ...] = _knob((), _names, "TensorFlow op types never taken, separated by ;")
-    skip_passes: tuple[str, ...] = _knob((), _names, "optional passes left out, separated by ;")
+    skip_ops: tuple[str, ...] = _knob((), _names, "TensorFlow op types never taken, separated by semicolons; "
+                                         "While, If and Case mean StatelessWhile, StatelessIf, StatelessCase as well")
+    skip_passes: tuple[str, ...] = _knob((), _passes, "optional passes left out, separated by ;")
     cache: bool = _knob(True, _flag, "0: neither read nor write compiled objects on disk")
     cache_dir: Path | None = _knob(None, _path, "folder of compiled objects; default: the user's cache folder, or "
                                    "one among the temporary files where there is none")
@@ -136,6 +151,10 @@ class Options:
     def setting(self) -> tuple[str, str, bool, bool]:
         """What decides how, and where, a graph is compiled."""
         return self.precision, self.device, self.deterministic, self.accelerate
+
+    def skips_op(self, type_: str) -> bool:
+        """Whether operations of a type are left to TensorFlow."""
+        return type_ in self.skip_ops or _STATELESS.get(type_) in self.skip_ops
 
     @property
     def cache_path(self) -> Path:
@@ -155,7 +174,7 @@ def _temporary_folder() -> Path:
 
 
 def from_environment(environment: Mapping[str, str] | None = None) -> Options:
-    """Options as the environment sets them.
+    """Options as the environment sets them. A variable that is there but empty counts as not there.
 
     Raises:
         OptionError: a variable's value has no meaning; the message names the variable.
@@ -163,7 +182,7 @@ def from_environment(environment: Mapping[str, str] | None = None) -> Options:
     source = os.environ if environment is None else environment
     values: dict[str, Any] = {}
     for item in fields(Options):
-        variable = next((name for name in variables(item.name) if name in source), None)
+        variable = next((name for name in variables(item.name) if source.get(name, "").strip()), None)
         if variable is None:
             continue
         try:

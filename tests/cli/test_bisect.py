@@ -75,12 +75,6 @@ def test_passes_that_are_left_out_are_not_tried(monkeypatch):
     assert not any(f.trouble or "fuse" in f.what for f in findings)
 
 
-def test_a_pass_that_does_not_exist_is_told():
-    with overridden(skip_passes=("fusion",)):
-        (finding,) = convicted()
-    assert finding.what == "passes" and "no pass named fusion" in finding.trouble
-
-
 def test_a_wrong_kernel_is_named(monkeypatch):
     def off_by_a_little(graph, arguments, run=engine.run):
         results = run(graph, arguments)

@@ -10,20 +10,20 @@ from typing import Any
 
 import pytest
 
-from afterburner.options import OptionError, Options, from_environment, options, overridden, set_options
+from afterburner.options import OptionError, Options, from_environment, options, overridden, set_options, variables
 
 FLAGS = ("disable", "strict", "gpu_emulate", "deterministic", "accelerate", "cache", "log_graphs", "profile")
 COUNTS = ("threads", "compile_after", "variants", "cache_limit")
-NAMES = ("skip_ops", "skip_passes")
+NAMES = {"skip_ops": ("MatMul", "Relu"), "skip_passes": ("fuse", "order")}
 PATHS = ("cache_dir", "dump")
 TEXTS = ("isa", "fault")
 TAKEN: list[tuple[str, Any, Any]] = [  # option, what is given, what is then in force
     *((name, given, result) for name in FLAGS
       for given, result in ((True, True), (False, False), ("on", True), ("0", False), (1, True))),
     *((name, given, 3) for name in COUNTS for given in (3, "3", " 3 ")),
-    *((name, given, ("MatMul", "Relu")) for name in NAMES
-      for given in ("MatMul;Relu", ("MatMul", "Relu"), ["MatMul", "Relu"])),
-    *((name, "MatMul", ("MatMul",)) for name in NAMES),
+    *((name, given, both) for name, both in NAMES.items()
+      for given in (";".join(both), ", ".join(both), both, [*both])),
+    *((name, both[0], both[:1]) for name, both in NAMES.items()),
     *((name, given, Path("/tmp/x")) for name in PATHS for given in ("/tmp/x", Path("/tmp/x"))),
     *((name, given, None) for name in PATHS for given in ("", None)),
     *((name, "avx2", "avx2") for name in TEXTS),
@@ -37,6 +37,7 @@ REFUSED: list[tuple[str, Any]] = [
     *((name, given) for name in PATHS for given in (3, True, ["/tmp"], "a\0b", "~no such user/x")),
     *((name, given) for name in TEXTS for given in (3, None, Path("avx2"))), ("isa", "AVX2"), ("isa", "sse9"),
     *((name, given) for name in ("verbosity", "device", "precision") for given in ("loud", "", None, 1, ["cpu"])),
+    ("skip_passes", "fusion"), ("skip_passes", ("fuse", "fusion")),
     *(("poison", given) for given in ("much", True, [1.0])),
 ]
 
@@ -90,6 +91,24 @@ def test_the_environment_gives_the_same_values() -> None:
     assert math.isnan(from_environment({"AFTERBURNER_POISON": "nan"}).poison or 0.0)
     with pytest.raises(OptionError, match="^AFTERBURNER_THREADS: '²' is not a whole number"):
         from_environment({"AFTERBURNER_THREADS": "²"})
+
+
+def test_an_empty_variable_is_as_good_as_none() -> None:
+    empty = {variable: "  " for item in fields(Options) for variable in variables(item.name)}
+    assert from_environment(empty) == Options()
+    assert from_environment({"AFTERBURNER_DISABLE": "", "TF_DISABLE_MLC": "1"}).disable
+
+
+def test_a_pass_that_does_not_exist_is_told_before_anything_is_compiled() -> None:
+    with pytest.raises(OptionError, match="^AFTERBURNER_SKIP_PASSES: 'fusion' is none of .* fuse, "):
+        from_environment({"AFTERBURNER_SKIP_PASSES": "fuse;fusion"})
+
+
+def test_an_operation_stands_for_its_stateless_twin_which_tensorflow_may_choose() -> None:
+    skipping = from_environment({"AFTERBURNER_SKIP_OPS": "While; Relu"})
+    assert [skipping.skips_op(name) for name in ("While", "StatelessWhile", "Relu", "If", "StatelessIf")] == [
+        True, True, True, False, False]
+    assert not Options(skip_ops=("StatelessWhile",)).skips_op("While")
 
 
 def test_a_count_below_zero_says_where_counts_begin() -> None:

@@ -90,3 +90,11 @@ def test_why_a_small_function_is_left() -> None:
     why = {name: function.reason for name, function in taken.functions().items()}
     assert why == {"small": "it has only 2 operations, too few to gain anything",
                    "words": "only 1 of 4 operations can be compiled (AsString: no rule for AsString)"}
+
+
+def test_a_type_to_leave_out_that_tensorflow_does_not_know(capsys: pytest.CaptureFixture[str]) -> None:
+    with overridden(verbosity="line", skip_ops=("MatMul", "matmul", "Dense")), captured():
+        pass
+    said = capsys.readouterr().err
+    assert said.startswith("afterburner: AFTERBURNER_SKIP_OPS: TensorFlow has no operation 'matmul', 'Dense'; ")
+    assert said.count("\n") == 1

@@ -8,6 +8,7 @@ import pytest
 
 from afterburner import passes
 from afterburner.ir import Graph
+from afterburner.options import PASSES
 from afterburner.passes.pipeline import optimize
 
 from .kit import graph_of, text_of
@@ -43,7 +44,7 @@ def test_skips_passes_by_name() -> None:
 
 
 def test_names_unknown_passes() -> None:
-    with pytest.raises(ValueError, match="no pass named fusion"):
+    with pytest.raises(ValueError, match=f"no pass named fusion; there are {', '.join(PASSES)}$"):
         optimize(graph_of(TEXT), skip=("fusion",))
 
 

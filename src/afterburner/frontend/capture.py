@@ -15,10 +15,11 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.python.eager import context
 from tensorflow.python.eager.polymorphic_function import atomic_function
+from tensorflow.python.framework import op_def_registry
 
 from ..errors import NotTaken, StrictError
 from ..options import options
-from ..report import Entry
+from ..report import Entry, say
 from ..runtime.collector import paused_collector
 from . import fastpath, graph_log, iterators, joined, session, single_trace, tracebacks, traced
 from .contest import CPU, STOCK
@@ -309,7 +310,7 @@ class FunctionState:
     def _reason(self, op: FlatOp, xla: bool) -> str | None:
         if _place(op) in self._refused:
             return self._refused[_place(op)]
-        if op.type in options().skip_ops:
+        if options().skips_op(op.type):
             return "left out by AFTERBURNER_SKIP_OPS"
         if xla and xla_differs(op.type):
             return "XLA computes it differently"
@@ -520,6 +521,10 @@ def install(engine: Engine) -> None:
     single_trace.install()
     tracebacks.install()
     session.install(engine)
+    unknown = [name for name in options().skip_ops if op_def_registry.get(name) is None]
+    if unknown:
+        say(f"AFTERBURNER_SKIP_OPS: TensorFlow has no operation {', '.join(map(repr, unknown))}; give types as "
+            "`afterburner explain` names them")
 
 
 def uninstall() -> None:

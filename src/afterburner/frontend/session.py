@@ -174,7 +174,7 @@ class _Plan:
     def _reason(self, op: FlatOp) -> str | None:
         if op in self._refused:
             return self._refused[op]
-        if op.type in options().skip_ops:
+        if options().skips_op(op.type):
             return "left out by AFTERBURNER_SKIP_OPS"
         return supported(op)
 
