@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from .ir import Graph, print_graph
 from .ir.text import anonymous
 from .options import Options, options
 from .passes.pipeline import Dump, optimize
-from .report import Recorder
+from .report import Recorder, say
 from .runtime.collector import paused_collector
 from .runtime.executable import Executable
 
@@ -40,40 +41,49 @@ def compile_graph(graph: Graph, threads: int = 0, device: str = CPU) -> Executab
             the imported graph, which repeats the failure.
     """
     settings = options()
+    dump = _dumper(graph, settings)
+    if dump is None:
+        settings = replace(settings, dump=None)
     try:
         with paused_collector():
-            return _for_gpu(graph, settings) if device == GPU else _for_cpu(graph, settings, threads)
+            return _for_gpu(graph, settings, dump) if device == GPU else _for_cpu(graph, settings, dump, threads)
     except Exception as error:
         error.graph_text = print_graph(graph)  # type: ignore[attr-defined]
         raise
 
 
-def _for_cpu(graph: Graph, settings: Options, threads: int) -> Executable:
+def _for_cpu(graph: Graph, settings: Options, dump: Dump | None, threads: int) -> Executable:
     from .cpu.target import compile_graph as compile_for_cpu
     from .cpu.target import optimize_graph as optimize_for_cpu
 
-    optimized = optimize_for_cpu(graph, settings, _dumper(graph, settings))
+    optimized = optimize_for_cpu(graph, settings, dump)
     with recorder.progress(graph.name) as progress:
         return compile_for_cpu(optimized, settings, threads, progress)
 
 
-def _for_gpu(graph: Graph, settings: Options) -> Executable:
+def _for_gpu(graph: Graph, settings: Options, dump: Dump | None) -> Executable:
     from .gpu.devices import choose
 
     device = choose(settings.gpu_emulate)  # before mlx is imported: where it is missing, the error says so
     from .gpu.target import compile_graph as compile_for_gpu
 
-    optimized = optimize(graph, skip=settings.skip_passes, dump=_dumper(graph, settings), lower=False)
+    optimized = optimize(graph, skip=settings.skip_passes, dump=dump, lower=False)
     return compile_for_gpu(optimized, settings, device)
 
 
 def _dumper(graph: Graph, settings: Options) -> Dump | None:
-    """Writes the graph after every pass that changed it, with the pass's time, into the dump folder."""
+    """Writes the graph after every pass that changed it, with the pass's time, into the dump folder; None where there
+    is none, or it cannot be written, which is said once."""
     if settings.dump is None:
         return None
     folder: Path = settings.dump / f"{graph.name}.{time.time_ns():x}"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "00.imported.txt").write_text(print_graph(graph), encoding="utf-8")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "00.imported.txt").write_text(print_graph(graph), encoding="utf-8")
+    except OSError as error:
+        _say_once(f"AFTERBURNER_DUMP: nothing is written to {settings.dump}: {error.strerror}; name a folder that can "
+                  "be written")
+        return None
     written = [0]
 
     def dump(name: str, after: Graph, seconds: float) -> None:
@@ -82,6 +92,9 @@ def _dumper(graph: Graph, settings: Options) -> Dump | None:
         (folder / f"{written[0]:02d}.{name}.txt").write_text(header + print_graph(after), encoding="utf-8")
 
     return dump
+
+
+_say_once = lru_cache(maxsize=None)(say)
 
 
 def _handover_code() -> HandoverCode:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -89,3 +90,13 @@ def test_commands_show_what_they_do_on_a_terminal_only(
     show_progress("first")
     show_progress("")
     assert stream.getvalue() == written
+
+
+def test_a_folder_for_graphs_that_cannot_be_written_is_told_once_and_code_is_made(
+        tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with overridden(dump=tmp_path / "file", verbosity="line"):
+        for _ in range(2):
+            assert compile_graph(parse_graph(TEXT)).kernels
+    assert capsys.readouterr().err == (f"afterburner: AFTERBURNER_DUMP: nothing is written to {tmp_path / 'file'}: "
+                                       "Not a directory; name a folder that can be written\n")
