@@ -71,6 +71,8 @@ ENDINGS = {
     "chained": "try:\n    1 / 0\nexcept ZeroDivisionError as e:\n    raise KeyError('k') from e",
     "syntax": "x = (",
     "missing import": "import no_such_module_at_all",
+    "broken tensorflow": "open('tensorflow.py', 'w').write('1 / 0')\n__import__('importlib').invalidate_caches()\n"
+                         "import tensorflow",
     "own hook": "import sys\nsys.excepthook = lambda k, e, t: print(k, t.tb_lineno, t.tb_next)\n1 / 0",
     "at exit": "import atexit\natexit.register(print, 'last words')\n1 / 0",
     "thread": "import threading\nthreading.Timer(0.1, print, ('late',)).start()\n1 / 0",

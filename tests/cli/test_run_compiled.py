@@ -62,6 +62,23 @@ for _ in range(4):
 print(there.device, here.device)
 """
 
+WAITS = """
+import selectors
+
+import tensorflow as tf
+
+
+@tf.function
+def step(x):
+    return tf.nn.softmax(tf.exp(x) * 2.0 + tf.sin(x))
+
+
+exec(compile("def interrupted(*_): raise KeyboardInterrupt", selectors.__file__, "exec"))
+step(tf.ones((4, 4)))
+selectors.PollSelector.select = interrupted
+step(tf.ones((4, 4)))
+"""
+
 
 def test_error_of_tensorflow_has_no_frames_of_ours(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(OUT_OF_RANGE)
@@ -93,3 +110,12 @@ def test_ctrl_c_in_a_compiled_step(tmp_path: Path) -> None:
     assert process.returncode in (-signal.SIGINT, 130)
     assert errors.endswith("KeyboardInterrupt\n") and "program.py" in errors
     assert f"{SRC}/afterburner" not in errors
+
+
+def test_ctrl_c_while_a_step_is_compiled(tmp_path: Path) -> None:
+    """Where Python waits for the processes that generate code, as it mostly does then."""
+    (tmp_path / "program.py").write_text(WAITS)
+    done = afterburner("run", "program.py", cwd=tmp_path, AFTERBURNER_CACHE="0")
+    assert done.returncode in (-signal.SIGINT, 130) and done.stderr.endswith("KeyboardInterrupt\n")
+    assert "program.py" in done.stderr and f"{SRC}/afterburner" not in done.stderr
+    assert "multiprocessing" not in done.stderr and "selectors" not in done.stderr

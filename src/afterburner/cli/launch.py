@@ -16,15 +16,20 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
+from itertools import takewhile
 from pathlib import Path
 from types import CodeType, ModuleType, TracebackType
 from typing import Any
+
+import afterburner_startup
 
 from .errors import CommandError
 
 STDIN = "-"
 _PACKAGE = Path(__file__).resolve().parent.parent
-_OURS = tuple(str(path) + os.sep for path in _PACKAGE.iterdir() if path.is_dir() and path.name != "workloads")
+_OURS = (afterburner_startup.__file__, *(str(path) + os.sep if path.is_dir() else str(path)
+                                         for path in _PACKAGE.iterdir() if path.name != "workloads"))
+_LIBRARY = os.path.dirname(os.__file__) + os.sep
 
 
 @dataclass(frozen=True)
@@ -208,17 +213,33 @@ def _report_without_our_frames(error: BaseException) -> None:
 def _without_ours(trace: TracebackType | None, innermost: bool) -> TracebackType | None:
     """A traceback without frames of this package.
 
-    An innermost frame of ours is dropped only if asked: there the fault is ours, unless it is an interrupt,
-    or the frame is this file's, for what fails here is the program's own text, in which no frame has run.
+    An innermost frame of ours is dropped only if asked, with those of the standard library that it has called: there
+    the fault is ours, unless it is an interrupt, or the frame is this file's, for what fails here is the program's own
+    text, in which no frame has run.
     """
     frames = list(_frames(trace))
+    if innermost:
+        inside = list(takewhile(lambda item: _is_librarys(item.tb_frame.f_code.co_filename), reversed(frames)))
+        around = frames[:len(frames) - len(inside)]
+        if around and around[-1].tb_frame.f_code.co_filename.startswith(_OURS) and not _is_this_file(around[-1]):
+            frames = around
     kept: TracebackType | None = None
+    importing = False  # the importer's frames around one of ours, which the interpreter would have dropped otherwise
     for item in reversed(frames):
         file = item.tb_frame.f_code.co_filename
-        ours = file == __file__ or (file.startswith(_OURS) and (innermost or item is not frames[-1]))
-        if not ours:
+        importing = file == afterburner_startup.__file__ or (importing and file.startswith("<frozen importlib"))
+        ours = _is_this_file(item) or (file.startswith(_OURS) and (innermost or item is not frames[-1]))
+        if not (ours or importing):
             kept = TracebackType(kept, item.tb_frame, item.tb_lasti, item.tb_lineno)
     return kept
+
+
+def _is_this_file(item: TracebackType) -> bool:
+    return item.tb_frame.f_code.co_filename == __file__
+
+
+def _is_librarys(file: str) -> bool:
+    return file.startswith(("<frozen ", _LIBRARY)) and "-packages" + os.sep not in file
 
 
 def _frames(trace: TracebackType | None) -> Iterator[TracebackType]:
