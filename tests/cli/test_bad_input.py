@@ -30,6 +30,8 @@ CASES = {  # command line: what the one line must say
     "bench nothing": "unknown workload 'nothing'; there are ",
     "bench --rounds 0": "--rounds",
     "bench --json /nowhere/bench.json": "can't write '/nowhere/bench.json': No such file or directory; give a file",
+    "doctor --full --json /nowhere/doctor.json": "can't write '/nowhere/doctor.json': No such file or directory",
+    "bisect program.py --seed -1": "--seed",
     "bench --device tpu": "unknown device 'tpu'",
     "bench --chart /nowhere/chart.png": "no folder '/nowhere' for the chart; make it first",
     "bench --chart chart.doc": "the name of a chart ends in .png, .svg or .pdf",

@@ -27,6 +27,14 @@ def test_a_right_graph_has_no_findings(tmp_path, capsys):
     assert "all passes and kernels agree" in capsys.readouterr().out
 
 
+def test_a_graph_that_does_not_fit_into_memory(tmp_path, capsys):
+    path = tmp_path / "graph.txt"
+    path.write_text(GRAPH.replace("5,7", f"5,7{'0' * 14}").replace("7,3", f"7{'0' * 14},3"))
+    assert main(["bisect", str(path)]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("afterburner: there is not the memory for what is in ") and said.count("\n") == 1
+
+
 def spoil(graph):
     """``expm1`` for ``exp``; nothing where there is none."""
     def replace(builder, node, operands):

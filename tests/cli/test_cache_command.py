@@ -91,6 +91,12 @@ def test_folder_that_is_a_file(tmp_path: Path) -> None:
     assert "is not a folder; set AFTERBURNER_CACHE_DIR" in done.stdout
 
 
+def test_folder_that_others_can_write(filled: Path) -> None:
+    (filled / "objects").chmod(0o777)
+    done = afterburner("cache", "show", AFTERBURNER_CACHE_DIR=str(filled))
+    assert "state    not used: " in done.stdout and "can be written by others; chmod 700 it" in done.stdout
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser can write anywhere")
 def test_folder_that_cannot_be_written(filled: Path) -> None:
     (filled / "objects").chmod(0o500)

@@ -285,7 +285,7 @@ graph that shows it.
 
 @app.command("bisect", help=_BISECT_HELP)
 def _bisect(file: Annotated[Path, typer.Argument(metavar="FILE", help="The text of a graph.")],
-            seed: Annotated[int, typer.Option(help="Of the random inputs.")] = 0) -> Action:
+            seed: Annotated[int, typer.Option(min=0, help="Of the random inputs.")] = 0) -> Action:
     from .bisect import bisect
 
     return lambda: bisect(file, seed)

@@ -18,7 +18,7 @@ from typing import Any
 from afterburner import workloads
 from afterburner.options import options, stock_environment
 
-from .errors import CommandError
+from .errors import CommandError, require_writable, unwritable
 from .machine import Machine, describe, tensorflow_version, usable_cores
 from .progress import show_progress
 
@@ -129,7 +129,7 @@ def action(plan: Plan, json: str, chart: Path | None) -> Callable[[], int]:
 
         check_chart(chart)
     if json and json != STDOUT:
-        _check_json(json)
+        require_writable(json)
     return partial(_bench, replace(plan, workloads=names), json, chart)
 
 
@@ -196,27 +196,7 @@ def _write_json(json: str, machine: Machine, threads: int, plan: Plan, timings: 
     try:
         Path(json).write_text(text + "\n", encoding="utf-8")
     except OSError as error:
-        raise _unwritable(json, error) from None
-
-
-def _check_json(json: str) -> None:
-    """Fail before minutes of measuring if the file cannot be written; one that was not there is not left behind.
-
-    Raises:
-        CommandError: it cannot.
-    """
-    file = Path(json)
-    try:
-        is_new = not file.exists()
-        file.open("a").close()
-        if is_new:
-            file.unlink()
-    except OSError as error:
-        raise _unwritable(json, error) from None
-
-
-def _unwritable(json: str, error: OSError) -> CommandError:
-    return CommandError(f"can't write {json!r}: {error.strerror}; give a file that can be written")
+        raise unwritable(json, error) from None
 
 
 def _measure(name: str, plan: Plan, timings: list[Timing]) -> None:

@@ -13,7 +13,7 @@ def bisect(path: Path, seed: int) -> int:
     """Try every pass and kernel of the graph in ``path``; 1 if one differs from the interpreter.
 
     Raises:
-        CommandError: the file cannot be read or holds no graph.
+        CommandError: the file cannot be read or holds no graph, or one that does not fit into memory.
     """
     from afterburner import bisect as engine
 
@@ -24,10 +24,13 @@ def bisect(path: Path, seed: int) -> int:
     except IRError as error:
         raise CommandError(f"{path} holds no graph: {error}; AFTERBURNER_DUMP writes such files") from error
     guilty = 0
-    for finding in engine.bisect(graph, seed):
-        print(f"{'WRONG' if finding.trouble else 'ok   '}  {finding.what}", flush=True)
-        if finding.trouble:
-            guilty += 1
-            print(f"       {finding.trouble}\n{finding.text}")
+    try:
+        for finding in engine.bisect(graph, seed):
+            print(f"{'WRONG' if finding.trouble else 'ok   '}  {finding.what}", flush=True)
+            if finding.trouble:
+                guilty += 1
+                print(f"       {finding.trouble}\n{finding.text}")
+    except MemoryError as error:
+        raise CommandError(f"there is not the memory for what is in {path}: {error}", status=1) from None
     print("all passes and kernels agree with the interpreter" if not guilty else f"{guilty} found")
     return int(guilty > 0)

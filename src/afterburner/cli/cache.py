@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from afterburner.options import options
-from afterburner.runtime import cache_folder
+from afterburner.runtime import cache_folder, private_folder
 from afterburner.runtime.cache import ObjectCache
 
 from .errors import CommandError
@@ -118,6 +118,9 @@ def why_unusable(folder: Path) -> str | None:
         existing = existing.parent
     if not existing.is_dir():
         return f"{existing} is not a folder; set AFTERBURNER_CACHE_DIR to one that can be written"
+    refusal = private_folder.refusal(folder)
+    if refusal is not None:
+        return refusal
     try:
         with tempfile.TemporaryFile(dir=existing) as probe:
             probe.write(bytes(MIB))

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from .errors import CommandError
+from .errors import CommandError, unwritable
 from .launch import Program, check, launch
 
 STDOUT = "-"
@@ -77,7 +77,6 @@ def _destination(json: str) -> Iterator[IO[str] | None]:
         try:
             stream = Path(json).open("w", encoding="utf-8")
         except OSError as error:
-            raise CommandError(
-                f"can't write {json!r}: {error.strerror}; give a file that can be written") from None
+            raise unwritable(json, error) from None
         with stream:
             yield stream

@@ -22,6 +22,7 @@ from afterburner.selftest.cases import families
 
 from . import machine
 from .doctor import BAD, GOOD, NOTE, Finding, conclude, show, shown_findings
+from .errors import require_writable
 from .progress import show_progress
 
 FILE = "afterburner-doctor.json"
@@ -65,7 +66,12 @@ def examine(file: str) -> int:
 
     Returns:
         The exit status: 1 where something is wrong, 130 where Ctrl-C ended it (the file then has what was found).
+
+    Raises:
+        CommandError: the file cannot be written; nothing was checked.
     """
+    if file != "-":
+        require_writable(file)
     out = contextlib.redirect_stdout(sys.stderr) if file == "-" else contextlib.nullcontext()
     result: dict[str, Any] = {"machine": machine.describe().to_dict(), "findings": [], "families": [],
                               "interrupted": False}
