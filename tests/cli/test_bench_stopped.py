@@ -43,7 +43,10 @@ def test_whole_rounds_are_told(stops: Any, error: BaseException, status: int, sa
     assert main(["bench", "mlp", "lenet", "--rounds", "5", "--json", str(file)]) == status
     shown = capsys.readouterr()
     assert "mlp" in shown.out and "lenet" not in shown.out and shown.err == said
-    (timing,) = json.loads(file.read_text())["timings"]
+    assert "2 rounds" in " ".join(shown.out.split())
+    told = json.loads(file.read_text())
+    (timing,), rounds = told["timings"], told["rounds"]
+    assert rounds == 2
     assert timing["seconds"] == {"stock": [1.0, 1.0], "afterburner": [1.0, 1.0]}
     assert timing["median_ratio"] == {"afterburner": 1.0}
 

@@ -142,7 +142,8 @@ def _bench(plan: Plan, json: str, chart: Path | None) -> int:
         show_progress("")
         whole = _whole_rounds(timings)
         if whole:
-            _tell(plan, json, chart, whole)
+            ended = max(len(timing.peak_bytes["stock"]) for timing in whole)
+            _tell(replace(plan, rounds=ended), json, chart, whole)
         if isinstance(error, CommandError):
             raise
         raise CommandError("stopped; " + ("what was measured until then is told" if whole else
