@@ -175,7 +175,8 @@ def _parts(p: Product, num: Numeric, rows: Cut, columns: Cut) -> tuple[int, int,
     n = max(1, min(wanted, columns.parts, p.n // wide))
     m = max(1, min(-(-wanted // n), rows.parts, p.m // 96))
     if p.m >= 8:
-        n = max(n, min(-(-wanted // m), columns.parts, p.n // 64))
+        narrow = 128 if p.transpose_a else 64
+        n = max(n, min(-(-wanted // m), columns.parts, p.n // narrow))
     k = max(1, min(wanted // (n * m), p.k // 256))
     return (p.batch, m, n, k)
 
