@@ -65,6 +65,8 @@ class MaskedFilterGradient(FilterGradient):
     """Emits the main phase; after the copies of the input are its masks: for every tile the lower halves of the words
     of its channels, then the upper halves."""
 
+    abreast = ABREAST
+
     @property
     def scratch(self) -> int:
         """Bytes of private memory; the last element notes what is not finite."""
@@ -146,7 +148,7 @@ class MaskedFilterGradient(FilterGradient):
                          for at in (0, CHANNELS))
             return e.b.or_(low, e.b.shl(high, i64(32)))
 
-        return [word(channel) for channel in range(1 if _alone(self.num) else ABREAST)]
+        return [word(channel) for channel in range(self.abreast)]
 
     def _channels(self, e: Emitter, source: ll.Value, masks: list[ll.Value], packed: ll.Value,
                   width: int, finite: ll.Value, line: int = 0) -> Tile:
@@ -182,6 +184,8 @@ class MaskedFilterGradient(FilterGradient):
 class AloneMaskedFilterGradient(MaskedFilterGradient):
     """With the sums of one channel in registers. Behind the notes stands for every tile how many of its elements are
     not zero: tiles where most are, or that meet what is not finite, go by register tiles of several channels."""
+
+    abreast = 1
 
     @property
     def scratch(self) -> int:

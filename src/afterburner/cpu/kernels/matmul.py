@@ -519,7 +519,7 @@ def _paired_product(c: Contraction, p: Product, num: Pairs, isa: Isa, order: tup
     half = replace(p, k=halved(p.k))
     by = block(half, num, isa, False, is_half(c.dtype) or c.body is not None)
     given = [(layout, partial(c.operand, index=index)) for layout, index in zip(p.layouts, order, strict=True)]
-    dot = _is_dot(half, num)
+    dot = half.m <= 2 and _is_dot(half, num)  # for more rows it was never timed
     paired = PairedOperands(num, stored_type(c.dtype), given, int(by.partial and not dot))
 
     def operands(e: Emitter) -> tuple[ll.Value, ll.Value]:
