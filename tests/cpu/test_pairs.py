@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import test_conv
 import test_matmul
+import test_prologue
 from cpu_harness import run_kernel
 from guarded import run_guarded
 from test_epilogue import fused
@@ -15,14 +16,13 @@ from afterburner.cpu import isa as isas
 from afterburner.cpu import llvm
 from afterburner.cpu.isa import Isa
 from afterburner.cpu.kernel import Kernel
-from afterburner.cpu.kernels import conv_direct, lower, pairs
+from afterburner.cpu.kernels import conv_direct, conv_filter_grad, filter_grad_plan, lower, pairs
 from afterburner.cpu.kernels.epilogue import contraction_of
 from afterburner.cpu.module import KernelModule
-from afterburner.ir import Node
+from afterburner.ir import Node, interpret
 from afterburner.ir.ops.elementwise import Maximum, Mul
 
 UNIT = {"f32": 2.0**-24, "bf16": 2.0**-8}
-DIRECTIONS = test_conv.NAMES[:2]
 CASES = ["valid", "same", "asymmetric", "strided stem", "strided 1x1", "plain 1x1", "dilated", "dilated and strided",
          "groups", "strided groups", "halved", "middle tap", "padding beyond window", "many channels"]
 PRODUCTS = [(3, 5, 7), (32, 784, 128), (8, 64, 10), (1, 300, 33), (2, 129, 17), (50, 70, 1), (97, 301, 75),
@@ -57,6 +57,8 @@ def what_pairing_takes() -> None:
 def _only_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("scheme_that_pays", "streamed_winograd_pays", "narrow_pays"):
         monkeypatch.setattr(conv_direct, name, lambda *given: None)
+    for name in ("filter_scheme_that_pays", "whole_filter_grad_pays"):
+        monkeypatch.setattr(conv_filter_grad, name, lambda *given: None)
 
 
 def rounded(array: np.ndarray) -> np.ndarray:
@@ -85,7 +87,7 @@ def check(got: np.ndarray, exact: np.ndarray, magnitude: np.ndarray, dtype: str)
 
 @pytest.mark.parametrize("dtype", UNIT)
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("name", DIRECTIONS)
+@pytest.mark.parametrize("name", test_conv.NAMES)
 def test_convolutions(name: str, case: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     _only_pairs(monkeypatch)
     node, arrays = test_conv.build(name, test_conv.CASES[case], dtype)
@@ -164,3 +166,46 @@ def test_other_types_and_precisions_do_not_take_it(dtype: str, precision: str) -
 @pytest.mark.parametrize("dtype", UNIT)
 def test_nor_do_processors_without_it(dtype: str) -> None:
     assert pairs.pairs(test_matmul.DTYPES[dtype], replace(paired(dtype), bf16_dot=False)) is None
+
+
+@pytest.mark.parametrize("dtype", UNIT)
+@pytest.mark.parametrize("panel, inputs, chunk", [(1 << 11, 1 << 10, 200), (1 << 14, 1 << 12, 1000)])
+@pytest.mark.parametrize("case", ["same", "strided stem", "strided 1x1", "plain 1x1", "groups", "many channels"])
+def test_a_filter_gradient_in_many_pieces(case: str, panel: int, inputs: int, chunk: int, dtype: str,
+                                          monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, size in (("_PANEL_BYTES", panel), ("_INPUT_BYTES", inputs), ("_COPIED_PIXELS", 8),
+                       ("CHUNK_CYCLES", chunk)):
+        monkeypatch.setattr(filter_grad_plan, name, size)
+    test_convolutions("conv2d_filter_grad", case, dtype, monkeypatch)
+
+
+@pytest.mark.parametrize("beside", [0, 3])
+@pytest.mark.parametrize("name", ["one row", "wide", "many blocks", "long sums", "chunks of channels", "often zero"])
+def test_an_image_that_is_made_is_rounded_as_it_is_made(name: str, beside: int) -> None:
+    made, (z, filter_, x, scale, shift) = test_prologue.convolution(name, made=True, beside=beside)
+    plain, _ = test_prologue.convolution(name, made=False)
+    got = run_guarded(_lowered(made, paired("f32")), [z, filter_, x, scale, shift], paired("f32"))
+    inside = slice(beside, -beside or None)
+    image = np.maximum(x[..., inside] * scale + shift, np.float32(0))
+    same = run_guarded(_lowered(plain, paired("f32")), [z[..., inside], filter_, image], paired("f32"))
+    assert got[0].tobytes() == same[0].tobytes()
+    operands = [z[..., inside], *(rounded(a).astype(np.float32) for a in (filter_, image))]
+    for value, exact in zip(got, interpret(plain.op.body, operands), strict=True):
+        np.testing.assert_allclose(value, exact, rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.parametrize("name", test_prologue.SHAPES)
+def test_a_filter_gradient_of_an_image_that_is_made(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _only_pairs(monkeypatch)
+    node, arrays = test_prologue.fused(name, "f32")
+    got, = run_guarded(_lowered(node, paired("f32")), arrays, paired("f32"))
+    plain, operands = test_prologue.made_before(node, arrays)
+    exact, = plain.op.evaluate(*(rounded(a) for a in operands))
+    magnitude, = plain.op.evaluate(*(np.abs(rounded(a)) for a in operands))
+    check(got, exact, magnitude, "f32")
+
+
+def test_multiply_adds_that_start_in_a_cycle() -> None:
+    one = replace(with_instruction(), cpu="znver4")
+    assert (one.multiply_adds, with_instruction().multiply_adds) == (1, 2)
+    assert replace(one, name="avx2").multiply_adds == 2

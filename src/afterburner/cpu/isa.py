@@ -48,6 +48,10 @@ class Isa:
         """Size of a core's first-level cache of data, as far as it is known to be more than 32 KiB."""
         return 48 << 10 if self.cpu in _LARGE_FIRST_LEVEL else 32 << 10
 
+    @property
+    def multiply_adds(self) -> int:
+        """Multiply-adds of whole registers that start in a cycle, of floats as of bfloat16 pairs."""
+        return 1 if self.name == "avx512" and self.cpu in _ONE_A_CYCLE else 2
 
     @property
     def finds_zeros(self) -> bool:
@@ -62,6 +66,8 @@ _LARGE_FIRST_LEVEL = frozenset((
     "graniterapids-d", "diamondrapids", "znver5"))
 # processors with AVX-512 that start four instructions a cycle: Intel's Skylake and what was made of it
 _FOUR_A_CYCLE = frozenset(("skylake-avx512", "cascadelake", "cooperlake", "cannonlake"))
+# processors that compute 512 bits in two halves, or in one unit
+_ONE_A_CYCLE = frozenset(("znver4", "icelake-client", "tigerlake", "rocketlake", "cannonlake"))
 
 
 _FORMS = {

@@ -12,6 +12,7 @@ from llvmlite import ir as ll
 from ...ir import DType, Node
 from ...ir.ops.conv import Conv2d, Conv2dInputGrad
 from ...ir.types import F32
+from ..emitter import F32 as LLVM_F32
 from ..emitter import Emitter, stored_type
 from ..halves import is_half
 from ..isa import Isa
@@ -21,6 +22,7 @@ from .column_sums import with_sums
 from .conv_input_grad_narrow import lower_narrow_input_grad, narrow_pays
 from .correlation import Axis, Correlation, Plan, Taps, in_rows_of
 from .correlation_masked import MaskedCorrelator, masked_plan
+from .correlation_pairs import PairedCorrelator
 from .correlation_sparse import ListCorrelator, SparseCorrelator, SparsePlan, sparse_plan
 from .correlation_split import SplitCorrelator, SplitPlan, split_plan
 from .correlation_streamed import StreamedCorrelator, in_one_row, streamed_plans
@@ -31,7 +33,7 @@ from .gemm import LINE, MOST_CHUNKS, TALLEST, WIDEST, Cut, Numeric, choose_tile,
 from .matmul import Product, lower_product, zero_kernel
 from .packing import widen_phase
 from .pairs import Layout, PairedOperands, Pairs, Pointer, halved, pairs, pays, temporary
-from .prologue import Prologue, made_operand
+from .prologue import Given, Prologue, made_operand
 from .shared_zeros import SharedZeros, shared_zeros
 from .winograd import F2X2, F4X4, few_tiles, lower_checked_winograd, lower_winograd, scheme_that_pays
 from .winograd_streamed import lower_streamed_winograd, streamed_winograd_pays
@@ -44,6 +46,7 @@ _SHORTEST_ROW, _LONGEST_ROW = 24, 128  # pixels: to begin one takes time, and ti
 _SET_BYTES = 4 << 10  # apart, lines are in one set of the first-level caches of x86 processors
 _WAYS = 8  # of the smallest of these
 _FEW_CHUNKS = 16  # more come out even enough
+_ROUNDED = 2  # chunks that each round the same pixels to pairs: with more a pass of its own is faster
 _FEW_PIXELS = 32  # of a 1x1 convolution
 # Output channels for which it takes so long to make an image that each of its pixels is made once, though more of the
 # filter is then read again and again; bytes of that for each of a register: processors with longer ones have larger
@@ -136,7 +139,7 @@ class Layer:
         image, filter: which operand is which.
         chunks: of the main phase, the same for all correlators.
         zeros: those that pixels share, where they are left out.
-        paired: image and filter as pairs, where they are taken so.
+        paired: the image as pairs, where it is taken so and not made block by block.
     """
 
     contraction: Contraction
@@ -148,7 +151,7 @@ class Layer:
     paired: PairedOperands | None = None
 
     def kernel(self, isa: Isa, label: str) -> Kernel:
-        """Pack the filter, widen the image where it is 16 bits wide and not taken as pairs, correlate."""
+        """Pack the filter, pair the image where that is taken so, or widen it where it is 16 bits wide, correlate."""
         c, num = self.contraction, self.correlators[0].num
         packed = max(x.packed_at + x.packed_elements for x in self.correlators) * num.bytes
         image, blocks = c.root.operands[self.image].type, self.correlators[0].blocks
@@ -158,14 +161,13 @@ class Layer:
         source: Pointer = partial(c.operand, index=self.image) if blocks is None else blocks.prologue.operand
         filter_: Pointer = partial(c.operand, index=self.filter)
         kept = kept_filter(c, self.filter, 1)
-        pairing: list[Phase] = []
-        widening: list[Phase] = []
+        copying: list[Phase] = []
         temps = [packed]
         if self.paired is not None:
-            pairing, kept, (source, filter_) = self.paired.phases, None, self.paired.pointers
+            copying, (source,) = self.paired.phases, self.paired.pointers
             temps += self.paired.temps
         elif is_half(c.dtype):
-            widening = [widen_phase(num, stored, source, image.size, 1)]
+            copying = [widen_phase(num, stored, source, image.size, 1)]
             source = temporary(1)
             temps.append(image.size * 4)
 
@@ -179,7 +181,7 @@ class Layer:
             for x in self.correlators:
                 x.compute(e, source(e), finish)
 
-        phases = (*pairing, Phase(pack_chunks, pack), *widening, Phase(self.chunks, compute))
+        phases = (Phase(pack_chunks, pack), *copying, Phase(self.chunks, compute))
         kernel = Kernel(c.node, phases, c.key(isa), tuple(temps),
                         max(x.scratch for x in self.correlators), label, kept)
         return kernel if self.zeros is None else _with_lists(kernel, c, self.zeros, (self.image, self.filter))
@@ -237,16 +239,21 @@ def _lower_made(contraction: Contraction, made: Prologue, c: Correlation, isa: I
     """
     if c.groups > 1 or contraction.dtype != F32:
         raise Unsupported(f"a convolution of {contraction.dtype} in {c.groups} groups that makes its image")
-    num = numeric(contraction.dtype, isa)
+    num, num_of_pairs = numeric(contraction.dtype, isa), pairs(contraction.dtype, isa)
     adjacent = made.pitch == c.depth  # patches are made of adjacent pixels only
-    pays = scheme_that_pays(c, (F2X2,), num, isa) if adjacent else None
-    if pays is None and isa.finds_zeros and _often_zero(contraction, [c]):
+    scheme = scheme_that_pays(c, (F2X2,), num, isa) if adjacent else None
+    if scheme is None and num_of_pairs is not None:
+        named = f"{label} (bfloat16 pairs)"
+        paired = _paired(contraction, [c.trimmed], num_of_pairs, isa, (0, 1), filter_columns, named, made)
+        if paired is not None:
+            return with_sums(paired, contraction, isa)
+    if scheme is None and isa.finds_zeros and _often_zero(contraction, [c]):
         size = contraction.root.operands[1].type.size
         sparse = _sparse_correlator(c.trimmed, num, isa, filter_columns, size, contraction.streams, made)
         if sparse is not None:
             return with_sums(_sparse(contraction, sparse, isa, (0, 1), label), contraction, isa)
     direct = _made_directly(contraction, made, c.trimmed, num, isa, filter_columns, label)
-    if pays is None:
+    if scheme is None:
         return with_sums(direct, contraction, isa)
     return lower_checked_winograd(contraction, c, num, isa, (0, 1), filter_columns, f"{label} (Winograd 2x2)",
                                   kept_filter(contraction, 1, 1), direct, made)
@@ -255,17 +262,25 @@ def _lower_made(contraction: Contraction, made: Prologue, c: Correlation, isa: I
 def _made_directly(contraction: Contraction, made: Prologue, c: Correlation, num: Numeric, isa: Isa,
                    filter_columns: int, label: str) -> Kernel:
     """All products of an image that is made block by block."""
-    c = in_even_rows(c, num, isa)
-    if c.pointwise:  # apart, so that pixels do not all fall into one set of a cache
-        c = replace(c, gap=LINE // num.bytes)
-    plans = _plans([c], num, isa)
-    blocks = c.images * -(-c.rows.outputs // plans[0].block)
+    c = _apart(in_even_rows(c, num, isa), num)
+    plan = _made_once(c, _plans([c], num, isa)[0], num, isa)
+    correlator = Correlator(c, plan, num, stored_type(contraction.dtype), 0, filter_columns, contraction.streams,
+                            made=made)
+    return Layer(contraction, (correlator,), 0, 1, prod(plan.parts)).kernel(isa, label)
+
+
+def _apart(c: Correlation, num: Numeric) -> Correlation:
+    """The correlation; of single pixels that are made apart, so that they do not all fall into one set of a cache."""
+    return replace(c, gap=LINE // num.bytes) if c.pointwise else c
+
+
+def _made_once(c: Correlation, plan: Plan, num: Numeric, isa: Isa) -> Plan:
+    """The plan, or where there are few output channels one in which each pixel is made once."""
+    blocks = c.images * -(-c.rows.outputs // plan.block)
     filter_bytes = c.steps * c.width * num.bytes
     if blocks >= _FEW_CHUNKS and c.width <= _FEW_CHANNELS and filter_bytes <= _MADE_FILTER_BYTES * isa.vector_bytes:
-        plans = [replace(plans[0], parts=(min(blocks, prod(plans[0].parts)), 1))]
-    correlator = Correlator(c, plans[0], num, stored_type(contraction.dtype), 0, filter_columns, contraction.streams,
-                            made=made)
-    return Layer(contraction, (correlator,), 0, 1, _chunks(plans)).kernel(isa, label)
+        return replace(plan, parts=(min(blocks, prod(plan.parts)), 1))
+    return plan
 
 
 def pointwise_product(parts: list[Correlation], dtype: DType, isa: Isa) -> Product | None:
@@ -378,22 +393,41 @@ def _correlators(contraction: Contraction, parts: list[Correlation], plans: list
 
 
 def _paired(contraction: Contraction, parts: list[Correlation], num: Pairs, isa: Isa, order: tuple[int, int],
-            filter_columns: int, label: str) -> Kernel | None:
-    """The layer on pairs of channels; None where pairing them takes longer than it saves."""
+            filter_columns: int, label: str, made: Prologue | None = None) -> Kernel | None:
+    """The layer on pairs of channels; None where pairing them takes longer than it saves. The image may be ``made``."""
     c, stored = parts[0], stored_type(contraction.dtype)
     image, taps = contraction.shapes[order[0]], prod(contraction.shapes[order[1]][:2])
     filter_ = Layout(taps * c.width * c.groups, c.depth, 1) if c.transposed else Layout(taps, c.depth,
                                                                                        c.width * c.groups)
-    layouts = (Layout(prod(image[:3]) * c.groups, c.depth, 1), filter_)
+    layout = Layout(prod(image[:3]) * c.groups, c.depth, 1)
     products = sum(p.pixels * p.width * p.groups * p.steps for p in parts)
-    if not pays(products, c.depth, layouts, stored, num):
+    if not pays(products, c.depth, (layout, filter_), stored, num):
         return None
-    given = [(layout, partial(contraction.operand, index=i)) for layout, i in zip(layouts, order, strict=True)]
+    if len(parts) == 1 and c.pointwise and c.depth % 2 == 0 and stored is LLVM_F32:
+        by_block = _paired_by_block(contraction, c, num, isa, order, filter_columns, label, made)
+        if by_block is not None or made is not None:
+            return by_block
     halves = [replace(p, depth=halved(p.depth)) for p in parts]
     plans = _plans(halves, num, isa)
-    correlators = _correlators(contraction, halves, plans, num, num.element, filter_columns)
-    paired = PairedOperands(num, stored, given, 1)
-    return Layer(contraction, correlators, *order, _chunks(plans), None, paired).kernel(isa, label)
+    correlators: list[PairedCorrelator] = []
+    for given, half, plan in zip(parts, halves, plans, strict=True):
+        at = correlators[-1].packed_at + -(-correlators[-1].packed_elements // 16) * 16 if correlators else 0
+        correlators.append(PairedCorrelator(given, half, plan, num, stored, at, filter_columns, contraction.streams))
+    paired = PairedOperands(num, stored, [(layout, partial(contraction.operand, index=order[0]))], 1)
+    return Layer(contraction, tuple(correlators), *order, _chunks(plans), None, paired).kernel(isa, label)
+
+
+def _paired_by_block(contraction: Contraction, c: Correlation, num: Pairs, isa: Isa, order: tuple[int, int],
+                     filter_columns: int, label: str, made: Prologue | None) -> Kernel | None:
+    """The layer whose image is rounded as blocks of it are read; None where too many chunks would each round all."""
+    half = _apart(in_even_rows(replace(c, depth=halved(c.depth)), num, isa), num)
+    plan = _made_once(half, _plans([half], num, isa)[0], num, isa)
+    if plan.parts[1] > _ROUNDED and made is None:
+        return None
+    given = replace(half, depth=c.depth)
+    correlator = PairedCorrelator(given, half, plan, num, LLVM_F32, 0, filter_columns, contraction.streams,
+                                  made or Given(contraction, order[0]))
+    return Layer(contraction, (correlator,), *order, prod(plan.parts)).kernel(isa, label)
 
 
 def _often_zero(contraction: Contraction, parts: list[Correlation]) -> bool:

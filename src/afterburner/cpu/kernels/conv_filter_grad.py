@@ -17,10 +17,12 @@ from .depthwise import lower_depthwise_filter_grad
 from .epilogue import Contraction, store_result
 from .filter_grad_masked import MaskedFilterGradient, masked_gradient, masked_plan
 from .filter_grad_masked_taps import TapsFilterGradient, taps_plan
+from .filter_grad_pairs import PairedFilterGradient
 from .filter_grad_plan import plan_of
 from .filter_grad_tiles import FilterGradient
 from .gemm import Numeric, numeric
 from .matmul import combine_phase, zero_kernel
+from .pairs import Pairs, pairs
 from .prologue import Prologue, prologue_of
 from .winograd import F2X2, F4X4
 from .winograd_filter_grad import filter_scheme_that_pays, lower_checked_filter_grad, lower_winograd_filter_grad
@@ -43,6 +45,9 @@ def lower_conv2d_filter_grad(node: Node, isa: Isa) -> Kernel:
         kernel = _winograd(c, prologue, num, isa, label)
         if kernel is not None:
             return kernel
+    paired = pairs(c.dtype, isa)
+    if paired is not None:
+        return _kernel(c, _paired_gradient(c, prologue, paired, isa), paired, isa, f"{label} (bfloat16 pairs)")
     found = _gradient_without_zeros(c, prologue, num, stored_type(c.dtype), isa)
     if found is not None:
         return _kernel(c, found, num, isa, f"{label} (zeros left out)")
@@ -86,6 +91,14 @@ def _whole_gradient(c: Contraction, prologue: Prologue | None, num: Numeric, sto
     x, dy = c.shapes[:2]
     f = plan_of(c.root.op, x, dy, num, isa, by_channel=prologue is not None)
     return FilterGradient(f, num, stored, f.parts[0] > 1 or is_half(c.dtype), c, prologue)
+
+
+def _paired_gradient(c: Contraction, prologue: Prologue | None, num: Pairs, isa: Isa) -> FilterGradient:
+    """What computes all products by bfloat16 pairs."""
+    assert isinstance(c.root.op, Conv2dFilterGrad)
+    x, dy = c.shapes[:2]
+    f = plan_of(c.root.op, x, dy, num, isa, by_channel=prologue is not None, per_step=2)
+    return PairedFilterGradient(f, num, stored_type(c.dtype), f.parts[0] > 1 or is_half(c.dtype), c, prologue)
 
 
 def _gradient_without_zeros(c: Contraction, prologue: Prologue | None, num: Numeric, stored: ll.Type,

@@ -36,7 +36,7 @@ from .gemm import (
     zeros,
 )
 from .packing import pack_columns, pack_columns_transposed
-from .prologue import Blocks, Prologue
+from .prologue import Blocks, Given, Prologue
 from .sum_blocks import Piece, ends_of, pieces_of, segments_of
 
 if TYPE_CHECKING:
@@ -94,15 +94,24 @@ class Correlator:
 
     def __init__(self, c: Correlation, plan: Plan, num: Numeric, stored: ll.Type, packed_at: int,
                  filter_columns: int, streams: Streams = lambda e: [], zeros: SharedZeros | None = None,
-                 made: Prologue | None = None) -> None:
+                 made: Prologue | Given | None = None) -> None:
         self.c, self.plan, self.num, self.stored, self.packed_at = c, plan, num, stored, packed_at
         self.filter_columns, self.streams, self.shared_zeros = filter_columns, streams, zeros
         self.slot = c.steps * plan.panels.widest * num.lanes
         self.blocks_per_image = -(-c.rows.outputs // plan.block) if plan.block else 0
         self.ends = ends_of(c) if num.is_float and num.bytes == 4 else ()
         self.totals_at = 0  # elements from the start of scratch, of a tile's totals
-        self.blocks = None if made is None else Blocks(made, self._made_at, c.columns.inputs, c.depth, c.pixel)
+        self.blocks = None if made is None else self._blocks(made)
         self.asked = self._asked_lines()
+
+    def _blocks(self, made: Prologue | Given) -> Blocks:
+        """What makes pixels."""
+        return Blocks(made, self._made_at, self.c.columns.inputs, self.c.depth, self.c.pixel)
+
+    @property
+    def filter_of(self) -> Correlation:
+        """The correlation whose filter lies in memory."""
+        return self.c
 
     @property
     def tile_totals(self) -> int:
@@ -139,7 +148,7 @@ class Correlator:
         """Cache lines of the next block's input that each tile asks for, so that together they ask for all."""
         c, plan, size = self.c, self.plan, self.num.bytes
         whole = c.images * c.rows.inputs * self._given_row * size
-        apart = self.blocks is not None and self.blocks.prologue.pitch > c.depth
+        apart = self.blocks is not None and self.blocks.prologue.pitch > self.blocks.depth
         if c.groups > 1 or plan.block == 0 or whole < COLD_BYTES or plan.parts[1] > _PASSES or apart:
             return 0
         lines = plan.block * c.rows.taps.stride * self._given_row * size / LINE
@@ -177,15 +186,20 @@ class Correlator:
                  target: ll.Value, width: int, last: int) -> None:
         """Copy one row of taps of ``width`` registers of channels to [tap column][depth][registers]."""
         c = self.c
-        pack = pack_columns_transposed if c.transposed else pack_columns
-        stride = c.depth * c.groups if c.transposed else c.width * c.groups
         with e.loop(0, c.columns.taps.count, name="j") as j:
             source = e.at(filter_, self._filter_offset(e, group, channel, i, j), self.stored)
             into = e.at(target, e.b.mul(j, i64(c.depth * width * self.num.lanes)), self.num.element)
-            pack(e, self.num, source, stride, i64(c.depth), into, width, last, self.stored)
+            self.pack_tap(e, source, into, width, last)
+
+    def pack_tap(self, e: Emitter, source: ll.Value, into: ll.Value, width: int, last: int) -> None:
+        """Copy ``width`` registers of channels of one tap to [depth][registers]."""
+        c = self.c
+        pack = pack_columns_transposed if c.transposed else pack_columns
+        stride = c.depth * c.groups if c.transposed else c.width * c.groups
+        pack(e, self.num, source, stride, i64(c.depth), into, width, last, self.stored)
 
     def _filter_offset(self, e: Emitter, group: ll.Value, channel: ll.Value, i: ll.Value, j: ll.Value) -> ll.Value:
-        c = self.c
+        c = self.filter_of
         row = e.b.add(i64(c.rows.taps.index), e.b.mul(i, i64(c.rows.taps.index_step)))
         column = e.b.add(i64(c.columns.taps.index), e.b.mul(j, i64(c.columns.taps.index_step)))
         tap = e.b.add(e.b.mul(row, i64(self.filter_columns)), column)

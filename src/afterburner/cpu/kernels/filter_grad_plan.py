@@ -38,6 +38,7 @@ class FilterGrad:
         together: tiles whose input is copied in one go.
         abreast: panels of dy that are copied in one go.
         parts: chunks along (units, panels, tiles).
+        per_step: pixels of a row whose products are added in one step.
     """
 
     op: Conv2dFilterGrad
@@ -51,6 +52,7 @@ class FilterGrad:
     together: int
     abreast: int
     parts: tuple[int, int, int]
+    per_step: int = 1
 
     @property
     def row_blocks(self) -> int:
@@ -81,6 +83,20 @@ class FilterGrad:
         return self.unit[0] * self.unit[1] * self.dy[2]
 
     @property
+    def row_steps(self) -> int:
+        """Steps of a row of output pixels."""
+        return -(-self.dy[2] // self.per_step)
+
+    @property
+    def unit_steps(self) -> int:
+        return self.unit[0] * self.unit[1] * self.row_steps
+
+    @property
+    def column_step(self) -> int:
+        """Columns of the copied input from a step to the next."""
+        return 1 if self.sparse else self.op.strides[1] * self.per_step
+
+    @property
     def input_rows(self) -> int:
         """Input rows that a unit reads of one image, at most."""
         if self.sparse:
@@ -92,7 +108,7 @@ class FilterGrad:
     def input_columns(self) -> int:
         """Columns of the copied input."""
         if self.sparse:
-            return self.dy[2]
+            return self.row_steps
         return self.x[2] + (sum(self.op.padding[1]) if self.bordered else 0)
 
     @property
@@ -119,21 +135,21 @@ class FilterGrad:
 
 
 def plan_of(op: Conv2dFilterGrad, x: tuple[int, ...], dy: tuple[int, ...], num: Numeric, isa: Isa,
-            by_channel: bool = False) -> FilterGrad:
+            by_channel: bool = False, per_step: int = 1) -> FilterGrad:
     """Tiles, units and chunks, from the sizes alone; ``by_channel``: the input must be copied by channels."""
     kh, kw, depth, outputs = op.filter_shape
     width = outputs // op.groups
     merged = depth <= _FEW_CHANNELS and op.groups == 1 and op.dilation[1] == 1 and not by_channel
     tiles, panels = choose_tile(depth * kw if merged else depth, -(-width // num.lanes), _STEPS, isa)
-    pixels = max(1, _PANEL_BYTES // (panels.widest * num.lanes * num.bytes))
+    pixels = max(1, _PANEL_BYTES // (panels.widest * num.lanes * num.bytes)) * per_step
     image = dy[1] * dy[2]
     if image <= pixels:
         unit = (min(x[0], pixels // image), dy[1])
     else:
         rows = max(1, pixels // dy[2])
         unit = (1, -(-dy[1] // -(-dy[1] // rows)))
-    bordered = merged or 0 < sum(op.padding[1]) <= dy[2] / 12
-    found = FilterGrad(op, x, dy, merged, tiles, panels, bordered, unit, 1, 1, (1, 1, 1))
+    bordered = merged or per_step > 1 or 0 < sum(op.padding[1]) <= dy[2] / 12
+    found = FilterGrad(op, x, dy, merged, tiles, panels, bordered, unit, 1, 1, (1, 1, 1), per_step)
     parts = cheapest_parts(found, num)
     together = min(-(-tiles.parts // parts[2]), max(1, _INPUT_BYTES // (found.tile_input * num.bytes)))
     mine = min(panels.parts, -(-panels.parts * op.groups // parts[1]))

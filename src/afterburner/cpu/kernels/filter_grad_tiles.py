@@ -48,7 +48,7 @@ class FilterGradient:
         self.pitch = f.x[3] if prologue is None else prologue.pitch  # elements from a pixel of x to the next
         groups, lanes = f.op.groups, num.lanes
         self.depth, self.width = f.op.filter_shape[2], f.op.filter_shape[3] // groups
-        self.slot = f.unit_pixels * f.panels.widest * lanes
+        self.slot = f.unit_steps * f.panels.widest * lanes
         self.input_at = self.slot * f.abreast
 
     @property
@@ -308,8 +308,9 @@ class FilterGradient:
              asked: ll.Value) -> Tile:
         """Register sums over one run of pixels; every so many ask for one that will be copied next."""
         f, num = self.f, self.num
-        steps = -(-f.unit_pixels // f.asked)
-        whole = e.b.udiv(self.pixels, i64(steps))
+        steps = -(-f.unit_steps // f.asked)
+        count = e.b.udiv(e.b.add(self.pixels, i64(f.per_step - 1)), i64(f.per_step))
+        whole = e.b.udiv(count, i64(steps))
 
         def add(tile: Tile, turn: ll.Value, count: ll.Value | int) -> Tile:
             first = e.b.mul(turn, i64(steps))
@@ -321,7 +322,7 @@ class FilterGradient:
         with e.loop_carried(0, whole, 1, flat, "run") as (turn, now, after):
             self._ask_pixel(e, e.b.add(asked, turn))
             after[:] = [v for row in add(shaped(now, width), turn, steps) for v in row]
-        return add(shaped(after, width), whole, e.b.sub(self.pixels, e.b.mul(whole, i64(steps))))
+        return add(shaped(after, width), whole, e.b.sub(count, e.b.mul(whole, i64(steps))))
 
     def _inside(self, axis: int) -> bool:
         """Whether all taps of all output positions lie inside of the input."""
@@ -360,17 +361,17 @@ class FilterGradient:
             column = e.b.add(column, row)
         shift = e.b.sub(e.b.sub(e.b.mul(i, i64(op.dilation[0])), i64(op.padding[0][0])), self.top)
         fixed = f.bordered or self._inside(1)
-        count = f.dy[2] if fixed else e.b.sub(across[1], across[0])
+        count = f.row_steps if fixed else e.b.sub(across[1], across[0])
         flat = [v for line_ in zeros(num, height, width) for v in line_]
         with e.loop_carried(0, self.images, 1, flat, "image") as (image, outer, outer_after):
             x_image = e.at(source, e.b.add(e.b.mul(image, i64(f.input_rows * line)), column), num.element)
-            pixels = e.b.mul(image, i64(f.unit[1] * f.dy[2]))
+            steps = e.b.mul(image, i64(f.unit[1] * f.row_steps))
             with e.loop_carried(rows[0], rows[1], 1, outer, "y") as (y, now, after):
                 x_row = e.b.add(e.b.mul(y, i64(f.strides[0])), shift)
                 a = e.at(x_image, e.b.mul(x_row, i64(line)), num.element)
-                pixel = e.b.add(e.b.mul(e.b.sub(y, self.first_row), i64(f.dy[2])), e.b.add(pixels, across[0]))
-                b = e.at(packed, e.b.mul(pixel, i64(width * num.lanes)), num.element)
-                tile = accumulate(e, num, shaped(now, width), Rows(a, range(height), f.strides[1] * channels),
+                step = e.b.add(e.b.mul(e.b.sub(y, self.first_row), i64(f.row_steps)), e.b.add(steps, across[0]))
+                b = e.at(packed, e.b.mul(step, i64(width * num.lanes)), num.element)
+                tile = accumulate(e, num, shaped(now, width), Rows(a, range(height), f.column_step * channels),
                                   self._columns(b, width), count, unroll=4)
                 after[:] = [v for line_ in tile for v in line_]
             outer_after[:] = after

@@ -474,12 +474,12 @@ def _broadcast(e: Emitter, num: Numeric, at: ll.Value, a: Rows, r: int, k: int) 
 def step_cycles(rows: int, vectors: int, isa: Isa) -> float:
     """Estimated cycles of one step of a register tile, infinite where it does not fit the registers.
 
-    Two multiply-adds and two loads start in a cycle; a multiply-add takes about four, and a chain of them
-    loses a little more than that. Wider panels than two registers were slower with 32 registers.
+    Two loads start in a cycle; a multiply-add takes about four, and a chain of them loses a little more than that.
+    Wider panels than two registers were slower with 32 registers.
     """
     if rows * vectors + min(rows, vectors) + 1 > isa.registers:
         return float("inf")
-    cycles = max(rows * vectors / 2, 4.6, (rows + vectors) / 2) + 0.1
+    cycles = max(rows * vectors / isa.multiply_adds, 4.6, (rows + vectors) / 2) + 0.1
     return cycles * 1.05 if vectors > 2 else cycles
 
 

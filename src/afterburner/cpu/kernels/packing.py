@@ -12,7 +12,7 @@ from ..kernel import Phase
 from .gemm import LINE, MOST_CHUNKS, Numeric, load_lanes, range_of_part, shuffle, store_lanes
 
 ROWS_AHEAD = 12  # are asked for while rows are packed: what memory takes to bring them
-_FAR = 1 << 10  # bytes between rows from which on a processor does not see which comes next
+FAR = 1 << 10  # bytes between rows from which on a processor does not see which comes next
 
 
 def copy_columns(e: Emitter, num: Numeric, source: ll.Value, target: ll.Value, vectors: int, last_lanes: int,
@@ -32,7 +32,7 @@ def pack_columns(e: Emitter, num: Numeric, source: ll.Value, stride: int, steps:
     fall into few sets even of a second-level cache, and are gone before they are read.
     """
     row, size = vectors * num.lanes, num.bytes if stored == num.element else 2
-    asked = range(0, row * size, LINE) if stride * size >= _FAR else ()
+    asked = range(0, row * size, LINE) if stride * size >= FAR else ()
     with e.loop_carried(0, steps, 1, [source, target], "pack") as (_, now, after):
         for at in asked:
             e.prefetch(e.at(now[0], ROWS_AHEAD * stride + at // size, stored))

@@ -17,11 +17,11 @@ from ...ir.types import BF16 as BF16_TYPE
 from ...ir.types import F32 as F32_TYPE
 from ...ir.types import DType
 from .. import halves
-from ..emitter import BF16, F32, I16, I32, Emitter, const, i64
+from ..emitter import BF16, F32, I16, I32, Emitter, const, i64, like
 from ..isa import Isa
 from ..kernel import Phase
-from .gemm import MOST_CHUNKS, Numeric, load_lanes, range_of_part, store_lanes
-from .packing import load_scalar
+from .gemm import LINE, MOST_CHUNKS, Numeric, load_lanes, load_part, range_of_part, shuffle, store_lanes
+from .packing import FAR, ROWS_AHEAD, load_scalar, transpose
 
 _CHUNK_ELEMENTS = 65536
 _ROUNDING, _JOINING = 8.0, 3.0  # cycles for a register of pairs: of f32, of bfloat16 from two lines
@@ -34,9 +34,11 @@ class Pairs(Numeric):
     Attributes:
         instruction: the processor has it; else it is written out, which differs in denormals alone: the instruction
             takes them for zero, in operands and sums.
+        starts: multiply-adds, of pairs as of f32, that start in a cycle.
     """
 
     instruction: bool
+    starts: int = 2
 
     def multiply_add(self, e: Emitter, a: ll.Value, b: ll.Value, c: ll.Value) -> ll.Value:
         """``c + a.high * b.high``, then ``+ a.low * b.low``: the order of the instruction."""
@@ -51,7 +53,8 @@ def pairs(dtype: DType, isa: Isa) -> Pairs | None:
     """The arithmetic of pairs where a contraction of ``dtype`` may take it: bfloat16, and in fast precision f32."""
     if not isa.bf16_dot or not (dtype == BF16_TYPE or (dtype == F32_TYPE and isa.precision == "fast")):
         return None
-    return Pairs(F32, 4, isa.lanes(4), isa.fma, "+avx512bf16" in isa.features.split(","))
+    return Pairs(F32, 4, isa.lanes(4), isa.fma, "+avx512bf16" in isa.features.split(","),
+                 isa.multiply_adds)
 
 
 def _dot(e: Emitter, a: ll.Value, b: ll.Value, c: ll.Value) -> ll.Value:
@@ -111,8 +114,8 @@ def halved(depth: int) -> int:
 
 def pays(products: int, depth: int, layouts: Sequence[Layout], stored: ll.Type, num: Pairs) -> bool:
     """Whether a contraction of so many products, summed along an axis of ``depth``, saves more cycles by pairs than
-    pairing its operands takes. Two multiply-adds start in a cycle, as many as of f32."""
-    saved = products * (1 - halved(depth) / depth) / num.lanes / 2
+    pairing its operands takes."""
+    saved = products * (1 - halved(depth) / depth) / num.lanes / num.starts
     return saved > sum(layout.cycles(stored, num) for layout in layouts)
 
 
@@ -175,21 +178,18 @@ def _pair_run(e: Emitter, num: Pairs, source: ll.Value, target: ll.Value, count:
     whole = e.b.and_(count, i64(-num.lanes))
     with e.loop(0, whole, num.lanes, "pairs") as k:
         given = e.at(source, e.b.mul(k, i64(2)), stored)
-        element, size = (BF16, 2) if stored is BF16 else (F32, 4)
-        value = e.load(given, ll.VectorType(element, 2 * num.lanes), size)
-        rounded = value if stored is BF16 else halves.narrow_to(e, value, BF16)
-        e.store(e.b.bitcast(rounded, num.vector), e.at(target, k, F32), num.bytes)
+        e.store(join_adjacent(e, num, given, 2 * num.lanes, stored), e.at(target, k, F32), num.bytes)
     with e.loop(whole, count, name="rest") as k:
         given = e.at(source, e.b.mul(k, i64(2)), stored)
         low, high = (load_scalar(e, num, e.at(given, i, stored), stored) for i in range(2))
-        e.store(_joined(e, low, high), e.at(target, k, F32), num.bytes)
+        e.store(join(e, num, low, high), e.at(target, k, F32), num.bytes)
 
 
 def _pair_odd_run(e: Emitter, num: Pairs, source: ll.Value, target: ll.Value, depth: int, stored: ll.Type) -> None:
     """Pairs of an odd number of adjacent elements."""
     _pair_run(e, num, source, target, i64(depth // 2), stored)
     last = load_scalar(e, num, e.at(source, depth - 1, stored), stored)
-    e.store(_joined(e, last, const(F32, 0.0)), e.at(target, depth // 2, F32), num.bytes)
+    e.store(join(e, num, last, const(F32, 0.0)), e.at(target, depth // 2, F32), num.bytes)
 
 
 def _pair_lines(e: Emitter, num: Pairs, source: ll.Value, target: ll.Value, line: ll.Value, layout: Layout,
@@ -213,11 +213,9 @@ def _pair_lines(e: Emitter, num: Pairs, source: ll.Value, target: ll.Value, line
 def _pair_two(e: Emitter, num: Pairs, low: ll.Value, followed: bool, target: ll.Value, inner: int,
               stored: ll.Type) -> None:
     def pair(at: ll.Value | int, lanes: int) -> None:
-        first = load_lanes(e, e.at(low, at, stored), num, lanes, stored)
-        second: ll.Value = num.zero
-        if followed:
-            second = load_lanes(e, e.at(e.at(low, inner, stored), at, stored), num, lanes, stored)
-        store_lanes(e, _joined(e, first, second), e.at(target, at, F32), num, lanes)
+        second = e.at(e.at(low, inner, stored), at, stored) if followed else None
+        joined = join_stored(e, num, e.at(low, at, stored), second, lanes, stored)
+        store_lanes(e, joined, e.at(target, at, F32), num, lanes)
 
     whole = inner - inner % num.lanes
     with e.loop(0, whole, num.lanes, "pairs") as j:
@@ -226,12 +224,122 @@ def _pair_two(e: Emitter, num: Pairs, low: ll.Value, followed: bool, target: ll.
         pair(whole, inner - whole)
 
 
-def _joined(e: Emitter, low: ll.Value, high: ll.Value) -> ll.Value:
+def pack_pairs(e: Emitter, num: Pairs, source: ll.Value, stride: int, depth: ll.Value, target: ll.Value, vectors: int,
+               last_lanes: int, stored: ll.Type) -> None:
+    """As ``packing.pack_columns``: rows 2k and 2k + 1 of ``depth`` as pairs, an odd last one with zeros."""
+    row, size = vectors * num.lanes, 2 if stored is BF16 else 4
+    asked = range(0, row * size, LINE) if stride * size >= FAR else ()
+
+    def pair(first: ll.Value, second: ll.Value | None, into: ll.Value) -> None:
+        for v in range(vectors):
+            at, lanes = v * num.lanes, last_lanes if v == vectors - 1 else num.lanes
+            high = None if second is None else e.at(second, at, stored)
+            value = join_stored(e, num, e.at(first, at, stored), high, lanes, stored)
+            e.store(value, e.at(into, at, F32), num.lanes * num.bytes)
+
+    whole = e.b.udiv(depth, i64(2))
+    with e.loop_carried(0, whole, 1, [source, target], "pack") as (_, now, after):
+        following = e.at(now[0], stride, stored)
+        for at in asked:
+            for first in (now[0], following):
+                e.prefetch(e.at(first, ROWS_AHEAD * stride + at // size, stored))
+        pair(now[0], following, now[1])
+        after[:] = [e.at(following, stride, stored), e.at(now[1], row, F32)]
+    with e.loop(whole, e.b.udiv(e.b.add(depth, i64(1)), i64(2)), name="odd"):
+        pair(after[0], None, after[1])
+
+
+def pack_pairs_transposed(e: Emitter, num: Pairs, source: ll.Value, stride: int, depth: int, target: ll.Value,
+                          vectors: int, last_lanes: int, stored: ll.Type) -> None:
+    """As ``pack_pairs`` where column j is the contiguous row j of ``source``: squares of pairs are transposed."""
+    whole, row = (vectors if last_lanes == num.lanes else vectors - 1), vectors * num.lanes
+    with e.loop(0, whole, name="register") as v:
+        lines = e.at(source, e.b.mul(v, i64(num.lanes * stride)), stored)
+        _pair_transposed(e, num, lines, stride, depth, e.at(target, e.b.mul(v, i64(num.lanes)), F32), row, num.lanes,
+                         stored)
+    if whole < vectors:
+        lines = e.at(source, whole * num.lanes * stride, stored)
+        _pair_transposed(e, num, lines, stride, depth, e.at(target, whole * num.lanes, F32), row, last_lanes, stored)
+
+
+def _pair_transposed(e: Emitter, num: Pairs, lines: ll.Value, stride: int, depth: int, into: ll.Value, row: int,
+                     count: int, stored: ll.Type) -> None:
+    """Make ``count`` lines the first columns of a register's width of pairs; ``row`` of them from one step on."""
+    square = 2 * num.lanes  # elements
+
+    def transposed(first: ll.Value | int, elements: int, at: ll.Value) -> None:
+        block = [join_adjacent(e, num, e.at(e.at(lines, first, stored), j * stride, stored), elements, stored)
+                 if j < count else num.zero for j in range(num.lanes)]
+        for j, column in enumerate(transpose(e, block)[:halved(elements)]):
+            e.store(column, e.at(at, j * row, F32), num.lanes * num.bytes)
+
+    whole = depth // square * square
+    with e.loop(0, whole, square, "square") as k:
+        transposed(k, square, e.at(into, e.b.mul(e.b.udiv(k, i64(2)), i64(row)), F32))
+    if whole < depth:
+        transposed(whole, depth - whole, e.at(into, whole // 2 * row, F32))
+
+
+def join_adjacent(e: Emitter, num: Pairs, address: ll.Value, count: int, stored: ll.Type) -> ll.Value:
+    """A register of pairs of up to twice as many adjacent elements in memory, rounded; those after them are zero."""
+    if stored is BF16:
+        return e.b.bitcast(load_part(e, address, I16, 2 * num.lanes, count, 2), num.vector)
+    low = load_lanes(e, address, num, min(count, num.lanes), stored)
+    high = load_lanes(e, e.at(address, num.lanes, stored), num, count - num.lanes, stored) if count > num.lanes \
+        else num.zero
+    return in_order(e, num, low, high)
+
+
+def in_order(e: Emitter, num: Pairs, low: ll.Value, high: ll.Value) -> ll.Value:
+    """Pairs of adjacent f32, rounded: those of a register, then those of another."""
+    if num.instruction:
+        return e.b.bitcast(_round_two(e, low, high), num.vector)
+    return e.b.bitcast(halves.narrow_to(e, shuffle(e, low, high, range(2 * num.lanes)), BF16), num.vector)
+
+
+def join(e: Emitter, num: Pairs, low: ll.Value, high: ll.Value) -> ll.Value:
     """Pairs, as f32 of the same bits, of f32 rounded to bfloat16."""
-    bits = [e.b.zext(_half_bits(e, value), _bits(e, value).type) for value in (low, high)]
-    return e.b.bitcast(e.b.or_(bits[0], e.b.shl(bits[1], const(bits[1].type, 16))), low.type)
+    if num.instruction and isinstance(low.type, ll.VectorType):
+        lanes = low.type.count
+        return e.b.bitcast(_interleaved(e, _round_two(e, low, high), lanes), low.type)
+    return _side_by_side(e, *(_half_bits(e, value) for value in (low, high)))
+
+
+def join_stored(e: Emitter, num: Pairs, low: ll.Value | None, high: ll.Value | None, lanes: int,
+                stored: ll.Type) -> ll.Value:
+    """A register of pairs of ``lanes`` adjacent elements in memory each, rounded; those after them, and those of no
+    address, are zero."""
+    if stored is BF16:
+        return _side_by_side(e, *(_stored_bits(e, num, address, lanes) for address in (low, high)))
+    values = [num.zero if address is None else load_lanes(e, address, num, lanes, stored) for address in (low, high)]
+    return join(e, num, *values)
+
+
+def _stored_bits(e: Emitter, num: Pairs, address: ll.Value | None, lanes: int) -> ll.Value:
+    if address is None:
+        return const(e.vector(I16, num.lanes), 0)
+    return load_part(e, address, I16, num.lanes, lanes, 2)
+
+
+def _round_two(e: Emitter, low: ll.Value, high: ll.Value) -> ll.Value:
+    """bfloat16 of ``low``, then of ``high``, by the instruction; denormals become zero, as its products take them."""
+    lanes = low.type.count
+    result, name = ll.VectorType(BF16, 2 * lanes), f"llvm.x86.avx512bf16.cvtne2ps2bf16.{32 * lanes}"
+    function = e.module.globals.get(name) or ll.Function(
+        e.module, ll.FunctionType(result, [high.type, low.type]), name)
+    return e.b.call(function, [high, low])
+
+
+def _interleaved(e: Emitter, value: ll.Value, lanes: int) -> ll.Value:
+    return shuffle(e, value, value, [i // 2 + i % 2 * lanes for i in range(2 * lanes)])
+
+
+def _side_by_side(e: Emitter, low: ll.Value, high: ll.Value) -> ll.Value:
+    """Pairs, as f32 of the same bits, of the bits of halves."""
+    wide = like(low, I32)
+    bits = [e.b.zext(value, wide) for value in (low, high)]
+    return e.b.bitcast(e.b.or_(bits[0], e.b.shl(bits[1], const(wide, 16))), like(low, F32))
 
 
 def _half_bits(e: Emitter, value: ll.Value) -> ll.Value:
-    lanes = value.type.count if isinstance(value.type, ll.VectorType) else 1
-    return e.b.bitcast(halves.narrow_to(e, value, BF16), e.vector(I16, lanes))
+    return e.b.bitcast(halves.narrow_to(e, value, BF16), like(value, I16))

@@ -74,11 +74,39 @@ class Rows:
         """As ``packing.copy_run``; of ``copied`` elements, those beyond ``count`` may become anything."""
         for at in range(0, copied, num.lanes):
             lanes = min(num.lanes, copied - at)
-            known = {self.prologue.given: load_lanes(e, e.at(source, at, stored), num, lanes, stored)}
-            column, valid = e.b.add(self.first, i64(at)), min(lanes, self.count - at)
-            made = self.epilogue.value_in_row(e, self.prologue.contraction.root.operands[0], at // num.lanes, column,
-                                              valid, known, self.shared)
-            store_lanes(e, made, e.at(target, at, num.element), num, lanes)
+            store_lanes(e, self.made(e, num, source, at, lanes, stored), e.at(target, at, num.element), num, lanes)
+
+    def made(self, e: Emitter, num: Numeric, source: ll.Value, at: int, lanes: int, stored: ll.Type) -> ll.Value:
+        """The register of a piece at ``source`` that begins with its element ``at``."""
+        known = {self.prologue.given: load_lanes(e, e.at(source, at, stored), num, lanes, stored)}
+        column, valid = e.b.add(self.first, i64(at)), min(lanes, self.count - at)
+        return self.epilogue.value_in_row(e, self.prologue.contraction.root.operands[0], at // num.lanes, column,
+                                          valid, known, self.shared)
+
+
+@dataclass(frozen=True)
+class Given:
+    """A contraction's operand as it is, where blocks of it are to be copied."""
+
+    contraction: Contraction
+    index: int
+
+    def operand(self, e: Emitter) -> ll.Value:
+        """Pointer to what is copied."""
+        return self.contraction.operand(e, self.index)
+
+    @property
+    def pitch(self) -> int:
+        """Elements from a row to the next."""
+        return self.contraction.shapes[self.index][-1]
+
+    def rows(self, e: Emitter, num: Numeric, first: ll.Value, count: int) -> Given:
+        """Ready to read pieces; as ``Prologue.rows``."""
+        return self
+
+    def made(self, e: Emitter, num: Numeric, source: ll.Value, at: int, lanes: int, stored: ll.Type) -> ll.Value:
+        """The register of a piece at ``source`` that begins with its element ``at``."""
+        return load_lanes(e, e.at(source, at, stored), num, lanes, stored)
 
 
 def maker_of(prologue: Prologue | None) -> Maker | None:
@@ -91,14 +119,14 @@ class Blocks:
     """Makes rows of pixels of a contraction's image at a time.
 
     Attributes:
-        prologue: what makes them.
+        prologue: what makes them; where they are only rounded, their image as it is given.
         at: bytes of scratch before them.
         columns: pixels of a row.
         depth: channels of a pixel.
         pitch: elements from a pixel to the next where they are made.
     """
 
-    prologue: Prologue
+    prologue: Prologue | Given
     at: int
     columns: int
     depth: int
@@ -125,7 +153,10 @@ class Blocks:
                count: int) -> None:
         rows = self.prologue.rows(e, num, channel, count)
         source, target = (e.at(pixel, channel, num.element) for pixel in (source, target))
-        rows.copy_run(e, num, source, target, count, num.element)
+        for at in range(0, count, num.lanes):
+            lanes = min(num.lanes, count - at)
+            made = rows.made(e, num, source, at, lanes, num.element)
+            store_lanes(e, made, e.at(target, at, num.element), num, lanes)
 
 
 def prologue_of(node: Node) -> tuple[Contraction, Prologue | None]:
