@@ -59,11 +59,12 @@ def test_a_little_of_it_does_not_matter() -> None:
     assert _doubt(DENSE_AND_SORT.replace("ROW", "65536")) is not None
 
 
-def test_products_of_halves_are_where_the_processor_has_instructions_for_them() -> None:
+def test_products_of_halves_are_where_the_processor_multiplies_matrices_of_them() -> None:
     text = DENSE.replace("f32", "bf16")
-    assert _doubt(text, AVX512) is None
-    assert "halves" in str(_doubt(text, replace(AVX512, bf16_dot=True)))
-    assert _doubt(DENSE, replace(AVX512, bf16_dot=True)) is None
+    pairs, tiles = (replace(AVX512, bf16_dot=True, features=f"+avx512f,{more}") for more in ("-amx-bf16", "+amx-bf16"))
+    assert _doubt(text, pairs) is None
+    assert "halves" in str(_doubt(text, tiles))
+    assert _doubt(DENSE, tiles) is None
 
 
 def test_all_is_on_an_instruction_set_that_was_never_timed() -> None:

@@ -20,6 +20,7 @@ _SHARE = 0.1  # of a graph's estimated time, from which a kind of kernel in doub
 _SHORT_LIST = 32  # elements kept of a row: up to here 3 times as fast as TensorFlow, beyond, and of all, half as fast
 _PER_COMPARISON = 2e-9  # seconds of one core; sorting merges, log2 n times
 _HALVES = ("bf16", "f16")
+_MATRIX_FEATURES = ("+amx-bf16", "+amx-fp16", "+avx512fp16")  # of processors that multiply halves far faster than we do
 _PRODUCTS = ("matmul", "conv2d", "conv2d_input_grad", "conv2d_filter_grad")
 
 
@@ -51,8 +52,9 @@ def _computed(graph: Graph, times: int = 1) -> Iterator[tuple[Node, int]]:
 def _reason(node: Node, isa: Isa) -> str | None:
     if isinstance(node.op, TopK) and (node.op.k > _SHORT_LIST or node.op.k == node.operands[0].type.shape[-1]):
         return "TensorFlow sorts whole rows and long lists faster"
-    if isa.bf16_dot and node.op.name in _PRODUCTS and node.operands[0].type.dtype.name in _HALVES:
-        return "our products of halves were never timed on a processor with an instruction for them"
+    halves = node.op.name in _PRODUCTS and node.operands[0].type.dtype.name in _HALVES
+    if halves and not set(isa.features.split(",")).isdisjoint(_MATRIX_FEATURES):
+        return "our products of halves were never timed on a processor with instructions for matrices or for float16"
     return None
 
 
