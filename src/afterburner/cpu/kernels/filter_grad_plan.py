@@ -65,8 +65,7 @@ class FilterGrad:
     @property
     def sparse(self) -> bool:
         """Only the pixels that a strided 1x1 filter meets are copied."""
-        plain = self.op.filter_shape[:2] == (1, 1) and self.op.padding == ((0, 0), (0, 0))
-        return plain and not self.merged
+        return _pointwise(self.op) and not self.merged
 
     @property
     def flat(self) -> bool:
@@ -134,11 +133,22 @@ class FilterGrad:
         return prod(self.op.filter_shape)
 
 
+def _pointwise(op: Conv2dFilterGrad) -> bool:
+    return op.filter_shape[:2] == (1, 1) and op.padding == ((0, 0), (0, 0))
+
+
+def _in_place(op: Conv2dFilterGrad) -> bool:
+    """Whether every output pixel meets the input pixel in its place alone: then rows may be of any length."""
+    return _pointwise(op) and op.strides == (1, 1)
+
+
 def plan_of(op: Conv2dFilterGrad, x: tuple[int, ...], dy: tuple[int, ...], num: Numeric, isa: Isa,
             by_channel: bool = False, per_step: int = 1) -> FilterGrad:
     """Tiles, units and chunks, from the sizes alone; ``by_channel``: the input must be copied by channels."""
     kh, kw, depth, outputs = op.filter_shape
     width = outputs // op.groups
+    if _in_place(op) and prod(dy[:3]) % per_step == 0:
+        x, dy = ((1, prod(dy[:3]) // per_step, per_step, channels) for channels in (x[3], dy[3]))
     merged = depth <= _FEW_CHANNELS and op.groups == 1 and op.dilation[1] == 1 and not by_channel
     tiles, panels = choose_tile(depth * kw if merged else depth, -(-width // num.lanes), _STEPS, isa)
     pixels = max(1, _PANEL_BYTES // (panels.widest * num.lanes * num.bytes)) * per_step

@@ -36,6 +36,7 @@ from .packing import copy_rows, copy_run, pack_columns
 from .prologue import Prologue
 
 _BLOCK = 8  # pixels whose channels are copied together
+_UNROLLED = 4  # steps of the sums over a run of pixels
 
 
 class FilterGradient:
@@ -309,6 +310,7 @@ class FilterGradient:
         """Register sums over one run of pixels; every so many ask for one that will be copied next."""
         f, num = self.f, self.num
         steps = -(-f.unit_steps // f.asked)
+        steps = steps // _UNROLLED * _UNROLLED or steps  # more is asked for than has to be
         count = e.b.udiv(e.b.add(self.pixels, i64(f.per_step - 1)), i64(f.per_step))
         whole = e.b.udiv(count, i64(steps))
 
@@ -316,7 +318,8 @@ class FilterGradient:
             first = e.b.mul(turn, i64(steps))
             a = e.at(source, e.b.mul(first, i64(height)), num.element)
             b = e.at(packed, e.b.mul(first, i64(width * num.lanes)), num.element)
-            return accumulate(e, num, tile, Rows(a, range(height), height), self._columns(b, width), count, unroll=4)
+            rows, columns = Rows(a, range(height), height), self._columns(b, width)
+            return accumulate(e, num, tile, rows, columns, count, unroll=_UNROLLED)
 
         flat = [v for row in zeros(num, height, width) for v in row]
         with e.loop_carried(0, whole, 1, flat, "run") as (turn, now, after):
