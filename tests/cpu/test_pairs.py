@@ -16,7 +16,15 @@ from afterburner.cpu import isa as isas
 from afterburner.cpu import llvm
 from afterburner.cpu.isa import Isa
 from afterburner.cpu.kernel import Kernel
-from afterburner.cpu.kernels import conv_direct, conv_filter_grad, filter_grad_plan, lower, pairs
+from afterburner.cpu.kernels import (
+    conv_direct,
+    conv_filter_grad,
+    filter_grad_plan,
+    lower,
+    pairs,
+    winograd,
+    winograd_filter_grad,
+)
 from afterburner.cpu.kernels.epilogue import contraction_of
 from afterburner.cpu.module import KernelModule
 from afterburner.ir import Node, interpret
@@ -57,7 +65,8 @@ def what_pairing_takes() -> None:
 def _only_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("scheme_that_pays", "streamed_winograd_pays", "narrow_pays"):
         monkeypatch.setattr(conv_direct, name, lambda *given: None)
-    for name in ("filter_scheme_that_pays", "whole_filter_grad_pays"):
+    monkeypatch.setattr(conv_direct, "pairs_pay", lambda *given: None)
+    for name in ("filter_scheme_that_pays", "whole_filter_grad_pays", "pairs_pay"):
         monkeypatch.setattr(conv_filter_grad, name, lambda *given: None)
 
 
@@ -65,18 +74,18 @@ def rounded(array: np.ndarray) -> np.ndarray:
     return array.astype(ml_dtypes.bfloat16).astype(np.float64)
 
 
-def run(node: Node, arrays: list[np.ndarray], isa: Isa) -> np.ndarray:
+def run(node: Node, arrays: list[np.ndarray], isa: Isa, way: str = "(bfloat16 pairs)") -> np.ndarray:
     """The result; nothing beyond the buffers is touched, and chunks may run in any order."""
-    kernel = _lowered(node, isa)
+    kernel = _lowered(node, isa, way)
     got, = run_guarded(kernel, arrays, isa)
     again, = run_kernel(kernel, arrays, isa, reverse=True)
     assert got.tobytes() == again.tobytes()
     return got
 
 
-def _lowered(node: Node, isa: Isa) -> Kernel:
+def _lowered(node: Node, isa: Isa, way: str = "(bfloat16 pairs)") -> Kernel:
     kernel = lower(node, isa)
-    assert "(bfloat16 pairs)" in kernel.label
+    assert way in kernel.label
     return kernel
 
 
@@ -155,7 +164,7 @@ def test_fast_precision_takes_it_where_it_saves_more_than_rounding_takes(channel
 @pytest.mark.usefixtures("what_pairing_takes")
 def test_winograd_s_algorithm_comes_first() -> None:
     case = ((2, 28, 28, 128), (3, 3, 128, 128), (1, 1), ((1, 1), (1, 1)), (1, 1), 1)
-    assert "(Winograd)" in _label("conv2d", case, paired("f32"))
+    assert "Winograd 2x2 of bfloat16 pairs" in _label("conv2d", case, paired("f32"))
 
 
 @pytest.mark.parametrize("dtype, precision", [("f32", "default"), ("f64", "fast"), ("f16", "fast")])
@@ -209,3 +218,96 @@ def test_multiply_adds_that_start_in_a_cycle() -> None:
     one = replace(with_instruction(), cpu="znver4")
     assert (one.multiply_adds, with_instruction().multiply_adds) == (1, 2)
     assert replace(one, name="avx2").multiply_adds == 2
+
+
+SQUARES = {  # image, output channels
+    "whole tiles": ((2, 8, 12, 64), 48),
+    "cut tiles": ((3, 7, 9, 32), 40),
+    "one pixel": ((2, 1, 1, 64), 64),
+    "one row": ((1, 1, 13, 96), 17),
+    "many tiles": ((3, 28, 30, 64), 128),
+    "an odd number of tiles": ((1, 5, 5, 64), 32),
+    "panels in parts": ((1, 14, 14, 128), 320),
+}
+PADDINGS = {"same": ((1, 1), (1, 1)), "valid": ((0, 0), (0, 0)), "asymmetric": ((2, 0), (0, 1))}
+
+
+@pytest.fixture
+def squares_of_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """3x3 filters by Winograd's algorithm on pairs wherever that is provided for."""
+    monkeypatch.setattr(conv_direct, "pairs_pay",
+                        lambda c, num, *_: winograd.fits(c) and c.depth % (2 * num.lanes) == 0)
+    monkeypatch.setattr(conv_filter_grad, "pairs_pay", lambda op, *_: winograd_filter_grad.fits(op))
+
+
+def _whole_numbers(node: Node, arrays: list[np.ndarray]) -> list[np.ndarray]:
+    """Operands whose factors and sums all are exact: small whole numbers, those of the filter multiples of four."""
+    rng = np.random.default_rng(5)
+    filters = {"conv2d": 1, "conv2d_input_grad": 0}.get(node.op.name)
+    return [(rng.integers(-2, 3, a.shape) * (4 if i == filters else 1)).astype(np.float32)
+            for i, a in enumerate(arrays)]
+
+
+def _square(name: str, image: tuple[int, ...], width: int, padding: tuple) -> tuple[Node, list[np.ndarray]]:
+    """A 3x3 node whose sums are over the channels of ``image``, and arrays for it."""
+    if name == "conv2d_input_grad":
+        image, width = (*image[:3], width), image[3]
+    return test_conv.build(name, (image, (3, 3, image[3], width), (1, 1), padding, (1, 1), 1), "f32")
+
+
+@pytest.mark.usefixtures("squares_of_pairs")
+@pytest.mark.parametrize(("case", "padding"), [*((case, "same") for case in SQUARES), ("whole tiles", "valid"),
+                                               ("cut tiles", "valid"), ("cut tiles", "asymmetric")])
+@pytest.mark.parametrize("name", test_conv.NAMES)
+def test_winograds_algorithm(name: str, case: str, padding: str) -> None:
+    node, arrays = _square(name, *SQUARES[case], PADDINGS[padding])
+    operands = _whole_numbers(node, arrays)
+    got = run(node, operands, paired("f32"), "Winograd 2x2 of bfloat16 pairs")
+    exact, = node.op.evaluate(*(a.astype(np.float64) for a in operands))
+    np.testing.assert_array_equal(got, exact)
+
+
+@pytest.mark.usefixtures("squares_of_pairs")
+@pytest.mark.parametrize("name", test_conv.NAMES)
+def test_errors_of_winograds_algorithm(name: str) -> None:
+    """Up to twice those of direct sums of rounded products."""
+    node, arrays = _square(name, (4, 20, 20, 64), 64, PADDINGS["same"])
+    exact, direct = (node.op.evaluate(*operands)[0] for operands in (
+        [a.astype(np.float64) for a in arrays], [rounded(a) for a in arrays]))
+    got, = run_guarded(lower(node, paired("f32")), arrays, paired("f32"))
+    error, of_direct = (np.linalg.norm(value - exact) for value in (got, direct))
+    assert of_direct / 2 < error < 2 * of_direct
+
+
+@pytest.mark.usefixtures("squares_of_pairs")
+@pytest.mark.parametrize("what", [np.inf, np.nan])
+@pytest.mark.parametrize("name", test_conv.NAMES)
+def test_winograds_algorithm_of_what_is_not_finite(name: str, what: float) -> None:
+    node, arrays = _square(name, (2, 12, 12, 64), 64, PADDINGS["same"])
+    arrays[1 if name == "conv2d_input_grad" else 0][1, 5, 6, 7] = what
+    got, = run_guarded(lower(node, paired("f32")), arrays, paired("f32"))
+    with np.errstate(invalid="ignore"):
+        exact, = node.op.evaluate(*(a.astype(np.float64) for a in arrays))
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(exact))
+    np.testing.assert_array_equal(np.isinf(got), np.isinf(exact))
+
+
+@pytest.mark.usefixtures("squares_of_pairs")
+def test_unequal_taps_are_summed_directly() -> None:
+    node, arrays = _square("conv2d", (2, 12, 12, 64), 64, PADDINGS["same"])
+    arrays[1][0, 0] *= 1000
+    got = run(node, arrays, paired("f32"), "of bfloat16 pairs")
+    exact, = node.op.evaluate(*(rounded(a) for a in arrays))
+    np.testing.assert_allclose(got, exact, rtol=1e-5, atol=0.1)
+
+
+@pytest.mark.usefixtures("squares_of_pairs")
+@pytest.mark.parametrize("name", ["3x3", "3x3 wide", "3x3 often zero"])
+def test_winograds_filter_gradient_of_an_image_that_is_made(name: str) -> None:
+    node, arrays = test_prologue.fused(name, "f32")
+    kernel = lower(node, paired("f32"))
+    assert "Winograd 2x2 of bfloat16 pairs" in kernel.label
+    got, = run_guarded(kernel, arrays, paired("f32"))
+    plain, operands = test_prologue.made_before(node, arrays)
+    exact, = plain.op.evaluate(*(a.astype(np.float64) for a in operands))
+    assert np.linalg.norm(got - exact) < 6e-3 * np.linalg.norm(exact)

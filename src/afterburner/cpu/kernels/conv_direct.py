@@ -35,7 +35,7 @@ from .packing import widen_phase
 from .pairs import Layout, PairedOperands, Pairs, Pointer, halved, pairs, pays, temporary
 from .prologue import Given, Prologue, made_operand
 from .shared_zeros import SharedZeros, shared_zeros
-from .winograd import F2X2, F4X4, few_tiles, lower_checked_winograd, lower_winograd, scheme_that_pays
+from .winograd import F2X2, F4X4, few_tiles, lower_checked_winograd, lower_winograd, pairs_pay, scheme_that_pays
 from .winograd_streamed import lower_streamed_winograd, streamed_winograd_pays
 
 _IMAGE_BYTES = 128 << 10  # input rows of a block: a quarter of a 512 KB second-level cache
@@ -241,6 +241,8 @@ def _lower_made(contraction: Contraction, made: Prologue, c: Correlation, isa: I
         raise Unsupported(f"a convolution of {contraction.dtype} in {c.groups} groups that makes its image")
     num, num_of_pairs = numeric(contraction.dtype, isa), pairs(contraction.dtype, isa)
     adjacent = made.pitch == c.depth  # patches are made of adjacent pixels only
+    if num_of_pairs is not None and adjacent and pairs_pay(c, num, num_of_pairs, isa):
+        return _winograd_of_pairs(contraction, c, num_of_pairs, isa, (0, 1), filter_columns, label, made)
     scheme = scheme_that_pays(c, (F2X2,), num, isa) if adjacent else None
     if scheme is None and num_of_pairs is not None:
         named = f"{label} (bfloat16 pairs)"
@@ -342,6 +344,9 @@ def _winograd(contraction: Contraction, parts: list[Correlation], num: Numeric, 
               filter_columns: int, label: str) -> Kernel | None:
     """The layer by one of Winograd's algorithms; None where they do not pay."""
     fast, named = isa.precision == "fast", f"{label} (Winograd)"
+    num_of_pairs = pairs(contraction.dtype, isa)
+    if num_of_pairs is not None and len(parts) == 1 and pairs_pay(parts[0], num, num_of_pairs, isa):
+        return _winograd_of_pairs(contraction, parts[0], num_of_pairs, isa, order, filter_columns, label)
     scheme = None
     if len(parts) == 1:
         scheme = scheme_that_pays(parts[0], (F2X2, F4X4) if fast else (F2X2,), num, isa)
@@ -358,6 +363,21 @@ def _winograd(contraction: Contraction, parts: list[Correlation], num: Numeric, 
     direct = _dense(contraction, [parts[0].trimmed], num, isa, order, filter_columns, label, False)
     named = f"{label} (Winograd 2x2)"
     return lower_checked_winograd(contraction, parts[0], num, isa, order, filter_columns, named, kept, direct)
+
+
+def _winograd_of_pairs(contraction: Contraction, c: Correlation, num_of_pairs: Pairs, isa: Isa,
+                       order: tuple[int, int], filter_columns: int, label: str,
+                       made: Prologue | None = None) -> Kernel:
+    """The layer by F(2x2, 3x3) of bfloat16 pairs."""
+    num, named = numeric(contraction.dtype, isa), f"{label} (bfloat16 pairs)"
+    direct = _paired(contraction, [c.trimmed], num_of_pairs, isa, order, filter_columns, named, made)
+    if direct is None and made is not None:
+        direct = _made_directly(contraction, made, c.trimmed, num, isa, filter_columns, label)
+    if direct is None:
+        direct = _dense(contraction, [c.trimmed], num, isa, order, filter_columns, label, False)
+    return lower_checked_winograd(contraction, c, num, isa, order, filter_columns,
+                                  f"{label} (Winograd 2x2 of bfloat16 pairs)", kept_filter(contraction, order[1], 1),
+                                  direct, made, num_of_pairs)
 
 
 def _dense(contraction: Contraction, parts: list[Correlation], num: Numeric, isa: Isa, order: tuple[int, int],

@@ -25,7 +25,12 @@ from .matmul import combine_phase, zero_kernel
 from .pairs import Pairs, pairs
 from .prologue import Prologue, prologue_of
 from .winograd import F2X2, F4X4
-from .winograd_filter_grad import filter_scheme_that_pays, lower_checked_filter_grad, lower_winograd_filter_grad
+from .winograd_filter_grad import (
+    filter_scheme_that_pays,
+    lower_checked_filter_grad,
+    lower_winograd_filter_grad,
+    pairs_pay,
+)
 from .winograd_whole_filter_grad import few_tiles, lower_whole_filter_grad, whole_filter_grad_pays
 
 
@@ -47,7 +52,7 @@ def lower_conv2d_filter_grad(node: Node, isa: Isa) -> Kernel:
             return kernel
     paired = pairs(c.dtype, isa)
     if paired is not None:
-        return _kernel(c, _paired_gradient(c, prologue, paired, isa), paired, isa, f"{label} (bfloat16 pairs)")
+        return _of_pairs(c, prologue, paired, isa, label)
     found = _gradient_without_zeros(c, prologue, num, stored_type(c.dtype), isa)
     if found is not None:
         return _kernel(c, found, num, isa, f"{label} (zeros left out)")
@@ -58,6 +63,11 @@ def _winograd(c: Contraction, prologue: Prologue | None, num: Numeric, isa: Isa,
     """The gradient by one of Winograd's algorithms; None where they do not pay."""
     op, dy, fast = c.root.op, c.shapes[1], isa.precision == "fast" and prologue is None
     assert isinstance(op, Conv2dFilterGrad)
+    num_of_pairs = pairs(c.dtype, isa)
+    if num_of_pairs is not None and pairs_pay(op, dy, num, isa):
+        direct = _of_pairs(c, prologue, num_of_pairs, isa, label)
+        named = f"{label}{c.label} (Winograd 2x2 of bfloat16 pairs)"
+        return lower_checked_filter_grad(c, prologue, num, isa, named, direct, num_of_pairs)
     scheme = filter_scheme_that_pays(op, (F2X2, F4X4) if fast else (F2X2,), dy, num, isa)
     named = f"{label} (Winograd)"
     if fast and (scheme is None or few_tiles(op, dy, num, isa)) and whole_filter_grad_pays(op, dy, num, isa):
@@ -93,12 +103,13 @@ def _whole_gradient(c: Contraction, prologue: Prologue | None, num: Numeric, sto
     return FilterGradient(f, num, stored, f.parts[0] > 1 or is_half(c.dtype), c, prologue)
 
 
-def _paired_gradient(c: Contraction, prologue: Prologue | None, num: Pairs, isa: Isa) -> FilterGradient:
-    """What computes all products by bfloat16 pairs."""
+def _of_pairs(c: Contraction, prologue: Prologue | None, num: Pairs, isa: Isa, label: str) -> Kernel:
+    """The gradient of all products by bfloat16 pairs."""
     assert isinstance(c.root.op, Conv2dFilterGrad)
     x, dy = c.shapes[:2]
     f = plan_of(c.root.op, x, dy, num, isa, by_channel=prologue is not None, per_step=2)
-    return PairedFilterGradient(f, num, stored_type(c.dtype), f.parts[0] > 1 or is_half(c.dtype), c, prologue)
+    gradient = PairedFilterGradient(f, num, stored_type(c.dtype), f.parts[0] > 1 or is_half(c.dtype), c, prologue)
+    return _kernel(c, gradient, num, isa, f"{label} (bfloat16 pairs)")
 
 
 def _gradient_without_zeros(c: Contraction, prologue: Prologue | None, num: Numeric, stored: ll.Type,

@@ -321,6 +321,16 @@ def _stored_bits(e: Emitter, num: Pairs, address: ll.Value | None, lanes: int) -
     return load_part(e, address, I16, num.lanes, lanes, 2)
 
 
+def round_register(e: Emitter, num: Pairs, value: ll.Value) -> ll.Value:
+    """A register of f32 as half a register of bfloat16."""
+    if not num.instruction:
+        return halves.narrow_to(e, value, BF16)
+    lanes = value.type.count
+    result, name = ll.VectorType(BF16, lanes), f"llvm.x86.avx512bf16.cvtneps2bf16.{32 * lanes}"
+    function = e.module.globals.get(name) or ll.Function(e.module, ll.FunctionType(result, [value.type]), name)
+    return e.b.call(function, [value])
+
+
 def _round_two(e: Emitter, low: ll.Value, high: ll.Value) -> ll.Value:
     """bfloat16 of ``low``, then of ``high``, by the instruction; denormals become zero, as its products take them."""
     lanes = low.type.count

@@ -47,7 +47,7 @@ from .gemm import (
     walk_panels,
     zeros,
 )
-from .pairs import Pointer
+from .pairs import Pairs, Pointer, halved, join
 from .prologue import Prologue, maker_of
 from .winograd_lines import Scheme, transform
 from .winograd_outputs import Outputs
@@ -121,14 +121,27 @@ def scheme_that_pays(c: Correlation, schemes: Sequence[Scheme], num: Numeric, is
     return best if _cycles(c, best, num, isa) < _WORTH * direct else None
 
 
-def _cycles(c: Correlation, scheme: Scheme, num: Numeric, isa: Isa) -> float:
-    """Estimated cycles of a correlation."""
-    deep, wide, tiles = -(-c.depth // num.lanes), -(-c.width // num.lanes), c.images * prod(tiles_of(c, scheme))
+def _cycles(c: Correlation, scheme: Scheme, num: Numeric, isa: Isa, channels: int = 0) -> float:
+    """Estimated cycles of a correlation; ``channels``: of its input, where ``c`` is of pairs of them."""
+    deep, wide = -(-(channels or c.depth) // num.lanes), -(-c.width // num.lanes)
+    tiles = c.images * prod(tiles_of(c, scheme))
     product = _product_cycles(tiles, wide, c.depth, _BLOCK[scheme], isa)
     factors = c.depth * wide * num.lanes * num.bytes
     again = tiles / _BLOCK[scheme] if scheme.products * factors > _CACHED_BYTES else 0
     filters = factors * (_FILTER_CYCLES + _READ_CYCLES * again)
     return scheme.products * (product + filters + tiles * (_INPUT_CYCLES * deep + _OUTPUT_CYCLES * wide))
+
+
+def pairs_pay(c: Correlation, num: Numeric, pairs: Pairs, isa: Isa) -> bool:
+    """Whether F(2x2, 3x3) of bfloat16 pairs takes fewest cycles, by an estimate: fewer than F(4x4, 3x3) and than direct
+    sums of pairs."""
+    if not fits(c) or c.depth % (2 * num.lanes):
+        return False
+    half = replace(c, depth=c.depth // 2)
+    wide = -(-c.width // num.lanes)
+    direct = c.pixels * F2X2.taps**2 * _product_cycles(c.columns.outputs, wide, half.depth, _DIRECT_BLOCK, isa) \
+        / c.columns.outputs
+    return _cycles(half, F2X2, num, isa, c.depth) < min(_WORTH * direct, _cycles(c, F4X4, num, isa))
 
 
 def few_tiles(c: Correlation) -> bool:
@@ -187,11 +200,11 @@ def lower_winograd(contraction: Contraction, c: Correlation, num: Numeric, isa: 
 
 def lower_checked_winograd(contraction: Contraction, c: Correlation, num: Numeric, isa: Isa, order: tuple[int, int],
                            filter_columns: int, label: str, kept: tuple[int, int] | None, direct: Kernel,
-                           made: Prologue | None = None) -> Kernel:
+                           made: Prologue | None = None, pairs: Pairs | None = None) -> Kernel:
     """The kernel of a correlation that ``fits`` by F(2x2, 3x3), and ``direct`` for what that does not compute as
     exactly: filters whose taps are of unequal size, operands of which a sample tells so, and results that are not
-    finite. The image may be made from another tensor, ``made``."""
-    w = Winograd(c, tiling_of(c, F2X2, num, isa), num, filter_columns, made)
+    finite. The image may be made from another tensor, ``made``; factors may be rounded to ``pairs``."""
+    w = Winograd(c, tiling_of(c, F2X2, num, isa), num, filter_columns, made, pairs)
     sample, finish = ConvolutionSample(c, num, filter_columns, made), contraction.finish(isa)
     image: Pointer = partial(contraction.operand, index=order[0]) if made is None else made.operand
     unequal, inexact = Doubts(0, w.filter_bytes, w.filter_chunks), Doubts(1, 0, sample.chunks)
@@ -218,18 +231,21 @@ def lower_checked_winograd(contraction: Contraction, c: Correlation, num: Numeri
 
 class Winograd:
     """Emits the phases. Temporary 0 holds the filters' factors as [product][panel][depth][registers]. By F(2x2, 3x3)
-    the image may be made from another tensor, ``made``."""
+    the image may be made from another tensor, ``made``, and factors be rounded to ``pairs`` of adjacent channels, of
+    which two registers must be whole."""
 
     def __init__(self, c: Correlation, tiling: Tiling, num: Numeric, filter_columns: int,
-                 made: Prologue | None = None) -> None:
-        self.c, self.tiling, self.scheme, self.num = c, tiling, tiling.scheme, num
+                 made: Prologue | None = None, pairs: Pairs | None = None) -> None:
+        self.c, self.tiling, self.scheme, self.num, self.pairs = c, tiling, tiling.scheme, num, pairs
+        self.product: Numeric = pairs or num
+        self.steps = c.depth if pairs is None else halved(c.depth)
         self.checked = self.scheme == F2X2
         self.total = c.images * tiling.down * tiling.across
         widest, lanes, products = tiling.panels.widest, num.lanes, tiling.scheme.products
-        self.panel = c.depth * widest * lanes
+        self.panel = self.steps * widest * lanes
         self.filter_plane = apart(tiling.panels.parts * self.panel)
-        self.ahead = self.filter_bytes > _CACHED_BYTES and c.depth >= 2 * _STRETCH
-        self.row = -(-c.depth // lanes) * lanes + LINE  # of factors: one tile, all channels
+        self.ahead = self.filter_bytes > _CACHED_BYTES and self.steps >= 2 * _STRETCH
+        self.row = -(-self.steps // lanes) * lanes + LINE  # of factors: one tile, all channels
         self.factor_plane = apart(tiling.block * self.row)
         self.sum_row = tiling.together * widest * lanes
         self.sum_plane = apart(tiling.block * self.sum_row)
@@ -240,7 +256,8 @@ class Winograd:
         grid = Grid(c.images, tiling.down, tiling.across)
         self.patches = Patches(grid, c.rows.inputs, c.columns.inputs, c.depth,
                                (c.rows.taps.offset, c.columns.taps.offset), self.scheme.outputs, 1,
-                               self.scheme.inputs_to_factors, self.factor_plane, None, self.spare_at, maker_of(made))
+                               self.scheme.inputs_to_factors, self.factor_plane, None, self.spare_at, maker_of(made),
+                               pairs)
         self.outputs = Outputs(c, grid, self.scheme, self.sum_plane, self.spare_at, self.finite)
         one = Plan(Cut(1, 1), tiling.panels, 0, (1, 1))
         self.packer = Correlator(c, one, num, num.element, 0, filter_columns)
@@ -282,19 +299,23 @@ class Winograd:
         """The factors of a register of filters from their packed taps. Returned are the sizes of the taps: for each
         the sum of its weights without their signs, if they are checked."""
         num, taps, points, matrix = self.num, self.scheme.taps, self.scheme.points, self.scheme.filter_to_factors
-        step = width * num.lanes
+        step, together = width * num.lanes, 1 if self.pairs is None else 2
         run = self.c.depth * step
-        sizes = [num.zero] * taps**2 if self.checked else []
-        with e.loop_carried(0, run, step, sizes, "depth") as (depth, now, after):
-            at = e.b.add(depth, register)
-            source, into = e.at(e.scratch, at, num.element), e.at(target, at, num.element)
-            flat = [load(e, num, source, k * run) for k in range(taps**2)]
-            after[:] = [e.b.fadd(total, e.intrinsic("llvm.fabs", num.vector, tap))
-                        for total, tap in zip(now, flat, strict=False)]
-            columns = [transform(e, num, matrix, flat[j::taps]) for j in range(taps)]
+        sizes: list[ll.Value] = [num.zero] * taps**2 if self.checked else []
+        with e.loop_carried(0, run, together * step, sizes, "depth") as (depth, now, after):
+            source = e.at(e.scratch, e.b.add(depth, register), num.element)
+            into = e.at(target, e.b.add(e.b.udiv(depth, i64(together)), register), num.element)
+            all_columns, sizes = [], list(now)
+            for channel in range(together):
+                flat = [load(e, num, source, k * run + channel * step) for k in range(taps**2)]
+                sizes = [e.b.fadd(total, e.intrinsic("llvm.fabs", num.vector, tap))
+                         for total, tap in zip(sizes, flat, strict=False)]
+                all_columns.append([transform(e, num, matrix, flat[j::taps]) for j in range(taps)])
+            after[:] = sizes
             for i in range(points):
-                row = transform(e, num, matrix, [column[i] for column in columns])
-                for j, value in enumerate(row):
+                rows = [transform(e, num, matrix, [column[i] for column in columns]) for columns in all_columns]
+                for j, values in enumerate(zip(*rows, strict=True)):
+                    value = values[0] if self.pairs is None else join(e, self.pairs, *values)
                     store(e, num, value, into, (i * points + j) * self.filter_plane)
         return after
 
@@ -348,14 +369,14 @@ class Winograd:
                             store(e, num, sum_, into, place)
 
     def _pieces(self) -> list[tuple[int, int]]:
-        """(first channel, channels) of what is summed by itself: long sums lose digits."""
-        depth = Cut(self.c.depth, -(-self.c.depth // _LONGEST))
+        """(first step, steps) of what is summed by itself: long sums lose digits."""
+        depth = Cut(self.steps, -(-self.steps // _LONGEST))
         return [(depth.base * i + min(i, depth.larger), depth.base + (i < depth.larger)) for i in range(depth.parts)]
 
     def _sums(self, e: Emitter, rows: Rows, columns: Columns, turn: ll.Value, start: int, count: int) -> Tile:
-        """A register tile of sums over ``count`` channels; every turn over the tiles fetches a part of the next panel's
+        """A register tile of sums over ``count`` steps; every turn over the tiles fetches a part of the next panel's
         factors."""
-        t, num, depth = self.tiling, self.num, self.c.depth
+        t, num, depth = self.tiling, self.product, self.steps
         width = len(columns.offsets)
         rows = replace(rows, base=e.at(rows.base, start, num.element))
         columns = replace(columns, base=e.at(columns.base, start * columns.step, num.element))

@@ -12,7 +12,7 @@ many zeros; and where both are large at the same distance, which a sample of tap
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -40,6 +40,7 @@ from .gemm import (
     walk_panels,
     zeros,
 )
+from .pairs import Pairs
 from .prologue import Prologue, maker_of
 from .winograd import F2X2, F4X4
 from .winograd_lines import Scheme, transform
@@ -67,6 +68,7 @@ class Tiling:
         rows: cut of the input channels in register tiles.
         panels: cut of the output channels, in registers.
         parts: chunks along (tiles, panels).
+        block: tiles whose products are summed in registers.
     """
 
     scheme: Scheme
@@ -74,10 +76,11 @@ class Tiling:
     rows: Cut
     panels: Cut
     parts: tuple[int, int]
+    block: int
 
     @property
     def blocks(self) -> int:
-        return -(-self.grid.tiles // _BLOCK)
+        return -(-self.grid.tiles // self.block)
 
 
 def fits(op: Conv2dFilterGrad) -> bool:
@@ -86,17 +89,19 @@ def fits(op: Conv2dFilterGrad) -> bool:
     return plain and op.filter_shape[:2] == (F2X2.taps, F2X2.taps)
 
 
-def tiling_of(op: Conv2dFilterGrad, scheme: Scheme, dy: tuple[int, ...], num: Numeric, isa: Isa) -> Tiling:
-    """Tiles and chunks, from the sizes alone."""
+def tiling_of(op: Conv2dFilterGrad, scheme: Scheme, dy: tuple[int, ...], num: Numeric, isa: Isa,
+              together: int = 1) -> Tiling:
+    """Tiles and chunks, from the sizes alone; ``together``: tiles whose products are summed in one step."""
     grid = Grid(dy[0], -(-dy[1] // scheme.outputs), -(-dy[2] // scheme.outputs))
     depth, width = op.filter_shape[2:]
     rows, panels = choose_tile(depth, -(-width // num.lanes), _BLOCK, isa)
     cycles = grid.tiles * scheme.products * depth * width / num.lanes / 2
     wanted = int(max(1, min(MOST_CHUNKS, cycles // CHUNK_CYCLES)))
     size = scheme.products * depth * width * num.bytes
-    copies = max(1, min(wanted, _SUMS // size, -(-grid.tiles // (4 * _BLOCK))))
+    block = _BLOCK * together
+    copies = max(1, min(wanted, _SUMS // size, -(-grid.tiles // (4 * block))))
     across = max(1, min(-(-wanted // copies), panels.parts // _PANELS))
-    return Tiling(scheme, grid, rows, panels, (copies, across))
+    return Tiling(scheme, grid, rows, panels, (copies, across), block)
 
 
 def filter_scheme_that_pays(op: Conv2dFilterGrad, schemes: Sequence[Scheme], dy: tuple[int, ...], num: Numeric,
@@ -112,12 +117,23 @@ def filter_scheme_that_pays(op: Conv2dFilterGrad, schemes: Sequence[Scheme], dy:
     return best if _cycles(op, best, dy, num, isa) < WORTH / DIRECT * direct else None
 
 
-def _cycles(op: Conv2dFilterGrad, scheme: Scheme, dy: tuple[int, ...], num: Numeric, isa: Isa) -> float:
-    """Estimated cycles of an operation."""
-    t = tiling_of(op, scheme, dy, num, isa)
+def pairs_pay(op: Conv2dFilterGrad, dy: tuple[int, ...], num: Numeric, isa: Isa) -> bool:
+    """Whether F(2x2, 3x3) of bfloat16 pairs takes fewest cycles, by an estimate: fewer than F(4x4, 3x3) and than direct
+    sums of pairs."""
+    if not fits(op) or min(op.filter_shape[2:]) < num.lanes:
+        return False
+    ours = _cycles(op, F2X2, dy, num, isa, 2)
+    direct = prod(dy[:3]) * F2X2.taps**2 * _product_cycles(tiling_of(op, F2X2, dy, num, isa), isa) / 2
+    return ours < min(WORTH / DIRECT * direct, _cycles(op, F4X4, dy, num, isa))
+
+
+def _cycles(op: Conv2dFilterGrad, scheme: Scheme, dy: tuple[int, ...], num: Numeric, isa: Isa,
+            together: int = 1) -> float:
+    """Estimated cycles of an operation; ``together``: tiles whose products are summed in one step."""
+    t = tiling_of(op, scheme, dy, num, isa, together)
     depth, deep, wide = op.filter_shape[2], -(-op.filter_shape[2] // num.lanes), -(-op.filter_shape[3] // num.lanes)
-    traffic = 1 + LINE / _BLOCK * t.blocks * _BLOCK / t.grid.tiles  # sums are read and written once a block
-    products = _product_cycles(t, isa) * t.grid.tiles * traffic + _FILTER_CYCLES * depth * wide
+    traffic = LINE * t.blocks  # sums are read and written once a block
+    products = _product_cycles(t, isa) * (t.grid.tiles / together + traffic) + _FILTER_CYCLES * depth * wide
     size = prod(op.filter_shape[2:]) * num.bytes
     if scheme.products * size > _SUMS:
         products += _SUM_CYCLES * size * t.blocks
@@ -143,10 +159,11 @@ def lower_winograd_filter_grad(contraction: Contraction, num: Numeric, isa: Isa,
 
 
 def lower_checked_filter_grad(contraction: Contraction, prologue: Prologue | None, num: Numeric, isa: Isa, label: str,
-                              direct: Kernel) -> Kernel:
+                              direct: Kernel, pairs: Pairs | None = None) -> Kernel:
     """The kernel of an operation that ``fits`` by F(2x2, 3x3), and ``direct`` for what that does not compute as
-    exactly: operands of which a sample tells so, and results that are not finite: an infinity would become NaN."""
-    g = FilterGradient(contraction, F2X2, prologue, num, isa)
+    exactly: operands of which a sample tells so, and results that are not finite: an infinity would become NaN.
+    Factors may be rounded to ``pairs``."""
+    g = FilterGradient(contraction, F2X2, prologue, num, isa, pairs)
     sample, finish = g.sample(), store_result(num, contraction.dtype)
     inexact = Doubts(1, 0, sample.chunks)
     infinite = Doubts(1, inexact.chunks, g.combine_chunks)
@@ -170,29 +187,33 @@ def lower_checked_filter_grad(contraction: Contraction, prologue: Prologue | Non
 
 
 class FilterGradient:
-    """Emits the phases. Temporary 0 holds sums as [part][product][input channel][registers]."""
+    """Emits the phases. Temporary 0 holds sums as [part][product][input channel][registers]. Factors may be rounded to
+    ``pairs`` of two tiles."""
 
-    def __init__(self, contraction: Contraction, scheme: Scheme, prologue: Prologue | None, num: Numeric,
-                 isa: Isa) -> None:
+    def __init__(self, contraction: Contraction, scheme: Scheme, prologue: Prologue | None, num: Numeric, isa: Isa,
+                 pairs: Pairs | None = None) -> None:
         op, (x, dy, _) = contraction.root.op, contraction.shapes
         assert isinstance(op, Conv2dFilterGrad)
-        tiling = tiling_of(op, scheme, dy, num, isa)
+        self.product: Numeric = pairs or num
+        self.together = 1 if pairs is None else 2
+        tiling = tiling_of(op, scheme, dy, num, isa, self.together)
+        steps = tiling.block // self.together
         self.contraction, self.prologue, self.scheme, self.tiling, self.num = contraction, prologue, scheme, tiling, num
         self.depth, self.width = op.filter_shape[2:]
         lanes = num.lanes
         self.input_row = -(-self.depth // lanes) * lanes + LINE
         widest = -(-tiling.panels.parts // tiling.parts[1]) * tiling.panels.widest
         self.gradient_row = widest * lanes + LINE
-        input_plane, gradient_plane = apart(_BLOCK * self.input_row), apart(_BLOCK * self.gradient_row)
+        input_plane, gradient_plane = apart(steps * self.input_row), apart(steps * self.gradient_row)
         self.gradients_at = scheme.products * input_plane
         self.spare_at = self.gradients_at + scheme.products * gradient_plane
         self.noted_at = self.spare_at + scheme.products * lanes
         self.scratch = (self.noted_at + lanes) * num.bytes
         self.inputs = Patches(tiling.grid, x[1], x[2], x[3], (-op.padding[0][0], -op.padding[1][0]), scheme.outputs, 1,
                               scheme.inputs_to_factors, input_plane, None, self.spare_at,
-                              maker_of(prologue))
+                              maker_of(prologue), pairs)
         self.gradients = Patches(tiling.grid, dy[1], dy[2], dy[3], (0, 0), scheme.outputs, 1,
-                                 scheme.gradients_to_factors, gradient_plane, None, self.spare_at)
+                                 scheme.gradients_to_factors, gradient_plane, None, self.spare_at, None, pairs)
         self.row = -(-self.width // lanes) * lanes
         self.plane = apart(self.depth * self.row)
 
@@ -225,16 +246,23 @@ class FilterGradient:
         stop = e.b.mul(t.panels.start(e, high), i64(num.lanes))
         sums = e.at(e.temp(0), e.b.mul(part, i64(self.scheme.products * self.plane)), num.element)
         with e.loop(first, end, name="block") as block:
-            tile = e.b.mul(block, i64(_BLOCK))
-            count = smaller(e, i64(_BLOCK), e.b.sub(i64(t.grid.tiles), tile))
+            tile = e.b.mul(block, i64(t.block))
+            tiles = smaller(e, i64(t.block), e.b.sub(i64(t.grid.tiles), tile))
+            count = tiles if self.together == 1 else e.b.udiv(e.b.add(tiles, i64(1)), i64(2))
             with e.loop(0, count, name="patch") as i:
                 at = e.at(e.scratch, e.b.mul(i, i64(self.input_row)), num.element)
-                self.inputs.factors(e, num, x, e.b.add(tile, i), at)
+                self._factors(self.inputs)(e, num, x, self._tile(e, tile, i), at)
             with e.loop(0, count, name="gradient") as i:
                 offset = e.b.add(i64(self.gradients_at), e.b.mul(i, i64(self.gradient_row)))
                 at = e.at(e.scratch, offset, num.element)
-                self.gradients.factors(e, num, dy, e.b.add(tile, i), at, begin, stop)
+                self._factors(self.gradients)(e, num, dy, self._tile(e, tile, i), at, begin, stop)
             self._multiply(e, sums, low, high, begin, count, e.b.icmp_signed(">", block, first))
+
+    def _factors(self, patches: Patches) -> Callable[..., None]:
+        return patches.factors if self.together == 1 else patches.factors_of_two
+
+    def _tile(self, e: Emitter, first: ll.Value, step: ll.Value) -> ll.Value:
+        return e.b.add(first, e.b.mul(step, i64(self.together)))
 
     def _multiply(self, e: Emitter, sums: ll.Value, low: ll.Value, high: ll.Value, begin: ll.Value, count: ll.Value,
                   again: ll.Value) -> None:
@@ -251,7 +279,7 @@ class FilterGradient:
                                   num.lanes * num.bytes)
                 for height, _, row in t.rows.walk(e, i64(0), i64(t.rows.parts)):
                     rows = Rows(e.at(inputs, row, num.element), range(height), self.input_row)
-                    tile = accumulate(e, num, zeros(num, height, width), rows, columns, count)
+                    tile = accumulate(e, self.product, zeros(num, height, width), rows, columns, count)
                     into = e.at(target, e.b.add(e.b.mul(row, i64(self.row)), channel), num.element)
                     self._add(e, tile, into, again)
 

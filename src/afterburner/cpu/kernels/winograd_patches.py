@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
 
 from llvmlite import ir as ll
 
-from ..emitter import I1, Emitter, i64
+from ..emitter import BF16, I1, Emitter, i64
 from .gemm import Numeric, larger, load_lanes, smaller
+from .pairs import Pairs, join, round_register
 from .prologue import Made, Maker
 from .winograd_lines import Matrix, transform
+
+# A patch: its image, the pixel at its corner, and whether it is there where that is in question; what reads its
+# registers of a channel and lanes, made of what is given.
+Placed = tuple[ll.Value, tuple[ll.Value, ll.Value], ll.Value | None]
+Reader = Callable[[ll.Value, int, Made], list[list[ll.Value]]]
 
 LINE = 16  # floats of a cache line
 REGISTERS = 16  # of the processors that have fewest: patches of so many pixels are transformed in registers
@@ -88,6 +95,8 @@ class Patches:
         spare: element of scratch where a register for each product may be kept.
         maker: given a place to emit, a channel and lanes, what makes a register of pixels there of what is read; small
             patches only.
+        pairs: factors are rounded to bfloat16, those of adjacent channels or of two tiles side by side; small patches
+            only.
     """
 
     grid: Grid
@@ -102,6 +111,7 @@ class Patches:
     block: tuple[int, int] | None
     spare: int
     maker: Maker | None = None
+    pairs: Pairs | None = None
 
     @property
     def side(self) -> int:
@@ -117,11 +127,9 @@ class Patches:
                 first: ll.Value | None = None, end: ll.Value | None = None) -> None:
         """Write the factors of a tile's channels [first, end), all by default, from ``target`` on; ``first`` is a
         multiple of the lanes."""
-        number, down, across = self.grid.position(e, tile)
-        top = e.b.add(e.b.mul(down, i64(self.pitch)), i64(self.offset[0]))
-        left = e.b.add(e.b.mul(across, i64(self.pitch)), i64(self.offset[1]))
+        number, across, (top, left) = self._corner(e, tile)
         if self.side**2 <= REGISTERS and self.stride == 1:
-            self._at_once(e, num, source, number, (top, left), target, first, end)
+            self._at_once(e, num, source, [(number, (top, left), None)], target, first, end)
             return
         line = e.b.add(e.b.mul(number, i64(self.rows)), top)
         pixel = e.b.add(e.b.mul(line, i64(self.columns)), left)
@@ -132,48 +140,96 @@ class Patches:
             self._rows(e, num, e.at(given, channel, num.element), across, inside, outside, lanes)
             self._columns(e, num, into)
 
-    def _channels(self, e: Emitter, num: Numeric, target: ll.Value, first: ll.Value | None,
-                  end: ll.Value | None) -> Iterator[tuple[ll.Value, int, ll.Value]]:
+    def factors_of_two(self, e: Emitter, num: Numeric, source: ll.Value, tile: ll.Value, target: ll.Value,
+                       first: ll.Value | None = None, end: ll.Value | None = None) -> None:
+        """As ``factors``, of a tile and the next, as pairs of the two; beyond the last tile there are zeros."""
+        following = e.b.add(tile, i64(1))
+        there = e.b.icmp_signed("<", following, i64(self.grid.tiles))
+        tiles = []
+        for number, valid in ((tile, None), (e.b.select(there, following, tile), there)):
+            image, _, corner = self._corner(e, number)
+            tiles.append((image, corner, valid))
+        self._at_once(e, num, source, tiles, target, first, end)
+
+    def _corner(self, e: Emitter, tile: ll.Value) -> tuple[ll.Value, ll.Value, tuple[ll.Value, ll.Value]]:
+        """A tile's image, its column in tiles, and the pixel at the corner of its patch."""
+        number, down, across = self.grid.position(e, tile)
+        top = e.b.add(e.b.mul(down, i64(self.pitch)), i64(self.offset[0]))
+        left = e.b.add(e.b.mul(across, i64(self.pitch)), i64(self.offset[1]))
+        return number, across, (top, left)
+
+    def _channels(self, e: Emitter, num: Numeric, target: ll.Value, first: ll.Value | None, end: ll.Value | None,
+                  adjacent: bool = False) -> Iterator[tuple[ll.Value, int, ll.Value]]:
         """(channel, lanes, where its factors go) of each register of channels [first, end); what is emitted between
-        runs for each."""
+        runs for each. ``adjacent``: factors of two channels take the place of one."""
+        element = BF16 if adjacent else num.element
         for low, high, lanes in registers(self.channels, num.lanes):
             start = i64(low) if first is None else larger(e, i64(low), first)
             stop = i64(high) if end is None else smaller(e, i64(high), end)
             with e.loop(start, stop, num.lanes, "channel") as channel:
                 at = channel if first is None else e.b.sub(channel, first)
-                yield channel, lanes, e.at(target, self._place(e, at), num.element)
+                yield channel, lanes, e.at(target, self._place(e, at), element)
 
-    def _at_once(self, e: Emitter, num: Numeric, source: ll.Value, number: ll.Value, corner: tuple[ll.Value, ll.Value],
-                 target: ll.Value, first: ll.Value | None, end: ll.Value | None) -> None:
-        """The factors of a patch that fits in registers: where it crosses the border of the image, what lies outside is
-        read from inside and masked."""
-        base = e.at(source, e.b.mul(number, i64(self.rows * self.columns * self.channels)), num.element)
-        sizes = (self.rows, self.columns)
-        inside = [e.b.icmp_unsigned("<=", at, i64(size - self.side)) if size >= self.side else ll.Constant(I1, 0)
-                  for at, size in zip(corner, sizes, strict=True)]
-        with e.b.if_else(e.b.and_(*inside)) as (whole, cut):
-            with whole:
-                pixel = e.b.add(e.b.mul(corner[0], i64(self.columns)), corner[1])
-                given = e.at(base, e.b.mul(pixel, i64(self.channels)), num.element)
-                places = [[i64((r * self.columns + c) * self.channels) for c in range(self.side)]
-                          for r in range(self.side)]
-                for channel, lanes, into in self._channels(e, num, target, first, end):
-                    at, make = e.at(given, channel, num.element), self._make(e, num, channel, lanes)
-                    self._transform(e, num, [[make(load_lanes(e, e.at(at, place, num.element), num, lanes))
-                                              for place in row] for row in places], into)
-            with cut:
-                rows, columns = ([self._clamped(e, num, e.b.add(at, i64(k)), size) for k in range(self.side)]
-                                 for at, size in zip(corner, sizes, strict=True))
-                given_rows = [e.at(base, e.b.mul(at, i64(self.columns * self.channels)), num.element) for at, _ in rows]
-                offsets = [e.b.mul(at, i64(self.channels)) for at, _ in columns]
-                for channel, lanes, into in self._channels(e, num, target, first, end):
-                    patch, make = [], self._make(e, num, channel, lanes)
-                    for line, (_, row) in zip(given_rows, rows, strict=True):
-                        at = e.at(line, channel, num.element)
-                        loaded = [make(load_lanes(e, e.at(at, offset, num.element), num, lanes)) for offset in offsets]
-                        patch.append([_where(e, num, e.b.and_(row, column), value)
-                                      for value, (_, column) in zip(loaded, columns, strict=True)])
-                    self._transform(e, num, patch, into)
+    def _at_once(self, e: Emitter, num: Numeric, source: ll.Value, tiles: Sequence[Placed], target: ll.Value,
+                 first: ll.Value | None, end: ll.Value | None) -> None:
+        """The factors of patches that fit in registers, of one or of two as pairs: where one crosses the border of the
+        image, what lies outside is read from inside and masked."""
+        with e.b.if_else(e.b.and_(*self._inside(e, tiles))) as branches:
+            for reader, branch in zip((self._whole_patch, self._cut_patch), branches, strict=True):
+                with branch:
+                    patches = [reader(e, num, source, tile) for tile in tiles]
+                    adjacent = self.pairs is not None and len(tiles) == 1
+                    for channel, lanes, into in self._channels(e, num, target, first, end, adjacent):
+                        make = self._make(e, num, channel, lanes)
+                        self._transform(e, num, [patch(channel, lanes, make) for patch in patches], into)
+
+    def _inside(self, e: Emitter, tiles: Sequence[Placed]) -> tuple[ll.Value, ll.Value]:
+        """Two i1 that are both set where all patches lie inside of the image."""
+        found: list[ll.Value] = []
+        for _, corner, valid in tiles:
+            found += [e.b.icmp_unsigned("<=", at, i64(size - self.side)) if size >= self.side else ll.Constant(I1, 0)
+                      for at, size in zip(corner, (self.rows, self.columns), strict=True)]
+            found += [] if valid is None else [valid]
+        return reduce(e.b.and_, found[:-1]), found[-1]
+
+    def _image(self, e: Emitter, num: Numeric, source: ll.Value, number: ll.Value) -> ll.Value:
+        return e.at(source, e.b.mul(number, i64(self.rows * self.columns * self.channels)), num.element)
+
+    def _whole_patch(self, e: Emitter, num: Numeric, source: ll.Value, tile: Placed) -> Reader:
+        """What reads a patch that lies inside of the image."""
+        number, corner, _ = tile
+        pixel = e.b.add(e.b.mul(corner[0], i64(self.columns)), corner[1])
+        given = e.at(self._image(e, num, source, number), e.b.mul(pixel, i64(self.channels)), num.element)
+        places = [[i64((r * self.columns + c) * self.channels) for c in range(self.side)] for r in range(self.side)]
+
+        def read(channel: ll.Value, lanes: int, make: Made) -> list[list[ll.Value]]:
+            at = e.at(given, channel, num.element)
+            return [[make(load_lanes(e, e.at(at, place, num.element), num, lanes)) for place in row] for row in places]
+
+        return read
+
+    def _cut_patch(self, e: Emitter, num: Numeric, source: ll.Value, tile: Placed) -> Reader:
+        """What reads a patch that may cross the border."""
+        number, corner, valid = tile
+        base, sizes = self._image(e, num, source, number), (self.rows, self.columns)
+        rows, columns = ([self._clamped(e, num, e.b.add(at, i64(k)), size) for k in range(self.side)]
+                         for at, size in zip(corner, sizes, strict=True))
+        if valid is not None:
+            all_ = e.splat(e.b.sext(valid, ll.IntType(8 * num.bytes)), num.lanes)
+            rows = [(at, e.b.and_(bits, all_)) for at, bits in rows]
+        lines = [e.at(base, e.b.mul(at, i64(self.columns * self.channels)), num.element) for at, _ in rows]
+        offsets = [e.b.mul(at, i64(self.channels)) for at, _ in columns]
+
+        def read(channel: ll.Value, lanes: int, make: Made) -> list[list[ll.Value]]:
+            patch = []
+            for line, (_, row) in zip(lines, rows, strict=True):
+                at = e.at(line, channel, num.element)
+                loaded = [make(load_lanes(e, e.at(at, offset, num.element), num, lanes)) for offset in offsets]
+                patch.append([_where(e, num, e.b.and_(row, column), value)
+                              for value, (_, column) in zip(loaded, columns, strict=True)])
+            return patch
+
+        return read
 
     def _make(self, e: Emitter, num: Numeric, channel: ll.Value, lanes: int) -> Made:
         return (lambda value: value) if self.maker is None else self.maker(e, num, channel, lanes)
@@ -183,11 +239,21 @@ class Patches:
         inside = e.b.sext(e.b.icmp_unsigned("<", at, i64(size)), ll.IntType(8 * num.bytes))
         return larger(e, i64(0), smaller(e, at, i64(size - 1))), e.splat(inside, num.lanes)
 
-    def _transform(self, e: Emitter, num: Numeric, patch: list[list[ll.Value]], target: ll.Value) -> None:
-        lines = [transform(e, num, self.matrix, line) for line in patch]
+    def _transform(self, e: Emitter, num: Numeric, patches: Sequence[list[list[ll.Value]]], target: ll.Value) -> None:
+        """Write the factors of a patch, or of two as pairs."""
+        lines = [[transform(e, num, self.matrix, line) for line in patch] for patch in patches]
         for j in range(self.points):
-            for i, value in enumerate(transform(e, num, self.matrix, [line[j] for line in lines])):
-                store(e, num, value, target, (i * self.points + j) * self.plane)
+            columns = [transform(e, num, self.matrix, [line[j] for line in patch]) for patch in lines]
+            for i, values in enumerate(zip(*columns, strict=True)):
+                self._write(e, num, values, target, (i * self.points + j) * self.plane)
+
+    def _write(self, e: Emitter, num: Numeric, values: Sequence[ll.Value], target: ll.Value, at: int) -> None:
+        if self.pairs is None:
+            store(e, num, values[0], target, at)
+        elif len(values) > 1:
+            store(e, num, join(e, self.pairs, *values), target, at)
+        else:
+            e.store(round_register(e, self.pairs, values[0]), e.at(target, at, num.element), num.lanes * 2)
 
     def _lines_to(self, e: Emitter, pixels: ll.Value) -> ll.Value:
         """Lines of a patch in so many rows of pixels."""
