@@ -307,10 +307,10 @@ class FilterGradient:
 
     def _run(self, e: Emitter, height: int, source: ll.Value, width: int, packed: ll.Value,
              asked: ll.Value) -> Tile:
-        """Register sums over one run of pixels; every so many ask for one that will be copied next."""
+        """Register sums over one run of pixels; every so many ask for some that will be copied next."""
         f, num = self.f, self.num
-        steps = -(-f.unit_steps // f.asked)
-        steps = steps // _UNROLLED * _UNROLLED or steps  # more is asked for than has to be
+        steps = max(1, f.unit_steps // f.asked // _UNROLLED) * _UNROLLED
+        each = -(-f.asked // max(1, f.unit_steps // steps))
         count = e.b.udiv(e.b.add(self.pixels, i64(f.per_step - 1)), i64(f.per_step))
         whole = e.b.udiv(count, i64(steps))
 
@@ -323,7 +323,8 @@ class FilterGradient:
 
         flat = [v for row in zeros(num, height, width) for v in row]
         with e.loop_carried(0, whole, 1, flat, "run") as (turn, now, after):
-            self._ask_pixel(e, e.b.add(asked, turn))
+            for pixel in range(each):
+                self._ask_pixel(e, e.b.add(e.b.add(asked, e.b.mul(turn, i64(each))), i64(pixel)))
             after[:] = [v for row in add(shaped(now, width), turn, steps) for v in row]
         return add(shaped(after, width), whole, e.b.sub(count, e.b.mul(whole, i64(steps))))
 
