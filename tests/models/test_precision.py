@@ -49,9 +49,9 @@ def test_losses_stay_with_stock_and_repeat():
     with captured(precision="fast") as taken:
         losses, weights = train()
         again, same = train()
-    kinds = [label.split(" 3x3")[0] for label in labels(taken) if "(Winograd)" in label]
+    kinds = [label.split(" 3x3")[0] for label in labels(taken) if "Winograd" in label]
     assert set(kinds) == {"conv2d", "conv2d input grad", "conv2d filter grad"}
-    rounded = any("(bfloat16 pairs)" in label for label in labels(taken))
+    rounded = any("bfloat16 pairs" in label for label in labels(taken))
     close(losses, expected, 5e-3 if rounded else 1e-4)  # as in default precision unless operands are rounded
     assert losses == again
     for first, second in zip(weights, same, strict=True):
@@ -84,8 +84,10 @@ def test_a_change_compiles_anew():
         np.testing.assert_array_equal(step(x, w), default)
         assert taken.count == 2
     assert not taken.executables[1].cached
-    assert ["(Winograd)" in label for label in labels(taken)] == [False, True]
-    close(fast, stock)
+    rounded = ["bfloat16 pairs" in label for label in labels(taken)]
+    assert [of_pairs or "(Winograd)" in label for of_pairs, label in zip(rounded, labels(taken), strict=True)] \
+        == [False, True]
+    close(fast, stock, 1e-2 if rounded[1] else 1e-5)
     assert not np.array_equal(fast, default)
 
 
