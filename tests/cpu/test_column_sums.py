@@ -1,5 +1,7 @@
 """Sums over all pixels that ride on convolutions, against float64."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from cpu_harness import INSTRUCTION_SETS, run_kernel
@@ -89,14 +91,16 @@ def test_f32(name, gradient, isa_name):
     check(*node_of(name, gradient), isa_name)
 
 
+@pytest.mark.parametrize("pairs", [False, True])
 @pytest.mark.parametrize("gradient", [False, True])
 @pytest.mark.parametrize("name", ["3x3", "3x3 wide", "strided", "few channels"])
-def test_fast_precision(name, gradient, monkeypatch):
+def test_fast_precision(name, gradient, pairs, monkeypatch):
     monkeypatch.setattr(conv_direct, "scheme_that_pays", lambda c, *a: winograd.F4X4 if winograd.fits(c) else None)
     node, arrays = node_of(name, gradient)
-    isa = isas.host(None, "fast")
+    isa = replace(isas.host("avx512", "fast") if pairs else isas.host(None, "fast"), bf16_dot=pairs)
+    typical = 2.0**-8 if pairs else 2 * TYPICAL
     for actual, exact, size in zip(run_guarded(lower(node, isa), arrays, isa), *expected(node, arrays), strict=True):
-        assert (np.abs(actual - exact) <= 2 * TYPICAL * size.max()).all()
+        assert (np.abs(actual - exact) <= typical * size.max()).all()
 
 
 @pytest.mark.parametrize("gradient", [False, True])

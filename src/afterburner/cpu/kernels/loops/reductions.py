@@ -141,9 +141,9 @@ def _plan_columns(kept: list[Loop], reduced: list[Loop], wanted: int, lanes: int
 
 def _band_of(nest: ReduceNest, work: Reduction) -> int:
     """Rows of a band; 0 where a block of columns is a whole row, a chunk's rows lie in the caches together, or
-    more than sums is made (what is stored as well is bound by memory anyhow)."""
+    something else than sums is made of them."""
     rows_only = nest.split and nest.flat.trips == 1 and len(nest.reduced) == 1
-    sums_only = not work.maps and all(r.inexact for r in work.reducers)
+    sums_only = all(r.inexact for r in work.reducers)
     columns = nest.inner_kept.trips
     if not rows_only or not sums_only or columns <= nest.lanes * nest.block:
         return 0
