@@ -77,7 +77,7 @@ def _print_function(function: Record, console: Console, every: bool) -> None:
     if function["parts"]:
         console.print("The floor is arithmetic at the measured peak or bytes at the measured rate of memory, whichever "
                       "takes longer; gap is what kernels take above theirs. They go below it where data is still in a "
-                      "cache or Winograd's algorithm saves products.", style="dim")
+                      "cache, Winograd's algorithm saves products, or an instruction makes two at once.", style="dim")
     if function["choices"]:
         console.print(_choice_table(function))
     for moved in function["moved"]:
