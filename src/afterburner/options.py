@@ -18,6 +18,7 @@ VERBOSITY = ("silent", "line", "detail")
 PRECISION = ("default", "fast")
 DEVICES = ("any", "cpu", "gpu")
 ISAS = ("avx512", "avx2", "neon", "generic")
+FAULTS = ("rule", "codegen", "run")
 PASSES = (  # those that can be left out; told here, so that a wrong name is found without loading them
     "concatenate_in_place", "defer_affine", "eliminate_common_subexpressions", "eliminate_dead_code", "fold_constants",
     "fuse", "fuse_prologues", "hoist_from_scans", "mark_kept", "mark_sparse", "nest_concatenations", "order",
@@ -50,10 +51,11 @@ def _count(given: object) -> int:
     return int(text)
 
 
-def _text(given: object) -> str:
-    if not isinstance(given, str):
-        raise OptionError(f"{given!r} is not a text")
-    return given
+def _positive(given: object) -> int:
+    count = _count(given)
+    if count == 0:
+        raise OptionError(f"{given!r} is not a whole number from 1 up")
+    return count
 
 
 def _one_of(choices: tuple[str, ...]) -> Callable[[object], str]:
@@ -65,8 +67,8 @@ def _one_of(choices: tuple[str, ...]) -> Callable[[object], str]:
     return parse
 
 
-def _isa(given: object) -> str:
-    return "" if given == "" else _one_of(ISAS)(given)
+def _nothing_or_one_of(choices: tuple[str, ...]) -> Callable[[object], str]:
+    return lambda given: "" if given == "" else _one_of(choices)(given)
 
 
 def _names(given: object) -> tuple[str, ...]:
@@ -121,7 +123,7 @@ class Options:
     device: str = _knob("any", _one_of(DEVICES), "any (measured where it cannot be known), cpu or gpu (through MLX)")
     gpu_emulate: bool = _knob(False, _flag, "1: the gpu target runs on MLX's CPU device where there is no GPU; slow, "
                               "for tests")
-    isa: str = _knob("", _isa, "instruction set override: avx512, avx2, neon or generic")
+    isa: str = _knob("", _nothing_or_one_of(ISAS), "instruction set override: avx512, avx2, neon or generic")
     precision: str = _knob("default", _one_of(PRECISION), "fast: float32 convolutions by Winograd's algorithms of any "
                            "size, products of bfloat16 where the processor has an instruction for them, which loses "
                            "digits; default: only what is by norm about as exact as direct sums")
@@ -131,7 +133,7 @@ class Options:
                              "AFTERBURNER_DETERMINISTIC=1")
     compile_after: int = _knob(1, _count, "calls of a function that run on TensorFlow before it is compiled; "
                                "training steps do not wait")
-    variants: int = _knob(4, _count, "signatures of one function that may be compiled")
+    variants: int = _knob(4, _positive, "signatures of one function that may be compiled")
     skip_ops: tuple[str, ...] = _knob((), _names, "TensorFlow op types never taken, separated by semicolons; "
                                          "While, If and Case mean StatelessWhile, StatelessIf, StatelessCase as well")
     skip_passes: tuple[str, ...] = _knob((), _passes, "optional passes left out, separated by ;")
@@ -145,7 +147,7 @@ class Options:
     poison: float | None = _knob(None, _number, "a number or nan: fill the memory of intermediate values and results "
                                  "with it before each run (finds reads of memory that nothing has written)")
     profile: bool = _knob(False, _flag, "1: time every kernel (afterburner explain sets it)")
-    fault: str = _knob("", _text, "plant a failure, for tests: rule, codegen or run")
+    fault: str = _knob("", _nothing_or_one_of(FAULTS), "plant a failure, for tests: rule, codegen or run")
 
     @cached_property
     def setting(self) -> tuple[str, str, bool, bool]:

@@ -16,7 +16,7 @@ FLAGS = ("disable", "strict", "gpu_emulate", "deterministic", "accelerate", "cac
 COUNTS = ("threads", "compile_after", "variants", "cache_limit")
 NAMES = {"skip_ops": ("MatMul", "Relu"), "skip_passes": ("fuse", "order")}
 PATHS = ("cache_dir", "dump")
-TEXTS = ("isa", "fault")
+TEXTS = ("isa",)
 TAKEN: list[tuple[str, Any, Any]] = [  # option, what is given, what is then in force
     *((name, given, result) for name in FLAGS
       for given, result in ((True, True), (False, False), ("on", True), ("0", False), (1, True))),
@@ -27,7 +27,8 @@ TAKEN: list[tuple[str, Any, Any]] = [  # option, what is given, what is then in 
     *((name, given, Path("/tmp/x")) for name in PATHS for given in ("/tmp/x", Path("/tmp/x"))),
     *((name, given, None) for name in PATHS for given in ("", None)),
     *((name, "avx2", "avx2") for name in TEXTS),
-    ("isa", "", ""), ("verbosity", "silent", "silent"), ("device", "cpu", "cpu"), ("precision", "fast", "fast"),
+    ("isa", "", ""), ("fault", "", ""), ("fault", "rule", "rule"),
+    ("verbosity", "silent", "silent"), ("device", "cpu", "cpu"), ("precision", "fast", "fast"),
     ("poison", 2, 2.0), ("poison", "-1.5", -1.5), ("poison", None, None), ("poison", "", None),
 ]
 REFUSED: list[tuple[str, Any]] = [
@@ -37,6 +38,7 @@ REFUSED: list[tuple[str, Any]] = [
     *((name, given) for name in PATHS for given in (3, True, ["/tmp"], "a\0b", "~no such user/x")),
     *((name, given) for name in TEXTS for given in (3, None, Path("avx2"))), ("isa", "AVX2"), ("isa", "sse9"),
     *((name, given) for name in ("verbosity", "device", "precision") for given in ("loud", "", None, 1, ["cpu"])),
+    *(("fault", given) for given in ("avx2", 3, None)), *(("variants", given) for given in (0, "0", -1)),
     ("skip_passes", "fusion"), ("skip_passes", ("fuse", "fusion")),
     *(("poison", given) for given in ("much", True, [1.0])),
 ]
