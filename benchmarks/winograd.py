@@ -3,8 +3,9 @@
     python benchmarks/winograd.py [--isa avx2] [--turns 5] [part of a case's name ...]
 
 All ways take turns in one process, on two pinned threads; printed are the best times in milliseconds: all products,
-zeros left out ("-" where that has no plan), F(2x2, 3x3), the sample of its exactness, which is part of that, and
-F(4x4, 3x3). Half of the image's elements are zero.
+zeros left out ("-" where that has no plan), F(2x2, 3x3), the sample of its exactness, which is part of that,
+F(4x4, 3x3), and, where the processor has an instruction for them, bfloat16 pairs: all products, and F(2x2, 3x3).
+Half of the image's elements are zero.
 """
 
 from __future__ import annotations
@@ -43,6 +44,20 @@ def by(scheme: Scheme, node: Node, isa: isas.Isa) -> Kernel:
         return lower(node, isa)
 
 
+def of_pairs(node: Node, isa: isas.Isa, transformed: bool) -> Kernel | None:
+    """The kernel on bfloat16 pairs, by F(2x2, 3x3) or not, whether it pays or not."""
+    fast = replace(isa, precision="fast")
+    if not isa.bf16_dot:
+        return None
+    with patch.object(conv_direct, "pairs_pay", return_value=transformed), \
+            patch.object(conv_filter_grad, "pairs_pay", return_value=transformed), \
+            patch.object(conv_filter_grad, "whole_filter_grad_pays", return_value=False), \
+            patch.object(conv_direct, "streamed_winograd_pays", return_value=False), \
+            patch.object(conv_direct, "scheme_that_pays", return_value=None), \
+            patch.object(conv_filter_grad, "filter_scheme_that_pays", return_value=None):
+        return lower(node, fast)
+
+
 def sample_of(kernel: Kernel, gradient: bool) -> Kernel:
     """The phase of a kernel by F(2x2, 3x3) that decides whether it is to be trusted, alone."""
     return replace(kernel, phases=(kernel.phases[0 if gradient else 1],), key=f"sample of {kernel.key}")
@@ -62,7 +77,8 @@ def milliseconds(image: tuple[int, ...], outputs: int, gradient: bool, isa: isas
     sparse = direct_kernel(node(True), isa)
     checked = by(F2X2, node(False), isa)
     kernels = [direct_kernel(node(False), isa), sparse if "(zeros left out)" in sparse.label else None,
-               checked, sample_of(checked, gradient), by(F4X4, node(False), isa)]
+               checked, sample_of(checked, gradient), by(F4X4, node(False), isa),
+               *(of_pairs(node(False), isa, transformed) for transformed in (False, True))]
     benches = [None if kernel is None else Bench(kernel, operands, isa) for kernel in kernels]
     best = [float("inf")] * len(benches)
     for _ in range(turns):
@@ -79,7 +95,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*")
     words = parser.parse_args()
     isa, rate = isas.host(words.isa), ticks_per_second()
-    print(f"{'ms':28s} products  zeros  F(2x2)  sample  F(4x4)")
+    print(f"{'ms':28s} products  zeros  F(2x2)  sample  F(4x4)   pairs  F(2x2) of them")
     for name, (image, outputs) in CASES.items():
         for gradient in (False, True):
             title = f"{name}{' filter gradient' * gradient}"

@@ -203,6 +203,17 @@ def test_an_image_that_is_made_is_rounded_as_it_is_made(name: str, beside: int) 
         np.testing.assert_allclose(value, exact, rtol=1e-4, atol=1e-2)
 
 
+@pytest.mark.parametrize("name", ["odd", "3x3", "3x3 by Winograd", "3x3 strided", "no channels in a register"])
+def test_other_images_that_are_made(name: str) -> None:
+    """Of an odd number of channels, and of filters of several taps: in float32, or by Winograd's algorithm on pairs."""
+    made, (z, filter_, x, scale, shift) = test_prologue.convolution(name, made=True)
+    kernel = lower(made, paired("f32"))
+    assert "(bfloat16 pairs)" not in kernel.label
+    got = run_guarded(kernel, [z, filter_, x, scale, shift], paired("f32"))
+    for value, exact in zip(got, interpret(made.op.body, [z, filter_, x, scale, shift]), strict=True):
+        assert np.linalg.norm(value - exact) <= 6e-3 * np.linalg.norm(exact)
+
+
 @pytest.mark.parametrize("name", test_prologue.SHAPES)
 def test_a_filter_gradient_of_an_image_that_is_made(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     _only_pairs(monkeypatch)

@@ -414,7 +414,8 @@ def _correlators(contraction: Contraction, parts: list[Correlation], plans: list
 
 def _paired(contraction: Contraction, parts: list[Correlation], num: Pairs, isa: Isa, order: tuple[int, int],
             filter_columns: int, label: str, made: Prologue | None = None) -> Kernel | None:
-    """The layer on pairs of channels; None where pairing them takes longer than it saves. The image may be ``made``."""
+    """The layer on pairs of channels; None where pairing them takes longer than it saves. The image may be ``made``:
+    then None also where that is not provided for."""
     c, stored = parts[0], stored_type(contraction.dtype)
     image, taps = contraction.shapes[order[0]], prod(contraction.shapes[order[1]][:2])
     filter_ = Layout(taps * c.width * c.groups, c.depth, 1) if c.transposed else Layout(taps, c.depth,
@@ -423,10 +424,11 @@ def _paired(contraction: Contraction, parts: list[Correlation], num: Pairs, isa:
     products = sum(p.pixels * p.width * p.groups * p.steps for p in parts)
     if not pays(products, c.depth, (layout, filter_), stored, num):
         return None
+    by_block = None
     if len(parts) == 1 and c.pointwise and c.depth % 2 == 0 and stored is LLVM_F32:
         by_block = _paired_by_block(contraction, c, num, isa, order, filter_columns, label, made)
-        if by_block is not None or made is not None:
-            return by_block
+    if by_block is not None or made is not None:
+        return by_block
     halves = [replace(p, depth=halved(p.depth)) for p in parts]
     plans = _plans(halves, num, isa)
     correlators: list[PairedCorrelator] = []

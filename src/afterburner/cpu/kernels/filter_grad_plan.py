@@ -147,9 +147,9 @@ def plan_of(op: Conv2dFilterGrad, x: tuple[int, ...], dy: tuple[int, ...], num: 
     """Tiles, units and chunks, from the sizes alone; ``by_channel``: the input must be copied by channels."""
     kh, kw, depth, outputs = op.filter_shape
     width = outputs // op.groups
-    if _in_place(op) and prod(dy[:3]) % per_step == 0:
-        x, dy = ((1, prod(dy[:3]) // per_step, per_step, channels) for channels in (x[3], dy[3]))
     merged = depth <= _FEW_CHANNELS and op.groups == 1 and op.dilation[1] == 1 and not by_channel
+    if not merged and _in_place(op) and prod(dy[:3]) % per_step == 0:
+        x, dy = ((1, prod(dy[:3]) // per_step, per_step, channels) for channels in (x[3], dy[3]))
     tiles, panels = choose_tile(depth * kw if merged else depth, -(-width // num.lanes), _STEPS, isa)
     pixels = max(1, _PANEL_BYTES // (panels.widest * num.lanes * num.bytes)) * per_step
     image = dy[1] * dy[2]
