@@ -1,5 +1,6 @@
 """Products of bfloat16 pairs against float64 on the rounded operands; the instruction stands in the assembly."""
 
+import sys
 from dataclasses import replace
 
 import ml_dtypes
@@ -40,9 +41,19 @@ BATCHED = [(3, 5, 7), (2, 129, 17), (50, 70, 1), (64, 4096, 40)]  # small, few r
 pytestmark = pytest.mark.skipif("avx512" not in test_conv.INSTRUCTION_SETS, reason="an instruction of AVX-512")
 
 
+HAS_INSTRUCTION = "+avx512bf16" in isas.host("avx512").features.split(",")
+written_out = False  # by every test in turn, where this machine has the instruction
+
+
+@pytest.fixture(params=["instruction", "written out"] if HAS_INSTRUCTION else ["written out"], autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "written_out", request.param == "written out")
+
+
 def paired(dtype: str) -> Isa:
-    """AVX-512 with the instruction, which is written out where this machine has none."""
-    return replace(isas.host("avx512", "fast" if dtype == "f32" else "default"), bf16_dot=True)
+    """AVX-512 with the instruction, or with what is written out in its place."""
+    isa = replace(isas.host("avx512", "fast" if dtype == "f32" else "default"), bf16_dot=True)
+    return replace(isa, features=isa.features.replace("+avx512bf16", "-avx512bf16")) if written_out else isa
 
 
 def with_instruction() -> Isa:
