@@ -479,7 +479,7 @@ def step_cycles(rows: int, vectors: int, isa: Isa) -> float:
     """
     if rows * vectors + min(rows, vectors) + 1 > isa.registers:
         return float("inf")
-    cycles = max(rows * vectors / isa.multiply_adds, 4.6, (rows + vectors) / 2) + 0.1
+    cycles = max(rows * vectors / 2, 4.6, (rows + vectors) / 2) + 0.1
     return cycles * 1.05 if vectors > 2 else cycles
 
 
