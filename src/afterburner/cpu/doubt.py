@@ -20,7 +20,7 @@ _SHARE = 0.1  # of a graph's estimated time, from which a kind of kernel in doub
 _SHORT_LIST = 32  # elements kept of a row: up to here 3 times as fast as TensorFlow, beyond, and of all, half as fast
 _PER_COMPARISON = 2e-9  # seconds of one core; sorting merges, log2 n times
 _HALVES = ("bf16", "f16")
-_MATRIX_FEATURES = ("+amx-bf16", "+amx-fp16", "+avx512fp16")  # of processors that multiply halves far faster than we do
+_MATRIX_FEATURES = ("+amx-bf16", "+amx-fp16", "+avx512fp16")  # which we have no code for
 _PRODUCTS = ("matmul", "conv2d", "conv2d_input_grad", "conv2d_filter_grad")
 
 

@@ -33,7 +33,6 @@ def makes_image(node: Node, isa: Isa) -> bool:
     if taps == (3, 3):
         few = width <= _MOST_WRITTEN * isa.lanes(4)
         return isa.precision != "fast" and min(depth, width) >= _FEWEST_CHANNELS and few
-    rounded = isa.precision == "fast" and isa.bf16_dot  # to pairs, as it is made
     listed = op.sparse and isa.finds_zeros and isa.name != "avx512"  # lists need the cache: some lose a quarter
     return taps == (1, 1) and op.padding == ((0, 0), (0, 0)) and filter_.bytes <= _LARGEST_FILTER \
-        and (rounded or not (isa.library or listed))
+        and not (isa.library or listed)
