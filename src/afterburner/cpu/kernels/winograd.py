@@ -16,19 +16,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial, reduce
+from functools import partial
 from itertools import chain
 from math import prod
 
 from llvmlite import ir as ll
 
-from ..emitter import I1, Emitter, const, i64
+from ..emitter import I1, Emitter, i64
 from ..isa import Isa
 from ..kernel import Kernel, Phase
 from .column_sums import with_sums
 from .correlation import Correlation, Plan
 from .correlator import Correlator
-from .doubts import Doubts, Finite, any_lane, otherwise
+from .doubts import Doubts, Finite, otherwise
 from .epilogue import Contraction, Finish
 from .gemm import (
     CHUNK_CYCLES,
@@ -49,6 +49,7 @@ from .gemm import (
 )
 from .pairs import Pairs, Pointer, halved, join
 from .prologue import Prologue, maker_of
+from .unequal_taps import is_excess, larger_excess, with_sizes
 from .winograd_lines import Scheme, transform
 from .winograd_outputs import Outputs
 from .winograd_patches import LINE, Grid, Patches, apart, load, store
@@ -68,7 +69,6 @@ _PANELS = 4  # of a chunk at least: each chunk transforms the whole input of its
 # Cycles of one register of channels of a tile and one product, measured with AVX2 and AVX-512; of a byte of filters'
 # factors where they are made of a filter in memory, and where a block reads them from the third-level cache.
 _INPUT_CYCLES, _OUTPUT_CYCLES, _FILTER_CYCLES, _READ_CYCLES = 6.1, 5.3, 0.3, 0.06
-_UNEQUAL = 16.0  # times as large as a filter's smallest tap its largest may be
 _WORTH = 0.95  # of the direct convolution's estimated cycles
 
 
@@ -205,7 +205,7 @@ def lower_checked_winograd(contraction: Contraction, c: Correlation, num: Numeri
     exactly: filters whose taps are of unequal size, operands of which a sample tells so, and results that are not
     finite. The image may be made from another tensor, ``made``; factors may be rounded to ``pairs``."""
     w = Winograd(c, tiling_of(c, F2X2, num, isa), num, filter_columns, made, pairs)
-    sample, finish = ConvolutionSample(c, num, filter_columns, made), contraction.finish(isa)
+    sample, finish = ConvolutionSample(c, F2X2, num, filter_columns, made), contraction.finish(isa)
     image: Pointer = partial(contraction.operand, index=order[0]) if made is None else made.operand
     unequal, inexact = Doubts(0, w.filter_bytes, w.filter_chunks), Doubts(1, 0, sample.chunks)
     infinite = Doubts(1, sample.chunks, prod(w.tiling.parts))
@@ -290,10 +290,8 @@ class Winograd:
             with e.loop(0, width * num.lanes, num.lanes, "register") as register:
                 sizes = self._transform_filters(e, register, width, target)
                 if self.checked:
-                    low, high = (reduce(partial(_chosen, e, sign), sizes) for sign in "<>")
-                    over = num.multiply_add(e, const(num.vector, -_UNEQUAL), low, high)
-                    store(e, num, _chosen(e, ">", load(e, num, excess, 0), over), excess, 0)
-        return any_lane(e, e.b.fcmp_ordered(">", load(e, num, excess, 0), num.zero))
+                    store(e, num, larger_excess(e, num, load(e, num, excess, 0), sizes), excess, 0)
+        return is_excess(e, num, load(e, num, excess, 0))
 
     def _transform_filters(self, e: Emitter, register: ll.Value, width: int, target: ll.Value) -> list[ll.Value]:
         """The factors of a register of filters from their packed taps. Returned are the sizes of the taps: for each
@@ -308,8 +306,7 @@ class Winograd:
             all_columns, sizes = [], list(now)
             for channel in range(together):
                 flat = [load(e, num, source, k * run + channel * step) for k in range(taps**2)]
-                sizes = [e.b.fadd(total, e.intrinsic("llvm.fabs", num.vector, tap))
-                         for total, tap in zip(sizes, flat, strict=False)]
+                sizes = with_sizes(e, num, sizes, flat) if self.checked else sizes
                 all_columns.append([transform(e, num, matrix, flat[j::taps]) for j in range(taps)])
             after[:] = sizes
             for i in range(points):
@@ -398,8 +395,3 @@ class Winograd:
                         e.at(now[2], stretch, num.element), *[v for row in done for v in row]]
         return accumulate(e, num, shaped(after[3:], width), replace(rows, base=after[0]),
                           replace(columns, base=after[1]), count % _STRETCH)
-
-
-def _chosen(e: Emitter, sign: str, a: ll.Value, b: ll.Value) -> ll.Value:
-    """The smaller (<) or larger (>) of two registers' lanes; the second where they have no order."""
-    return e.b.select(e.b.fcmp_ordered(sign, a, b), a, b)

@@ -43,7 +43,7 @@ from .gemm import (
 from .pairs import Pairs
 from .prologue import Prologue, maker_of
 from .winograd import F2X2, F4X4
-from .winograd_lines import Scheme, transform
+from .winograd_lines import Scheme, runs_of, transform
 from .winograd_patches import LINE, Grid, Patches, apart, load, registers, store
 from .winograd_sample import FilterGradientSample
 
@@ -228,7 +228,9 @@ class FilterGradient:
     def sample(self) -> FilterGradientSample:
         """Of the results."""
         x, dy, _ = self.contraction.shapes
-        return FilterGradientSample(self.tiling.grid, x, dy, self.inputs.offset, self.num, self.prologue)
+        runs = runs_of(self.scheme, self.scheme.taps, 1)
+        return FilterGradientSample(self.tiling.grid, self.scheme, runs, x, dy, self.inputs.offset, self.num,
+                                    self.prologue)
 
     def operands(self, e: Emitter) -> tuple[ll.Value, ll.Value]:
         """Pointers to x, or what the prologue makes x of, and dy."""
@@ -281,18 +283,7 @@ class FilterGradient:
                     rows = Rows(e.at(inputs, row, num.element), range(height), self.input_row)
                     tile = accumulate(e, self.product, zeros(num, height, width), rows, columns, count)
                     into = e.at(target, e.b.add(e.b.mul(row, i64(self.row)), channel), num.element)
-                    self._add(e, tile, into, again)
-
-    def _add(self, e: Emitter, tile: Tile, target: ll.Value, again: ll.Value) -> None:
-        num = self.num
-        places = [(value, r * self.row + v * num.lanes) for r, row in enumerate(tile) for v, value in enumerate(row)]
-        with e.b.if_else(again) as (then, otherwise):
-            with then:
-                for value, at in places:
-                    store(e, num, num.add(e, load(e, num, target, at), value), target, at)
-            with otherwise:
-                for value, at in places:
-                    store(e, num, value, target, at)
+                    add_or_store(e, num, tile, into, self.row, again)
 
     def combine(self, e: Emitter, finish: Finish) -> ll.Value:
         """This chunk's share of the input channels: sums of all parts, then the filter's gradient. Returned is whether
@@ -326,3 +317,15 @@ class FilterGradient:
                                               for i in range(points)]) for j in range(points)]
         return [value for i in range(self.scheme.taps)
                 for value in transform(e, num, matrix, [column[i] for column in columns])]
+
+
+def add_or_store(e: Emitter, num: Numeric, tile: Tile, target: ll.Value, row: int, again: ll.Value) -> None:
+    """Add a tile to sums whose rows lie ``row`` elements apart, or begin these where it is not done ``again``."""
+    places = [(value, r * row + v * num.lanes) for r, line in enumerate(tile) for v, value in enumerate(line)]
+    with e.b.if_else(again) as (then, otherwise):
+        with then:
+            for value, at in places:
+                store(e, num, num.add(e, load(e, num, target, at), value), target, at)
+        with otherwise:
+            for value, at in places:
+                store(e, num, value, target, at)

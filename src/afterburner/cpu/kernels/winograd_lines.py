@@ -17,18 +17,33 @@ from math import prod
 
 from llvmlite import ir as ll
 
-from ..emitter import Emitter, const
+from ..emitter import Emitter, const, i64
 from .gemm import Numeric
 
 Matrix = tuple[tuple[Fraction, ...], ...]
 
+_FEWEST = tuple(Fraction(n) for n in (0, 1))
 _FEW = tuple(Fraction(n) for n in (0, 1, -1))  # neighbours differ in sign: see ``transform``
 _MANY = tuple(Fraction(n, 8) for n in (0, 5, -5, 12, -12))
 
 
 @dataclass(frozen=True)
+class Bound:
+    """What bounds the rounding errors of an algorithm: the same on operands without signs, by matrices without signs.
+    What belongs to a point and its negative is then alike, and is there once.
+
+    Attributes:
+        inputs, filter, outputs: in place of B^T, G and A^T.
+    """
+
+    inputs: Matrix
+    filter: Matrix
+    outputs: Matrix
+
+
+@dataclass(frozen=True)
 class Scheme:
-    """F(outputs, taps), with four to six points.
+    """F(outputs, taps), with three to six points.
 
     Attributes:
         outputs: computed together along an axis.
@@ -46,7 +61,8 @@ class Scheme:
     @property
     def finite(self) -> tuple[Fraction, ...]:
         """The points but infinity."""
-        return _FEW if self.points == len(_FEW) + 1 else _MANY
+        few = [points for points in (_FEWEST, _FEW) if len(points) + 1 == self.points]
+        return few[0] if few else _MANY
 
     @property
     def products(self) -> int:
@@ -56,14 +72,14 @@ class Scheme:
     @cached_property
     def inputs_to_factors(self) -> Matrix:
         """B^T: a row of the coefficients of the polynomial that vanishes at all other points."""
-        rows = [_polynomial([q for q in self.finite if q != p], self.points) for p in self.finite]
+        rows = [_polynomial([q for q in self.finite if q != p], self.points, 1 if norm > 0 else -1)
+                for p, norm in zip(self.finite, self._norms, strict=True)]
         return tuple(rows if self.points == len(self.finite) else [*rows, _polynomial(self.finite, self.points)])
 
     @cached_property
     def filter_to_factors(self) -> Matrix:
         """G: powers of a point, divided by its distances to the others."""
-        norms = [prod(p - q for q in self.finite if q != p) for p in self.finite]
-        scaled = [tuple(p**k / n for k in range(self.taps)) for p, n in zip(self.finite, norms, strict=True)]
+        scaled = [tuple(p**k / abs(n) for k in range(self.taps)) for p, n in zip(self.finite, self._norms, strict=True)]
         return self._at_points(scaled)
 
     @cached_property
@@ -81,14 +97,69 @@ class Scheme:
         """G^T."""
         return tuple(zip(*self.filter_to_factors, strict=True))
 
+    @cached_property
+    def bound(self) -> Bound:
+        """Of its errors."""
+        kept = [i for i, p in enumerate((*self.finite, None)[:self.points]) if p is None or p >= 0]
+        weights = [2 if p and -p in self.finite else 1 for p in (*self.finite, None)[:self.points]]
+        inputs, outputs = ([tuple(map(abs, matrix[i])) for i in kept]
+                           for matrix in (self.inputs_to_factors, self.gradients_to_factors))
+        filter_ = [tuple(abs(weights[i] * c) for c in self.filter_to_factors[i]) for i in kept]
+        return Bound(tuple(inputs), tuple(filter_), tuple(zip(*outputs, strict=True)))
+
+    @property
+    def _norms(self) -> list[Fraction]:
+        return [prod((p - q for q in self.finite if q != p), start=Fraction(1)) for p in self.finite]
+
     def _at_points(self, rows: list[tuple[Fraction, ...]]) -> Matrix:
         last = tuple(Fraction(k == len(rows[0]) - 1) for k in range(len(rows[0])))  # at infinity the highest power
         return tuple(rows if self.points == len(self.finite) else [*rows, last])
 
 
-def _polynomial(roots: Sequence[Fraction], size: int) -> tuple[Fraction, ...]:
-    """Coefficients of the product of (x - root), ascending."""
-    found = [Fraction(1)]
+@dataclass(frozen=True)
+class Runs:
+    """Taps along an axis as runs of as many as an algorithm takes, each tap a stride from the next: with stride 2 four
+    taps are (0, 2) and (1, 3), with stride 1 (0, 1) and (2, 3). A run meets pixels that lie a stride apart, as in a
+    convolution with stride 1, and what all runs sum to is added before it is transformed.
+
+    Attributes:
+        taps: of a run.
+        stride: between outputs.
+        count: of runs.
+    """
+
+    taps: int
+    stride: int
+    count: int
+
+    @property
+    def span(self) -> int:
+        """Pixels from the first output's first tap to the last tap."""
+        return self.taps * self.count
+
+    def first(self, run: int) -> int:
+        """The first tap of a run."""
+        return run % self.stride + run // self.stride * self.stride * self.taps
+
+    def first_of(self, e: Emitter, run: ll.Value) -> ll.Value:
+        """As ``first``."""
+        stride = i64(self.stride)
+        beyond = e.b.mul(e.b.udiv(run, stride), i64(self.stride * self.taps))
+        return e.b.add(e.b.urem(run, stride), beyond)
+
+    def firsts_of(self, e: Emitter, phase: ll.Value) -> tuple[ll.Value, ll.Value]:
+        """First taps down and across of a pair of runs, of which there are ``count`` squared."""
+        return self.first_of(e, e.b.udiv(phase, i64(self.count))), self.first_of(e, e.b.urem(phase, i64(self.count)))
+
+
+def runs_of(scheme: Scheme, taps: int, stride: int) -> Runs:
+    """How an algorithm takes so many taps, a multiple of its own and of the stride."""
+    return Runs(scheme.taps, stride, taps // scheme.taps)
+
+
+def _polynomial(roots: Sequence[Fraction], size: int, factor: int = 1) -> tuple[Fraction, ...]:
+    """Coefficients of ``factor`` times the product of (x - root), ascending."""
+    found = [Fraction(factor)]
     for root in roots:
         found = [above - root * here for above, here in zip([Fraction(0), *found], [*found, Fraction(0)], strict=True)]
     return (*found, *[Fraction(0)] * (size - len(found)))
@@ -141,8 +212,8 @@ def _sum(e: Emitter, num: Numeric, terms: Sequence[tuple[Fraction, ll.Value]]) -
     if factor != 1:
         total = e.b.fmul(const(num.vector, float(factor)), total)
     for factor, value in ordered[1:]:
-        if factor == 1:
-            total = e.b.fadd(total, value)
+        if abs(factor) == 1:
+            total = e.b.fadd(total, value) if factor == 1 else e.b.fsub(total, value)
         else:
             total = num.multiply_add(e, const(num.vector, float(factor)), value, total)
     return total

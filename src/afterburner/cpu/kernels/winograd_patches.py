@@ -119,16 +119,24 @@ class Patches:
         return len(self.matrix[0])
 
     @property
+    def span(self) -> int:
+        """Pixels of the image from one side of a patch to the other."""
+        return (self.side - 1) * self.stride + 1
+
+    @property
     def points(self) -> int:
         """Factors of a line."""
         return len(self.matrix)
 
     def factors(self, e: Emitter, num: Numeric, source: ll.Value, tile: ll.Value, target: ll.Value,
-                first: ll.Value | None = None, end: ll.Value | None = None) -> None:
+                first: ll.Value | None = None, end: ll.Value | None = None,
+                shift: tuple[ll.Value, ll.Value] | None = None) -> None:
         """Write the factors of a tile's channels [first, end), all by default, from ``target`` on; ``first`` is a
-        multiple of the lanes."""
+        multiple of the lanes. ``shift``: pixels by which the patch lies further on; small patches only."""
         number, across, (top, left) = self._corner(e, tile)
-        if self.side**2 <= REGISTERS and self.stride == 1:
+        if shift is not None:
+            top, left = e.b.add(top, shift[0]), e.b.add(left, shift[1])
+        if self.side**2 <= REGISTERS:
             self._at_once(e, num, source, [(number, (top, left), None)], target, first, end)
             return
         line = e.b.add(e.b.mul(number, i64(self.rows)), top)
@@ -187,7 +195,7 @@ class Patches:
         """Two i1 that are both set where all patches lie inside of the image."""
         found: list[ll.Value] = []
         for _, corner, valid in tiles:
-            found += [e.b.icmp_unsigned("<=", at, i64(size - self.side)) if size >= self.side else ll.Constant(I1, 0)
+            found += [e.b.icmp_unsigned("<=", at, i64(size - self.span)) if size >= self.span else ll.Constant(I1, 0)
                       for at, size in zip(corner, (self.rows, self.columns), strict=True)]
             found += [] if valid is None else [valid]
         return reduce(e.b.and_, found[:-1]), found[-1]
@@ -200,7 +208,8 @@ class Patches:
         number, corner, _ = tile
         pixel = e.b.add(e.b.mul(corner[0], i64(self.columns)), corner[1])
         given = e.at(self._image(e, num, source, number), e.b.mul(pixel, i64(self.channels)), num.element)
-        places = [[i64((r * self.columns + c) * self.channels) for c in range(self.side)] for r in range(self.side)]
+        steps = range(0, self.span, self.stride)
+        places = [[i64((r * self.columns + c) * self.channels) for c in steps] for r in steps]
 
         def read(channel: ll.Value, lanes: int, make: Made) -> list[list[ll.Value]]:
             at = e.at(given, channel, num.element)
@@ -212,7 +221,7 @@ class Patches:
         """What reads a patch that may cross the border."""
         number, corner, valid = tile
         base, sizes = self._image(e, num, source, number), (self.rows, self.columns)
-        rows, columns = ([self._clamped(e, num, e.b.add(at, i64(k)), size) for k in range(self.side)]
+        rows, columns = ([self._clamped(e, num, e.b.add(at, i64(k)), size) for k in range(0, self.span, self.stride)]
                          for at, size in zip(corner, sizes, strict=True))
         if valid is not None:
             all_ = e.splat(e.b.sext(valid, ll.IntType(8 * num.bytes)), num.lanes)

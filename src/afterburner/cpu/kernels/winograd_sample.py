@@ -1,10 +1,10 @@
-"""Whether F(2x2, 3x3) is about as exact as direct sums for the operands at hand: for a sample of the results, what
-bounds its rounding errors is compared with what bounds those of direct sums, the sum of |x||w|.
+"""Whether one of Winograd's algorithms is about as exact as direct sums for the operands at hand: for a sample of the
+results, what bounds its rounding errors is compared with what bounds those of direct sums, the sum of |x||w|.
 
 The bound is the algorithm on operands without signs, by matrices without signs: it is what would be added if no term
-were taken away again. It is 7 times the sum of |x||w| for normal random numbers, and grows where a result shares its
-products with terms that are large beside its own: where few elements count, of very unequal size, or where large ones
-meet in other results only.
+were taken away again. By F(2x2, 3x3) it is 7 times the sum of |x||w| for normal random numbers, by F(2x2, 2x2) 4 times,
+and grows where a result shares its products with terms that are large beside its own: where few elements count, of very
+unequal size, or where large ones meet in other results only.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import reduce
-from math import gcd
+from math import gcd, isqrt
 
 from llvmlite import ir as ll
 
@@ -23,112 +23,131 @@ from .correlation import Axis, Correlation, Plan
 from .correlator import Correlator
 from .gemm import Cut, Numeric
 from .prologue import Made, Maker, Prologue, maker_of
-from .winograd_lines import Matrix, transform
+from .winograd_lines import Matrix, Runs, Scheme, runs_of, transform
 from .winograd_patches import Grid, Patches, apart, load
 
 # How many times the sum the bound may be, root mean square over the sample. Of normal numbers, half of them zeros or
-# not, it is 7.1 to 8 for outputs, 7.6 to 9.3 for taps; errors beyond twice those of direct sums begin at 10 and 12.
-_LIMIT, _TAPS_LIMIT = 9.0, 11.0
+# not, it is 7.1 to 8 for outputs by F(2x2, 3x3), 4 to 4.6 by F(2x2, 2x2); for taps 7.6 to 9.3 and LATER. Errors beyond
+# twice those of direct sums begin at 10, 5.5, 12 and LATER.
+_LIMITS = {Scheme(2, 3): 9.0, Scheme(2, 2): 5.0}
+_TAPS_LIMITS = {Scheme(2, 3): 11.0, Scheme(3, 2): 9.0}
 _CHUNKS = 4
 _FEWEST_TILES, _TILES = 3, 10  # of a chunk's sample of a convolution
 _SHARE = 256  # as many registers of outputs of a tile are in the sample as one in so many
 _FEWEST_SUMMED, _SUMMED = 64, 256  # tiles of a filter gradient's sample
 _SHARE_SUMMED = 8  # one tile in so many is in it
 _CHANNELS = 2  # of x for each chunk of it
-_PITCH, _SIDE = 2, 4  # pixels between tiles, and along a patch
-
-
-def _matrix(*rows: Sequence[int]) -> Matrix:
-    return tuple(tuple(Fraction(n) for n in row) for row in rows)
-
-
-# Of F(2, 3), without signs. What belongs to the points 1 and -1 is then alike: it is there once, not halved twice.
-_INPUTS = _matrix((1, 0, 1, 0), (0, 1, 1, 0), (0, 1, 0, 1))
-_FILTER = _matrix((1, 0, 0), (1, 1, 1), (0, 0, 1))
-_OUTPUTS = _matrix((1, 1, 0), (0, 1, 1))
 
 
 class ConvolutionSample:
-    """A sample of the results of a 3x3 convolution or its input gradient, of tiles away from the border if there are
-    such: at the border there are fewer terms to a sum. The image may be made from another tensor, ``made``."""
+    """A sample of the results of a convolution or of a part of its input gradient, of tiles away from the border if
+    there are such: at the border there are fewer terms to a sum. The image may be made from another tensor, ``made``.
 
-    def __init__(self, c: Correlation, num: Numeric, filter_columns: int, made: Prologue | None = None) -> None:
-        (top, down), (left, across) = map(_tiles_inside, (c.rows, c.columns))
+    Args:
+        scheme: the algorithm for the taps of a phase: a run down and one across.
+    """
+
+    def __init__(self, c: Correlation, scheme: Scheme, num: Numeric, filter_columns: int,
+                 made: Prologue | None = None) -> None:
+        (top, down), (left, across) = (_tiles_inside(axis, scheme) for axis in (c.rows, c.columns))
         grid = Grid(c.images, down, across)
-        self.c, self.grid, self.num = c, grid, num
+        self.c, self.scheme, self.grid, self.num = c, scheme, grid, num
+        self.runs = runs_of(scheme, c.rows.taps.count, c.rows.taps.stride)
         self.lanes = min(c.width, num.lanes)
         self.registers = c.width // self.lanes
         self.chunks = min(_CHUNKS, self.registers)
         wanted = grid.tiles * self.registers // (_SHARE * self.chunks)
         self.tiles = max(_FEWEST_TILES, min(_TILES, wanted))
-        self.taps = 9 * c.depth * num.lanes
+        self.taps = c.rows.taps.count**2 * c.depth * num.lanes
         plane = apart(-(-c.depth // num.lanes) * num.lanes)
-        self.scratch = (self.taps + 16 * plane) * num.bytes
+        self.phase = scheme.points**2 * plane
+        self.scratch = (self.taps + self.runs.count**2 * self.phase) * num.bytes
         self.pixels = _pixels(grid, (c.rows.inputs, c.columns.inputs, c.depth),
-                              (c.rows.taps.offset + top, c.columns.taps.offset + left), _SIDE, plane,
-                              maker_of(made))
+                              (c.rows.taps.offset + top, c.columns.taps.offset + left), scheme.points,
+                              scheme.outputs * self.runs.stride, self.runs.stride, plane, maker_of(made))
         one = Plan(Cut(1, 1), Cut(1, 1), 0, (1, 1))
         self.packer = Correlator(c, one, num, num.element, 0, filter_columns)
 
-    def differs(self, e: Emitter, image: ll.Value, filter_: ll.Value) -> ll.Value:
-        """Whether this chunk's share shows that the bound exceeds the sums by too much, an i1."""
-        num, depth = self.num, self.c.depth
-        register = e.b.udiv(e.b.mul(e.chunk, i64(self.registers)), i64(self.chunks))
+    def differs(self, e: Emitter, image: ll.Value, filter_: ll.Value, chunk: ll.Value | None = None) -> ll.Value:
+        """Whether a chunk's share, by default this one's, shows that the bound exceeds the sums by too much, an i1."""
+        num, chunk, scheme = self.num, e.chunk if chunk is None else chunk, self.scheme
+        register = e.b.udiv(e.b.mul(chunk, i64(self.registers)), i64(self.chunks))
         channel = e.b.mul(register, i64(self.lanes))
         self.packer.pack_panel(e, filter_, i64(0), channel, e.scratch, 1, self.lanes)
-        pixels = e.at(e.scratch, self.taps, num.element)
-        ratios = Ratios(num, _LIMIT)
-        with _scattered(e, e.b.mul(e.chunk, i64(self.tiles)), self.tiles, self.grid, ratios.none) as (tile, now, after):
-            self.pixels.factors(e, num, image, tile, pixels)
-            with e.loop_carried(0, depth, 1, [num.zero] * 13, "depth") as (k, sums, sums_after):
-                patch = _patch(e, num, pixels, k, self.pixels.plane)
-                taps = e.at(e.scratch, e.b.mul(k, i64(num.lanes)), num.element)
-                filters = _square([_without_sign(e, num, load(e, num, taps, t * depth * num.lanes)) for t in range(9)])
-                inside, outside = _both(e, num, _INPUTS, patch), _both(e, num, _FILTER, filters)
-                sums_after[:] = _products(e, num, inside, outside, sums[:9]) + [
-                    _summed(e, num, [(patch[i + p][j + q], filters[i][j]) for i in range(3) for j in range(3)],
-                            sums[9 + 2 * p + q]) for p in range(2) for q in range(2)]
-            bounds = _flat(_both(e, num, _OUTPUTS, _square(sums_after[:9])))
-            after[:] = ratios.add(e, now, bounds, sums_after[9:])
+        ratios, products = Ratios(num, _LIMITS[scheme]), len(scheme.bound.inputs)**2
+        none = [num.zero] * (products + scheme.outputs**2)
+        with _scattered(e, e.b.mul(chunk, i64(self.tiles)), self.tiles, self.grid, ratios.none) as (tile, now, after):
+            with e.loop_carried(0, self.runs.count**2, 1, none, "phase") as (phase, sums, sums_after):
+                sums_after[:] = self._with_phase(e, image, tile, phase, sums)
+            bounds = _flat(_both(e, num, scheme.bound.outputs, _square(sums_after[:products])))
+            after[:] = ratios.add(e, now, bounds, sums_after[products:])
         return ratios.too_large(e, after)
+
+    def _with_phase(self, e: Emitter, image: ll.Value, tile: ll.Value, phase: ll.Value,
+                    sums: list[ll.Value]) -> list[ll.Value]:
+        """Products of the bound, and sums of |x||w|, with those of a phase."""
+        num, scheme, stride, depth = self.num, self.scheme, self.runs.stride, self.c.depth
+        products, row = len(scheme.bound.inputs)**2, self.c.columns.taps.count
+        i, j = self.runs.firsts_of(e, phase)
+        pixels = e.at(e.scratch, e.b.add(i64(self.taps), e.b.mul(phase, i64(self.phase))), num.element)
+        self.pixels.factors(e, num, image, tile, pixels, shift=(i, j))
+        first_tap = e.b.mul(e.b.add(e.b.mul(i, i64(row)), j), i64(depth * num.lanes))
+        packed = e.at(e.scratch, first_tap, num.element)
+        with e.loop_carried(0, depth, 1, sums, "depth") as (k, now, after):
+            patch = _patch(e, num, pixels, k, scheme.points, self.pixels.plane)
+            at = e.at(packed, e.b.mul(k, i64(num.lanes)), num.element)
+            taps = [[_without_sign(e, num, load(e, num, at, (a * row + b) * stride * depth * num.lanes))
+                     for b in range(scheme.taps)] for a in range(scheme.taps)]
+            inside, outside = _both(e, num, scheme.bound.inputs, patch), _both(e, num, scheme.bound.filter, taps)
+            after[:] = [*_products(e, num, inside, outside, now[:products]),
+                        *_correlated(e, num, patch, taps, now[products:])]
+        return after
 
 
 class FilterGradientSample:
-    """A sample of the gradients of a 3x3 filter: of a few channels, summed over a share of the tiles.
+    """A sample of the gradients of a filter: of a few channels, summed over a share of the tiles.
 
     Args:
+        scheme: the algorithm for the taps of a phase: a run down and one across.
+        runs: of taps.
         x, dy: shapes of the operands.
         offset: from a tile's corner to its patch of x, in pixels.
     """
 
-    def __init__(self, grid: Grid, x: tuple[int, ...], dy: tuple[int, ...], offset: tuple[int, int], num: Numeric,
-                 prologue: Prologue | None) -> None:
-        self.grid, self.num, self.chunks = grid, num, _CHUNKS
+    def __init__(self, grid: Grid, scheme: Scheme, runs: Runs, x: tuple[int, ...], dy: tuple[int, ...],
+                 offset: tuple[int, int], num: Numeric, prologue: Prologue | None) -> None:
+        self.grid, self.scheme, self.runs, self.num, self.chunks = grid, scheme, runs, num, _CHUNKS
         self.tiles = min(grid.tiles, max(_FEWEST_SUMMED, min(_SUMMED, grid.tiles // _SHARE_SUMMED)))
         self.inputs, self.gradients = x[3], dy[3]
-        plane = num.lanes
-        self.scratch = 20 * plane * num.bytes
-        self.patches = _pixels(grid, (x[1], x[2], x[3]), offset, _SIDE, plane, maker_of(prologue))
-        self.outputs = _pixels(grid, (dy[1], dy[2], dy[3]), (0, 0), _PITCH, plane, None)
+        plane, outputs = num.lanes, scheme.outputs
+        self.outputs_at = scheme.points**2 * plane
+        self.scratch = (self.outputs_at + outputs**2 * plane) * num.bytes
+        self.patches = _pixels(grid, (x[1], x[2], x[3]), offset, scheme.points, outputs * runs.stride, runs.stride,
+                               plane, maker_of(prologue))
+        self.outputs = _pixels(grid, (dy[1], dy[2], dy[3]), (0, 0), outputs, outputs, 1, plane, None)
 
     def differs(self, e: Emitter, x: ll.Value, dy: ll.Value) -> ll.Value:
         """Whether this chunk's share shows that the bound exceeds the sums by too much, an i1."""
-        num, ratios = self.num, Ratios(self.num, _TAPS_LIMIT)
+        num, scheme, ratios = self.num, self.scheme, Ratios(self.num, _TAPS_LIMITS[self.scheme])
         given, wanted = self._register(e, self.inputs), self._register(e, self.gradients)
-        patches, outputs = e.scratch, e.at(e.scratch, 16 * num.lanes, num.element)
+        patches, outputs = e.scratch, e.at(e.scratch, self.outputs_at, num.element)
+        products = len(scheme.bound.inputs)**2
+        shift = self.runs.firsts_of(e, e.b.urem(e.chunk, i64(self.runs.count**2)))
+        none = [num.zero] * (products + scheme.taps**2)
         with e.loop_carried(0, min(_CHANNELS, self.inputs), 1, ratios.none, "channel") as (channel, now, after):
             k = e.b.urem(e.b.add(e.b.mul(e.chunk, i64(_CHANNELS)), channel), i64(min(num.lanes, self.inputs)))
-            with _scattered(e, i64(0), self.tiles, self.grid, [num.zero] * 18) as (tile, sums, sums_after):
-                self.patches.factors(e, num, x, tile, patches, given, e.b.add(given, i64(num.lanes)))
+            with _scattered(e, i64(0), self.tiles, self.grid, none) as (tile, sums, sums_after):
+                self.patches.factors(e, num, x, tile, patches, given, e.b.add(given, i64(num.lanes)), shift)
                 self.outputs.factors(e, num, dy, tile, outputs, wanted, e.b.add(wanted, i64(num.lanes)))
-                patch = _patch(e, num, patches, k, num.lanes)
-                gradients = [[load(e, num, outputs, (2 * i + j) * num.lanes) for j in range(2)] for i in range(2)]
-                inside, outside = _both(e, num, _INPUTS, patch), _both(e, num, _transposed(_OUTPUTS), gradients)
-                sums_after[:] = _products(e, num, inside, outside, sums[:9]) + [
-                    _summed(e, num, [(patch[i + p][j + q], gradients[p][q]) for p in range(2) for q in range(2)],
-                            sums[9 + 3 * i + j]) for i in range(3) for j in range(3)]
-            bounds = _flat(_both(e, num, _transposed(_FILTER), _square(sums_after[:9])))
-            after[:] = ratios.add(e, now, bounds, sums_after[9:])
+                patch = _patch(e, num, patches, k, scheme.points, num.lanes)
+                gradients = [[load(e, num, outputs, (scheme.outputs * i + j) * num.lanes)
+                              for j in range(scheme.outputs)] for i in range(scheme.outputs)]
+                inside = _both(e, num, scheme.bound.inputs, patch)
+                outside = _both(e, num, _transposed(scheme.bound.outputs), gradients)
+                sums_after[:] = [*_products(e, num, inside, outside, sums[:products]),
+                                 *_correlated(e, num, patch, gradients, sums[products:])]
+            bounds = _flat(_both(e, num, _transposed(scheme.bound.filter), _square(sums_after[:products])))
+            after[:] = ratios.add(e, now, bounds, sums_after[products:])
         return ratios.too_large(e, after)
 
     def _register(self, e: Emitter, channels: int) -> ll.Value:
@@ -172,12 +191,14 @@ class Ratios:
         return reduce(e.b.fadd, lanes)
 
 
-def _tiles_inside(axis: Axis) -> tuple[int, int]:
+def _tiles_inside(axis: Axis, scheme: Scheme) -> tuple[int, int]:
     """First pixel of the first tile whose patch lies inside of the image, and how many such tiles there are along an
     axis; of all tiles if there are none."""
-    first, tiles = max(0, -(axis.taps.offset // _PITCH)), axis.outputs // _PITCH
-    count = min(tiles, (axis.inputs - _SIDE - axis.taps.offset) // _PITCH + 1) - first
-    return (_PITCH * first, count) if count > 0 else (0, max(1, tiles))
+    stride, outputs = axis.taps.stride, scheme.outputs
+    pitch = stride * outputs
+    first, tiles = max(0, -(axis.taps.offset // pitch)), axis.outputs // outputs
+    count = min(tiles, (axis.inputs - pitch + stride - axis.taps.count - axis.taps.offset) // pitch + 1) - first
+    return (pitch * first, count) if count > 0 else (0, max(1, tiles))
 
 
 @contextmanager
@@ -189,23 +210,23 @@ def _scattered(e: Emitter, first: ll.Value, count: int, grid: Grid,
         yield e.b.urem(e.b.mul(e.b.add(first, i), i64(step)), i64(grid.tiles)), now, after
 
 
-def _pixels(grid: Grid, shape: tuple[int, int, int], offset: tuple[int, int], side: int, plane: int,
-            maker: Maker | None) -> Patches:
+def _pixels(grid: Grid, shape: tuple[int, int, int], offset: tuple[int, int], side: int, pitch: int, stride: int,
+            plane: int, maker: Maker | None) -> Patches:
     """Patches of the pixels themselves, without their signs."""
-    same = _matrix(*[[int(i == j) for j in range(side)] for i in range(side)])
+    same = tuple(tuple(Fraction(i == j) for j in range(side)) for i in range(side))
 
     def positive(e: Emitter, num: Numeric, channel: ll.Value, lanes: int) -> Made:
         make = None if maker is None else maker(e, num, channel, lanes)
         return lambda value: _without_sign(e, num, value if make is None else make(value))
 
-    return Patches(grid, *shape, offset, _PITCH, 1, same, plane, None, 0, positive)
+    return Patches(grid, *shape, offset, pitch, stride, same, plane, None, 0, positive)
 
 
-def _patch(e: Emitter, num: Numeric, pixels: ll.Value, k: ll.Value, plane: int) -> list[list[ll.Value]]:
+def _patch(e: Emitter, num: Numeric, pixels: ll.Value, k: ll.Value, side: int, plane: int) -> list[list[ll.Value]]:
     """A channel of a patch, each pixel in all lanes."""
     at = e.at(pixels, k, num.element)
-    return [[e.splat(e.load(e.at(at, (i * _SIDE + j) * plane, num.element), num.element, num.bytes), num.lanes)
-             for j in range(_SIDE)] for i in range(_SIDE)]
+    return [[e.splat(e.load(e.at(at, (i * side + j) * plane, num.element), num.element, num.bytes), num.lanes)
+             for j in range(side)] for i in range(side)]
 
 
 def _without_sign(e: Emitter, num: Numeric, value: ll.Value) -> ll.Value:
@@ -225,10 +246,18 @@ def _products(e: Emitter, num: Numeric, inside: Sequence[Sequence[ll.Value]], ou
     return [num.multiply_add(e, a, b, total) for a, b, total in zip(_flat(inside), _flat(outside), totals, strict=True)]
 
 
-def _summed(e: Emitter, num: Numeric, terms: Sequence[tuple[ll.Value, ll.Value]], total: ll.Value) -> ll.Value:
-    for a, b in terms:
-        total = num.multiply_add(e, a, b, total)
-    return total
+def _correlated(e: Emitter, num: Numeric, patch: Sequence[Sequence[ll.Value]], taps: Sequence[Sequence[ll.Value]],
+                totals: Sequence[ll.Value]) -> list[ll.Value]:
+    """``totals`` with the sums of products of a patch's pixels and the taps added, output by output."""
+    count = len(taps)
+    side, found = len(patch) - count + 1, []
+    for number, total in enumerate(totals):
+        p, q = divmod(number, side)
+        for i in range(count):
+            for j in range(count):
+                total = num.multiply_add(e, patch[i + p][j + q], taps[i][j], total)
+        found.append(total)
+    return found
 
 
 def _transposed(matrix: Matrix) -> Matrix:
@@ -236,7 +265,8 @@ def _transposed(matrix: Matrix) -> Matrix:
 
 
 def _square(values: Sequence[ll.Value]) -> list[list[ll.Value]]:
-    return [list(values[3 * i:3 * i + 3]) for i in range(3)]
+    side = isqrt(len(values))
+    return [list(values[side * i: side * (i + 1)]) for i in range(side)]
 
 
 def _flat(square: Sequence[Sequence[ll.Value]]) -> list[ll.Value]:
