@@ -104,9 +104,10 @@ def test_fast_precision(name, gradient, pairs, monkeypatch):
 
 
 @pytest.mark.parametrize("gradient", [False, True])
-@pytest.mark.parametrize("name", ["3x3", "3x3 wide"])
+@pytest.mark.parametrize("name", ["3x3", "3x3 wide", "strided"])
 def test_checked_winograd_and_what_follows_it_where_there_are_doubts(name, gradient, monkeypatch):
     monkeypatch.setattr(conv_direct, "scheme_that_pays", lambda c, *a: winograd.F2X2 if winograd.fits(c) else None)
+    monkeypatch.setattr(conv_direct, "streamed_winograd_pays", lambda *a: True)
     node, arrays = node_of(name, gradient)
     assert check(node, arrays, None).key.startswith("winograd checked")
     filter_ = arrays[0 if gradient else 1]

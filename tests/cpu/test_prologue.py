@@ -26,6 +26,8 @@ SHAPES = {
     "3x3 wide": (Conv2dFilterGrad((1, 1), SAME, (1, 1), 1, (3, 3, 16, 8)), (1, 30, 30, 16)),
     "3x3 often zero": (Conv2dFilterGrad((1, 1), SAME, (1, 1), 1, (3, 3, 16, 64), True), (2, 9, 28, 16)),
     "3x3 strided": (Conv2dFilterGrad((2, 2), SAME, (1, 1), 1, (3, 3, 8, 33)), (3, 9, 8, 8)),
+    "4x4 strided": (Conv2dFilterGrad((2, 2), SAME, (1, 1), 1, (4, 4, 21, 17)), (2, 9, 8, 21)),
+    "4x4": (Conv2dFilterGrad((1, 1), SAME, (1, 1), 1, (4, 4, 16, 20)), (1, 9, 12, 16)),
     "groups": (Conv2dFilterGrad((1, 1), SAME, (1, 1), 2, (3, 3, 9, 10)), (2, 6, 5, 18)),
     "few channels": (Conv2dFilterGrad((1, 1), SAME, (1, 1), 1, (3, 3, 3, 12)), (2, 8, 8, 3)),
     "1x1 often zero": (Conv2dFilterGrad((1, 1), NONE, (1, 1), 1, (1, 1, 128, 256), True), (2, 9, 10, 128)),

@@ -34,7 +34,7 @@ def lowered(node: Node, isa_name: str | None) -> tuple[Kernel, Isa]:
 
 
 def checked(node: Node, isa_name: str | None = None) -> tuple[Kernel, Isa]:
-    """The kernel of default precision, which must be one by F(2x2, 3x3)."""
+    """The kernel of default precision, which must be one by F(2x2, 3x3), F(2x2, 2x2) or F(3x3, 2x2)."""
     isa = isas.host(isa_name)
     kernel = lower(node, isa)
     assert kernel.key.startswith("winograd checked")
@@ -46,6 +46,8 @@ def direct(node: Node, arrays: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
     with monkeypatch.context() as m:
         m.setattr(conv_direct, "scheme_that_pays", lambda *a: None)
         m.setattr(conv_filter_grad, "filter_scheme_that_pays", lambda *a: None)
+        m.setattr(conv_direct, "streamed_winograd_pays", lambda *a: False)
+        m.setattr(conv_filter_grad, "whole_filter_grad_pays", lambda *a: False)
         kernel = lower(node, isas.host())
     assert "Winograd" not in kernel.label
     return run_kernel(kernel, arrays, isas.host())[0]

@@ -36,7 +36,7 @@ from .pairs import Layout, PairedOperands, Pairs, Pointer, halved, pairs, pays, 
 from .prologue import Given, Prologue, made_operand
 from .shared_zeros import SharedZeros, shared_zeros
 from .winograd import F2X2, F4X4, few_tiles, lower_checked_winograd, lower_winograd, pairs_pay, scheme_that_pays
-from .winograd_streamed import lower_streamed_winograd, streamed_winograd_pays
+from .winograd_streamed import EXACT, FAST, lower_checked_streamed, lower_streamed_winograd, streamed_winograd_pays
 
 _IMAGE_BYTES = 128 << 10  # input rows of a block: a quarter of a 512 KB second-level cache
 _FILTER_BYTES = 192 << 10  # of packed filter that a chunk reads again and again from the second-level cache
@@ -352,9 +352,13 @@ def _winograd(contraction: Contraction, parts: list[Correlation], num: Numeric, 
         scheme = scheme_that_pays(parts[0], (F2X2, F4X4) if fast else (F2X2,), num, isa)
     kept = kept_filter(contraction, order[1], 1)
     by_use = scheme is None or (few_tiles(parts[0]) and not is_kept(contraction))
-    if fast and by_use and streamed_winograd_pays(parts, num, isa):
+    if fast and by_use and streamed_winograd_pays(parts, FAST, num, isa):
         kernel = lower_streamed_winograd(contraction, parts, num, isa, order, filter_columns, named)
         return with_sums(kernel, contraction, isa)
+    if scheme is None and not fast and not is_kept(contraction) and streamed_winograd_pays(parts, EXACT, num, isa):
+        direct = _directly(contraction, [c.trimmed for c in parts], num, isa, order, filter_columns, label)
+        return lower_checked_streamed(contraction, parts, num, isa, order, filter_columns, f"{label} (Winograd 2x2)",
+                                      direct)
     if scheme is None:
         return None
     if scheme == F4X4:

@@ -31,7 +31,14 @@ from .winograd_filter_grad import (
     lower_winograd_filter_grad,
     pairs_pay,
 )
-from .winograd_whole_filter_grad import few_tiles, lower_whole_filter_grad, whole_filter_grad_pays
+from .winograd_streamed import FAST
+from .winograd_whole_filter_grad import (
+    EXACT,
+    few_tiles,
+    lower_checked_whole,
+    lower_whole_filter_grad,
+    whole_filter_grad_pays,
+)
 
 
 def lower_conv2d_filter_grad(node: Node, isa: Isa) -> Kernel:
@@ -70,8 +77,11 @@ def _winograd(c: Contraction, prologue: Prologue | None, num: Numeric, isa: Isa,
         return lower_checked_filter_grad(c, prologue, num, isa, named, direct, num_of_pairs)
     scheme = filter_scheme_that_pays(op, (F2X2, F4X4) if fast else (F2X2,), dy, num, isa)
     named = f"{label} (Winograd)"
-    if fast and (scheme is None or few_tiles(op, dy, num, isa)) and whole_filter_grad_pays(op, dy, num, isa):
+    if fast and (scheme is None or few_tiles(op, dy, num, isa)) and whole_filter_grad_pays(op, FAST, dy, num, isa):
         return lower_whole_filter_grad(c, num, isa, named)
+    if scheme is None and isa.precision == "default" and whole_filter_grad_pays(op, EXACT, dy, num, isa):
+        return lower_checked_whole(c, prologue, num, isa, f"{label}{c.label} (Winograd 3x3)",
+                                   _dense(c, prologue, num, isa, label))
     if scheme == F4X4:
         return lower_winograd_filter_grad(c, num, isa, named)
     if scheme is None:

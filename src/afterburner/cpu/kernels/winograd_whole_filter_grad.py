@@ -1,5 +1,9 @@
-"""Gradient of a convolution with respect to its filter by Winograd's algorithms where all tiles are summed at once, in
-``precision=fast``: 4x4 filters with stride 1 or 2 and large filters of 3x3.
+"""Gradient of a convolution with respect to its filter by Winograd's algorithms where all tiles are summed at once: 4x4
+filters with stride 1 or 2, and in ``precision=fast`` large filters of 3x3.
+
+By F(3x3, 2x2), 16 products of a tile of 3x3 output gradients in place of 36, an element is made of its own products
+only, as by F(2x2, 3x3), which this is if the output gradients are taken for the filter: so it is about as exact as
+direct sums under the same conditions (``winograd_filter_grad``).
 
 The transpose of ``winograd_streamed``: factors of the patches of each phase of the input, and of the output gradients,
 are made for all tiles. A chunk then sums their products over the tiles for some input channels and a panel of output
@@ -8,16 +12,19 @@ channels, and transforms the sums to taps while they lie in a cache: they are ne
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 from math import prod
 
 from llvmlite import ir as ll
 
 from ...ir.ops.conv import Conv2dFilterGrad
-from ..emitter import Emitter, i64
+from ..emitter import I1, Emitter, i64
 from ..isa import Isa
 from ..kernel import Kernel, Phase
-from .epilogue import Contraction, Finish
+from .doubts import Doubts, Finite, otherwise
+from .epilogue import Contraction, Finish, store_result
 from .gemm import (
     MOST_CHUNKS,
     Columns,
@@ -27,17 +34,24 @@ from .gemm import (
     accumulate,
     choose_tile,
     chunks_of,
+    cut,
     product_cycles,
     range_of_part,
     smaller,
     step_cycles,
     zeros,
 )
-from .winograd_filter_grad import DIRECT, WORTH
-from .winograd_lines import Scheme, transform
-from .winograd_patches import LINE, Grid, Patches, apart, load, registers, store
-from .winograd_streamed import SCHEMES
+from .prologue import Prologue, maker_of
+from .winograd_filter_grad import DIRECT, WORTH, add_or_store
+from .winograd_lines import Runs, Scheme, runs_of, transform
+from .winograd_patches import LINE, Grid, Patches, apart, load, registers
+from .winograd_sample import FilterGradientSample
+from .winograd_streamed import FAST
 
+F3X3 = Scheme(3, 2)
+EXACT = {2: F3X3, 4: F3X3}  # by the taps to a stride along an axis; as exact as direct sums
+
+_LONGEST = 96  # tiles whose products are summed in one chain
 _ROWS = LINE  # input channels of a block: their factors for a tile fill a cache line
 _TILE_BYTES = 32 << 10  # of one product's factors for a block and a panel: a first-level cache
 _FACTORS_BYTES = 64 << 20  # of all patches and gradients
@@ -67,12 +81,16 @@ class Tiling:
     parts: tuple[int, int]
 
 
-def scheme_of(op: Conv2dFilterGrad) -> Scheme | None:
+def scheme_of(op: Conv2dFilterGrad, schemes: Mapping[int, Scheme]) -> Scheme | None:
     """The algorithm of an operation; None where there is none."""
     (height, width), stride = op.filter_shape[:2], op.strides[0]
     if height != width or op.strides != (stride, stride) or op.dilation != (1, 1) or op.groups > 1:
         return None
-    return SCHEMES.get(height // stride) if height % stride == 0 else None
+    return schemes.get(height // stride) if height % stride == 0 else None
+
+
+def _runs(op: Conv2dFilterGrad, scheme: Scheme) -> Runs:
+    return runs_of(scheme, op.filter_shape[0], op.strides[0])
 
 
 def tiling_of(op: Conv2dFilterGrad, scheme: Scheme, dy: tuple[int, ...], num: Numeric, isa: Isa) -> Tiling:
@@ -81,26 +99,27 @@ def tiling_of(op: Conv2dFilterGrad, scheme: Scheme, dy: tuple[int, ...], num: Nu
     depth, width = op.filter_shape[2:]
     rows, across = choose_tile(_ROWS, -(-width // num.lanes), grid.tiles, isa)
     blocks, panels = -(-depth // _ROWS), -(-width // (across.widest * num.lanes))
-    all_blocks = prod(op.strides) * blocks
+    all_blocks = _runs(op, scheme).count**2 * blocks
     wanted = chunks_of(grid.tiles * scheme.products * all_blocks * _ROWS * width / num.lanes / 2)
     beside = min(panels, wanted)
     return Tiling(grid, blocks, rows, across.widest, panels, (min(all_blocks, -(-wanted // beside)), beside))
 
 
-def whole_filter_grad_pays(op: Conv2dFilterGrad, dy: tuple[int, ...], num: Numeric, isa: Isa) -> bool:
+def whole_filter_grad_pays(op: Conv2dFilterGrad, schemes: Mapping[int, Scheme], dy: tuple[int, ...], num: Numeric,
+                           isa: Isa) -> bool:
     """Whether an operation has an algorithm whose transforms cost less than the products it saves, by estimated
-    cycles."""
-    scheme = scheme_of(op)
-    if scheme is None or min(op.filter_shape[2:]) < num.lanes:
+    cycles. In default precision not where dy is known to have many zeros: elements share their products then."""
+    scheme = scheme_of(op, schemes)
+    if scheme is None or (scheme == F3X3 and op.sparse_dy) or min(op.filter_shape[2:]) < num.lanes:
         return False
     t, (depth, width) = tiling_of(op, scheme, dy, num, isa), op.filter_shape[2:]
-    phases, deep, wide = prod(op.strides), -(-depth // num.lanes), -(-width // num.lanes)
+    phases, deep, wide = _runs(op, scheme).count**2, -(-depth // num.lanes), -(-width // num.lanes)
     if sum(_factors(scheme, t, phases, num)) * num.bytes > _FACTORS_BYTES:
         return False
     block = sum(step_cycles(h, t.vectors, isa) * (high - low) for h, low, high in t.rows.spans())
-    product = phases * t.blocks * t.panels * block
+    products = phases * t.blocks * t.panels * block
     patches = _PATCH_CYCLES * t.grid.tiles * (phases * deep + wide)
-    ours = scheme.products * (product * t.grid.tiles + patches + _SUM_CYCLES * phases * depth * wide)
+    ours = scheme.products * (products * t.grid.tiles + patches + _SUM_CYCLES * phases * depth * wide)
     rows, panels = choose_tile(depth, wide, prod(dy[:3]), isa)
     return ours < WORTH / DIRECT * prod(dy[:3]) * prod(op.filter_shape[:2]) * product_cycles(rows, panels, isa)
 
@@ -108,7 +127,7 @@ def whole_filter_grad_pays(op: Conv2dFilterGrad, dy: tuple[int, ...], num: Numer
 def few_tiles(op: Conv2dFilterGrad, dy: tuple[int, ...], num: Numeric, isa: Isa) -> bool:
     """Whether the tiles are so few that their factors stay in a first-level cache: all summed at once, they then beat
     blocks of tiles whose sums are in memory."""
-    scheme = scheme_of(op)
+    scheme = scheme_of(op, FAST)
     if scheme is None:
         return False
     t = tiling_of(op, scheme, dy, num, isa)
@@ -122,58 +141,109 @@ def _factors(scheme: Scheme, t: Tiling, phases: int, num: Numeric) -> tuple[int,
 
 
 def lower_whole_filter_grad(contraction: Contraction, num: Numeric, isa: Isa, label: str) -> Kernel:
-    """The kernel of an operation for which it pays."""
-    op, (x, dy, _) = contraction.root.op, contraction.shapes
-    assert isinstance(op, Conv2dFilterGrad)
-    scheme = scheme_of(op)
-    assert scheme is not None
-    g = WholeFilterGradient(op, scheme, x, dy, tiling_of(op, scheme, dy, num, isa), num)
-    finish, chunks = contraction.finish(isa), min(MOST_CHUNKS, g.tiling.grid.tiles)
+    """The kernel of ``precision=fast`` of an operation for which it pays."""
+    g, finish = WholeFilterGradient(contraction, FAST, None, num, isa), contraction.finish(isa)
+
+    def compute(e: Emitter) -> None:
+        g.compute(e, finish)
+
+    phases = (Phase(g.operand_chunks, g.transform_operands), Phase(prod(g.tiling.parts), compute))
+    return Kernel(contraction.node, phases, f"winograd whole {contraction.key(isa)}", g.temps, g.scratch, label)
+
+
+def lower_checked_whole(contraction: Contraction, prologue: Prologue | None, num: Numeric, isa: Isa, label: str,
+                        direct: Kernel) -> Kernel:
+    """The kernel of an operation for which F(3x3, 2x2) pays, and ``direct`` for what that does not compute as exactly:
+    operands of which a sample tells so, and results that are not finite."""
+    g, finish = WholeFilterGradient(contraction, EXACT, prologue, num, isa), store_result(num, contraction.dtype)
+    sample = g.sample()
+    inexact = Doubts(2, 0, sample.chunks)
+    infinite = Doubts(2, inexact.chunks, prod(g.tiling.parts))
+
+    def compare(e: Emitter) -> None:
+        inexact.tell(e, sample.differs(e, *g.operands(e)))
 
     def transform_operands(e: Emitter) -> None:
-        g.transform_operands(e, contraction.operand(e, 0), contraction.operand(e, 1), chunks)
+        with e.b.if_then(e.b.not_(inexact.any(e))):
+            g.transform_operands(e)
 
-    phases = (Phase(chunks, transform_operands), Phase(prod(g.tiling.parts), lambda e: g.compute(e, finish)))
-    temps = tuple(size * num.bytes for size in _factors(scheme, g.tiling, g.phases, num))
-    return Kernel(contraction.node, phases, f"winograd whole {contraction.key(isa)}", temps, g.scratch, label)
+    def compute(e: Emitter) -> None:
+        infinite.tell(e, ll.Constant(I1, 0))
+        with e.b.if_then(e.b.not_(inexact.any(e))):
+            infinite.tell(e, g.compute(e, finish))
+
+    phases = (Phase(inexact.chunks, compare), Phase(g.operand_chunks, transform_operands),
+              Phase(infinite.chunks, compute))
+    kernel = Kernel(contraction.node, phases, f"winograd checked whole {contraction.key(isa)}",
+                    (*g.temps, inexact.chunks + infinite.chunks), max(g.scratch, sample.scratch), label)
+    return otherwise(kernel, (inexact, infinite), direct)
 
 
 class WholeFilterGradient:
     """Emits the phases. Temporary 0 holds the factors of patches as [product][phase, block][tile][row], temporary 1
     those of gradients as [product][panel][tile][registers], scratch the sums of a block and a panel."""
 
-    def __init__(self, op: Conv2dFilterGrad, scheme: Scheme, x: tuple[int, ...], dy: tuple[int, ...], tiling: Tiling,
-                 num: Numeric) -> None:
+    def __init__(self, contraction: Contraction, schemes: Mapping[int, Scheme], prologue: Prologue | None, num: Numeric,
+                 isa: Isa) -> None:
+        op, (x, dy, _) = contraction.root.op, contraction.shapes
+        assert isinstance(op, Conv2dFilterGrad)
+        scheme = scheme_of(op, schemes)
+        assert scheme is not None
+        tiling = tiling_of(op, scheme, dy, num, isa)
+        self.contraction, self.prologue = contraction, prologue
         self.op, self.scheme, self.tiling, self.num = op, scheme, tiling, num
-        self.phases, self.stride = prod(op.strides), op.strides[0]
+        self.runs = _runs(op, scheme)
+        self.phases = self.runs.count**2
         tiles, lanes = tiling.grid.tiles, num.lanes
         self.panel = tiling.vectors * lanes
         self.input_block, self.gradient_block = tiles * _ROWS, tiles * self.panel
-        inputs, gradients = _factors(scheme, tiling, self.phases, num)
-        self.input_plane, self.gradient_plane = inputs // scheme.products, gradients // scheme.products
+        factors = _factors(scheme, tiling, self.phases, num)
+        self.temps = tuple(size * num.bytes for size in factors)
+        self.input_plane, self.gradient_plane = (size // scheme.products for size in factors)
         self.sum_plane = apart(_ROWS * self.panel)
-        self.scratch = scheme.products * max(self.sum_plane, lanes) * num.bytes
-        pitch = scheme.outputs * self.stride
+        self.noted_at = scheme.products * max(self.sum_plane, lanes)
+        self.scratch = (self.noted_at + lanes) * num.bytes
+        self.finite = Finite(self.noted_at) if scheme == F3X3 else None
+        self.offset, pitch = (-op.padding[0][0], -op.padding[1][0]), scheme.outputs * self.runs.stride
         self.inputs = [
-            Patches(tiling.grid, x[1], x[2], x[3], (i - op.padding[0][0], j - op.padding[1][0]), pitch, self.stride,
-                    scheme.inputs_to_factors, self.input_plane, (_ROWS, self.input_block), 0)
-            for i in range(self.stride) for j in range(self.stride)]
+            Patches(tiling.grid, x[1], x[2], x[3], (self.offset[0] + i, self.offset[1] + j), pitch, self.runs.stride,
+                    scheme.inputs_to_factors, self.input_plane, (_ROWS, self.input_block), 0, maker_of(prologue))
+            for i, j in product(map(self.runs.first, range(self.runs.count)), repeat=2)]
         self.gradients = Patches(tiling.grid, dy[1], dy[2], dy[3], (0, 0), scheme.outputs, 1,
                                  scheme.gradients_to_factors, self.gradient_plane, (self.panel, self.gradient_block), 0)
 
-    def transform_operands(self, e: Emitter, x: ll.Value, dy: ll.Value, chunks: int) -> None:
+    @property
+    def operand_chunks(self) -> int:
+        """Chunks that transform the operands."""
+        return min(MOST_CHUNKS, self.tiling.grid.tiles)
+
+    def sample(self) -> FilterGradientSample:
+        """Of the results."""
+        x, dy, _ = self.contraction.shapes
+        return FilterGradientSample(self.tiling.grid, self.scheme, self.runs, x, dy, self.offset, self.num,
+                                    self.prologue)
+
+    def operands(self, e: Emitter) -> tuple[ll.Value, ll.Value]:
+        """Pointers to x, or what the prologue makes x of, and dy."""
+        x = self.contraction.operand(e, 0) if self.prologue is None else self.prologue.operand(e)
+        return x, self.contraction.operand(e, 1)
+
+    def transform_operands(self, e: Emitter) -> None:
         """This chunk's share of the tiles."""
-        t, element = self.tiling, self.num.element
-        with e.loop(*range_of_part(e, e.chunk, t.grid.tiles, chunks), name="tile") as tile:
+        t, element, (x, dy) = self.tiling, self.num.element, self.operands(e)
+        with e.loop(*range_of_part(e, e.chunk, t.grid.tiles, self.operand_chunks), name="tile") as tile:
             for phase, patches in enumerate(self.inputs):
                 at = e.b.add(i64(phase * t.blocks * self.input_block), e.b.mul(tile, i64(_ROWS)))
                 patches.factors(e, self.num, x, tile, e.at(e.temp(0), at, element))
             into = e.at(e.temp(1), e.b.mul(tile, i64(self.panel)), element)
             self.gradients.factors(e, self.num, dy, tile, into)
 
-    def compute(self, e: Emitter, finish: Finish) -> None:
-        """This chunk's share of the filter's gradient."""
+    def compute(self, e: Emitter, finish: Finish) -> ll.Value:
+        """This chunk's share of the filter's gradient. Returned is whether an element of it is not finite, if that is
+        checked, an i1."""
         t, depth = self.tiling, self.op.filter_shape[2]
+        if self.finite is not None:
+            self.finite.begin(e, self.num)
         down, across = e.b.udiv(e.chunk, i64(t.parts[1])), e.b.urem(e.chunk, i64(t.parts[1]))
         with e.loop(*range_of_part(e, across, t.panels, t.parts[1]), name="panel") as panel, \
                 e.loop(*range_of_part(e, down, self.phases * t.blocks, t.parts[0]), name="block") as block:
@@ -181,25 +251,36 @@ class WholeFilterGradient:
             phase, row = self._place(e, block)
             with e.loop(0, smaller(e, i64(_ROWS), e.b.sub(i64(depth), row)), name="row") as r:
                 self._taps(e, finish, phase, e.b.add(row, r), r, panel)
+        return ll.Constant(I1, 0) if self.finite is None else self.finite.end(e, self.num)
 
     def _multiply(self, e: Emitter, panel: ll.Value, block: ll.Value) -> None:
         """Products of a block of input channels and a panel of output channels, summed over all tiles."""
         t, num = self.tiling, self.num
+        chains = cut(t.grid.tiles, _LONGEST)
         with e.loop(0, self.scheme.products, name="product") as product:
             self._ask(e, panel, block, product)
             at = e.b.add(e.b.mul(product, i64(self.input_plane)), e.b.mul(block, i64(self.input_block)))
             inputs = e.at(e.temp(0), at, num.element)
             at = e.b.add(e.b.mul(product, i64(self.gradient_plane)), e.b.mul(panel, i64(self.gradient_block)))
-            columns = Columns(e.at(e.temp(1), at, num.element), [v * num.lanes for v in range(t.vectors)], self.panel,
-                              num.lanes, num.lanes * num.bytes)
+            gradients = e.at(e.temp(1), at, num.element)
             sums = e.at(e.scratch, e.b.mul(product, i64(self.sum_plane)), num.element)
-            for height, _, row in t.rows.walk(e, i64(0), i64(t.rows.parts)):
-                rows = Rows(e.at(inputs, row, num.element), range(height), _ROWS)
-                done = accumulate(e, num, zeros(num, height, t.vectors), rows, columns, t.grid.tiles, unroll=4)
-                into = e.at(sums, e.b.mul(row, i64(self.panel)), num.element)
-                for r, values in enumerate(done):
-                    for v, value in enumerate(values):
-                        store(e, num, value, into, r * self.panel + v * num.lanes)
+            for tiles, low, high in chains.spans():
+                with e.loop(low, high, name="chain") as chain:
+                    tile = chains.start(e, chain)
+                    base = e.at(gradients, e.b.mul(tile, i64(self.panel)), num.element)
+                    columns = Columns(base, [v * num.lanes for v in range(t.vectors)], self.panel, num.lanes,
+                                      num.lanes * num.bytes)
+                    rows = e.at(inputs, e.b.mul(tile, i64(_ROWS)), num.element)
+                    self._multiply_chain(e, sums, rows, columns, tiles, e.b.icmp_signed(">", chain, i64(0)))
+
+    def _multiply_chain(self, e: Emitter, sums: ll.Value, inputs: ll.Value, columns: Columns, tiles: int,
+                        again: ll.Value) -> None:
+        """Add the products of some tiles to the sums, or begin them."""
+        t, num = self.tiling, self.num
+        for height, _, row in t.rows.walk(e, i64(0), i64(t.rows.parts)):
+            rows = Rows(e.at(inputs, row, num.element), range(height), _ROWS)
+            done = accumulate(e, num, zeros(num, height, t.vectors), rows, columns, tiles, unroll=4)
+            add_or_store(e, num, done, e.at(sums, e.b.mul(row, i64(self.panel)), num.element), self.panel, again)
 
     def _ask(self, e: Emitter, panel: ll.Value, block: ll.Value, product: ll.Value) -> None:
         """Ask for a product's share of the taps that the sums will become: rows that lie far apart."""
@@ -222,9 +303,9 @@ class WholeFilterGradient:
 
     def _tap(self, e: Emitter, phase: ll.Value, i: ll.Value, j: ll.Value, depth: ll.Value) -> ll.Value:
         """Where a phase's tap lies in the gradient for an input channel."""
-        (_, kw, channels, width), s = self.op.filter_shape, i64(self.stride)
-        row = e.b.add(e.b.mul(i, s), e.b.udiv(phase, s))
-        column = e.b.add(e.b.mul(j, s), e.b.urem(phase, s))
+        (_, kw, channels, width), stride = self.op.filter_shape, i64(self.runs.stride)
+        row, column = (e.b.add(first, e.b.mul(index, stride))
+                       for first, index in zip(self.runs.firsts_of(e, phase), (i, j), strict=True))
         tap = e.b.add(e.b.mul(row, i64(kw)), column)
         return e.b.mul(e.b.add(e.b.mul(tap, i64(channels)), depth), i64(width))
 
@@ -247,6 +328,9 @@ class WholeFilterGradient:
         columns = [transform(e, num, matrix, [load(e, num, source, (i * points + j) * self.sum_plane)
                                               for i in range(points)]) for j in range(points)]
         for i in range(self.scheme.taps):
-            for j, value in enumerate(transform(e, num, matrix, [column[i] for column in columns])):
+            taps = transform(e, num, matrix, [column[i] for column in columns])
+            if self.finite is not None:
+                self.finite.note(e, num, taps)
+            for j, value in enumerate(taps):
                 at = e.b.add(self._tap(e, phase, i64(i), i64(j), depth), channel)
                 finish(e, [[value]], at, 0, channel, lanes)
