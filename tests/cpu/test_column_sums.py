@@ -104,9 +104,11 @@ def test_fast_precision(name, gradient, pairs, monkeypatch):
 
 
 @pytest.mark.parametrize("gradient", [False, True])
-@pytest.mark.parametrize("name", ["3x3", "3x3 wide", "strided"])
-def test_checked_winograd_and_what_follows_it_where_there_are_doubts(name, gradient, monkeypatch):
+@pytest.mark.parametrize(("name", "streamed"), [("3x3", False), ("3x3 wide", False), ("strided", False),
+                                                ("strided", True)])
+def test_checked_winograd_and_what_follows_it_where_there_are_doubts(name, streamed, gradient, monkeypatch):
     monkeypatch.setattr(conv_direct, "scheme_that_pays", lambda c, *a: winograd.F2X2 if winograd.fits(c) else None)
+    monkeypatch.setattr(conv_direct, "winograd_2x2_pays", lambda *a: not streamed)
     monkeypatch.setattr(conv_direct, "streamed_winograd_pays", lambda *a: True)
     node, arrays = node_of(name, gradient)
     assert check(node, arrays, None).key.startswith("winograd checked")

@@ -9,6 +9,7 @@ from afterburner.cpu import isa as isas
 from afterburner.cpu.emitter import Emitter
 from afterburner.cpu.kernels import (
     conv,
+    conv_correlations,
     conv_direct,
     correlation,
     correlation_split,
@@ -228,7 +229,7 @@ def test_filters_of_many_megabytes_are_read_as_they_lie():
 
     def plan(side, depth, width):
         op = Conv2d(strides=(2, 2), padding=((1, 1), (1, 1)), dilation=(1, 1), groups=1)
-        c = conv_direct.forward_correlation(op, (1, 2 * side, 2 * side, depth), (4, 4, depth, width),
+        c = conv_correlations.forward_correlation(op, (1, 2 * side, 2 * side, depth), (4, 4, depth, width),
                                             (1, side, side, width))
         return correlation_split.split_plan(c, num, isa)
 
@@ -251,12 +252,12 @@ def test_small_work_is_cut_in_two_for_two_workers():
 def test_taps_that_no_pixel_reads_are_left_out():
     node, _ = build("conv2d", CASES["quarter of the taps"], "f32")
     x, w, y = (v.shape for v in (*node.operands, *node.results))
-    c = conv_direct.forward_correlation(node.op, x, w, y)
+    c = conv_correlations.forward_correlation(node.op, x, w, y)
     assert c.rows.taps == correlation.Taps(4, 0, 1, 2, -1, 1)
     assert c.trimmed.rows.taps == c.trimmed.columns.taps == correlation.Taps(2, 1, 1, 2, 0, 1)
     assert c.trimmed.trimmed == c.trimmed
     gradient, _ = build("conv2d_input_grad", CASES["quarter of the taps"], "f32")
-    for part in conv_direct.gradient_correlations(gradient.op, w, y):
+    for part in conv_correlations.gradient_correlations(gradient.op, w, y):
         assert part.steps == 4 * 24 and part.trimmed.steps == 24
     beyond = correlation.Axis(3, 1, correlation.Taps(2, 0, 1, 1, -4, 1))
     assert beyond.trimmed == beyond
@@ -271,7 +272,7 @@ def test_few_chunks_keep_two_and_four_workers_busy(image, filter_, parts):
     pad = filter_[0] // 2
     op = Conv2d((1, 1), ((pad, pad), (pad, pad)), (1, 1), 1)
     isa = isas.host("avx2")
-    c = conv_direct.forward_correlation(op, image, filter_, (*image[:3], filter_[3]))
+    c = conv_correlations.forward_correlation(op, image, filter_, (*image[:3], filter_[3]))
     plan = conv_direct.balanced(c, conv_direct.plan_of(c, numeric(DTYPES["f32"], isa), isa))
     assert plan.parts == parts
     assert -(-c.rows.outputs // plan.block) * c.images == parts[0]
@@ -294,7 +295,7 @@ def test_1x1_takes_pixels_in_rows_that_tiles_cut_evenly():
     num = numeric(DTYPES["f32"], isa)
     x, w, *_ = CASES["1x1 in other rows"]
     op = Conv2d(strides=(1, 1), padding=((0, 0), (0, 0)), dilation=(1, 1), groups=1)
-    given = conv_direct.forward_correlation(op, x, w, (*x[:3], w[3]))
+    given = conv_correlations.forward_correlation(op, x, w, (*x[:3], w[3]))
     taken = conv_direct.in_even_rows(given, num, isa)
     plans = [conv_direct.plan_of(c, num, isa) for c in (given, taken)]
     before, after = (product_cycles(p.tiles, p.panels, isa) / p.tiles.size for p in plans)
@@ -306,6 +307,6 @@ def test_strided_1x1_keeps_its_rows():
     isa = isas.host("avx2")
     x, w, strides, *_ = CASES["strided 1x1"]
     op = Conv2dInputGrad(strides=strides, padding=((0, 0), (0, 0)), dilation=(1, 1), groups=1, input_shape=x)
-    parts = conv_direct.gradient_correlations(op, w, (2, 5, 4, 16))
+    parts = conv_correlations.gradient_correlations(op, w, (2, 5, 4, 16))
     num = numeric(DTYPES["f32"], isa)
     assert [conv_direct.in_even_rows(c, num, isa) for c in parts] == parts

@@ -8,7 +8,7 @@ from cpu_harness import run_kernel
 from zeros_kit import FIRST, Case
 
 from afterburner.cpu import isa as isas
-from afterburner.cpu.kernels.conv_direct import forward_correlation
+from afterburner.cpu.kernels.conv_correlations import forward_correlation
 from afterburner.cpu.kernels.sum_blocks import ends_of, pieces_of
 from afterburner.ir.ops.conv import Conv2d
 

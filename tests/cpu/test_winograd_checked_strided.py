@@ -12,7 +12,7 @@ from test_winograd_strided import CASES, ONE
 from winograd_kit import NAMES, checked, direct
 
 from afterburner.cpu import isa as isas
-from afterburner.cpu.kernels import conv_direct, conv_filter_grad, lower, winograd_streamed, winograd_whole_filter_grad
+from afterburner.cpu.kernels import conv_direct, conv_filter_grad, lower, winograd, winograd_whole_filter_grad
 from afterburner.ir import interpret
 from afterburner.ir.ops.conv import Conv2d, Conv2dInputGrad
 
@@ -26,12 +26,17 @@ STRIDES = {1: ((2, 23, 24, 64), (4, 4, 64, 64), (1, 1), ONE, (1, 1), 1),
 MIDDLE = ((2, 24, 26, 32), (4, 4, 32, 40), (2, 2), ONE, (1, 1), 1)
 
 
-@pytest.fixture
-def always(monkeypatch):
+@pytest.fixture(params=["streamed", "in blocks"])
+def always(monkeypatch, request):
     """Winograd wherever it is possible, whatever it costs."""
+    def in_blocks(parts, num, isa):
+        return request.param == "in blocks" and all(
+            winograd.scheme_of(c, winograd.EXACT) and c.depth % num.lanes == 0 for c in parts)
+
     monkeypatch.setattr(conv_direct, "narrow_pays", lambda *a: False)
+    monkeypatch.setattr(conv_direct, "winograd_2x2_pays", in_blocks)
     monkeypatch.setattr(conv_direct, "streamed_winograd_pays",
-                        lambda parts, schemes, *a: all(winograd_streamed.scheme_of(c, schemes) for c in parts))
+                        lambda parts, schemes, *a: all(winograd.scheme_of(c, schemes) for c in parts))
     monkeypatch.setattr(conv_filter_grad, "whole_filter_grad_pays",
                         lambda op, schemes, *a: winograd_whole_filter_grad.scheme_of(op, schemes))
 
@@ -192,11 +197,14 @@ def test_channels_of_zeros_have_no_gradient(always):
     assert not got[:, :, 3].any() and not got[..., 7].any()
 
 
-def test_kept_filters_are_not_transformed_again_and_again():
-    node, _ = build("conv2d", ((1, 64, 64, 128), (4, 4, 128, 256), (2, 2), ONE, (1, 1), 1), "f32")
-    assert "(Winograd 2x2)" in lower(node, isas.host()).label
+@pytest.mark.parametrize("pixels", [32, 128])
+def test_factors_of_kept_filters_are_kept_or_not_made(pixels):
+    node, _ = build("conv2d", ((1, pixels, pixels, 128), (4, 4, 128, 256), (2, 2), ONE, (1, 1), 1), "f32")
+    assert lower(node, isas.host()).label.endswith("(Winograd 2x2)")
     node.op = Conv2d((2, 2), ONE, (1, 1), 1, kept=True)
-    assert "Winograd" not in lower(node, isas.host()).label
+    kernel = lower(node, isas.host())
+    assert kernel.label.endswith("(Winograd 2x2)") == (pixels == 128)
+    assert kernel.kept == (1, 1)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -14,7 +14,7 @@ from afterburner.cpu.kernels import (
     conv_direct,
     conv_filter_grad,
     lower,
-    winograd_streamed,
+    winograd,
     winograd_whole_filter_grad,
 )
 
@@ -56,7 +56,7 @@ def always(monkeypatch):
     monkeypatch.setattr(conv_direct, "scheme_that_pays", lambda *a: None)
     monkeypatch.setattr(conv_filter_grad, "filter_scheme_that_pays", lambda *a: None)
     monkeypatch.setattr(conv_direct, "streamed_winograd_pays",
-                        lambda parts, schemes, *a: all(winograd_streamed.scheme_of(c, schemes) for c in parts))
+                        lambda parts, schemes, *a: all(winograd.scheme_of(c, schemes) for c in parts))
     monkeypatch.setattr(conv_filter_grad, "whole_filter_grad_pays",
                         lambda op, schemes, *a: winograd_whole_filter_grad.scheme_of(op, schemes))
 

@@ -46,6 +46,7 @@ def direct(node: Node, arrays: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
     with monkeypatch.context() as m:
         m.setattr(conv_direct, "scheme_that_pays", lambda *a: None)
         m.setattr(conv_filter_grad, "filter_scheme_that_pays", lambda *a: None)
+        m.setattr(conv_direct, "winograd_2x2_pays", lambda *a: False)
         m.setattr(conv_direct, "streamed_winograd_pays", lambda *a: False)
         m.setattr(conv_filter_grad, "whole_filter_grad_pays", lambda *a: False)
         kernel = lower(node, isas.host())

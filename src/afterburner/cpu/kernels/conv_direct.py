@@ -19,8 +19,9 @@ from ..isa import Isa
 from ..kernel import Kernel, Phase, Unsupported
 from . import library
 from .column_sums import with_sums
+from .conv_correlations import forward_correlation, gradient_correlations
 from .conv_input_grad_narrow import lower_narrow_input_grad, narrow_pays
-from .correlation import Axis, Correlation, Plan, Taps, in_rows_of
+from .correlation import Correlation, Plan, in_rows_of
 from .correlation_masked import MaskedCorrelator, masked_plan
 from .correlation_pairs import PairedCorrelator
 from .correlation_sparse import ListCorrelator, SparseCorrelator, SparsePlan, sparse_plan
@@ -35,8 +36,19 @@ from .packing import widen_phase
 from .pairs import Layout, PairedOperands, Pairs, Pointer, halved, pairs, pays, temporary
 from .prologue import Given, Prologue, made_operand
 from .shared_zeros import SharedZeros, shared_zeros
-from .winograd import F2X2, F4X4, few_tiles, lower_checked_winograd, lower_winograd, pairs_pay, scheme_that_pays
-from .winograd_streamed import EXACT, FAST, lower_checked_streamed, lower_streamed_winograd, streamed_winograd_pays
+from .winograd import (
+    EXACT,
+    F2X2,
+    F2X2_2X2,
+    F4X4,
+    few_tiles,
+    lower_checked_winograd,
+    lower_winograd,
+    pairs_pay,
+    scheme_that_pays,
+    winograd_2x2_pays,
+)
+from .winograd_streamed import FAST, lower_checked_streamed, lower_streamed_winograd, streamed_winograd_pays
 
 _IMAGE_BYTES = 128 << 10  # input rows of a block: a quarter of a 512 KB second-level cache
 _FILTER_BYTES = 192 << 10  # of packed filter that a chunk reads again and again from the second-level cache
@@ -206,14 +218,6 @@ def is_kept(contraction: Contraction) -> bool:
     return bool(getattr(contraction.root.op, "kept", False))
 
 
-def forward_correlation(op: Conv2d, x: tuple[int, ...], w: tuple[int, ...], y: tuple[int, ...]) -> Correlation:
-    """conv2d as a correlation: output position o reads input o * stride + tap * dilation - padding."""
-    axes = [Axis(x[1 + i], y[1 + i], Taps(w[i], 0, 1, op.strides[i], -op.padding[i][0], op.dilation[i]))
-            for i in (0, 1)]
-    strides = (prod(y[1:]), prod(y[2:]), y[3])
-    return Correlation(x[0], axes[0], axes[1], op.groups, w[2], w[3] // op.groups, strides, 0, False)
-
-
 def lower_conv2d(node: Node, isa: Isa) -> Kernel:
     """The kernel of a conv2d node, or of a fusion around one.
 
@@ -257,8 +261,8 @@ def _lower_made(contraction: Contraction, made: Prologue, c: Correlation, isa: I
     direct = _made_directly(contraction, made, c.trimmed, num, isa, filter_columns, label)
     if scheme is None:
         return with_sums(direct, contraction, isa)
-    return lower_checked_winograd(contraction, c, num, isa, (0, 1), filter_columns, f"{label} (Winograd 2x2)",
-                                  kept_filter(contraction, 1, 1), direct, made)
+    return lower_checked_winograd(contraction, [c], num, isa, (0, 1), filter_columns, f"{label} (Winograd 2x2)",
+                                  kept_filter(contraction, 1, 1), direct, made=made)
 
 
 def _made_directly(contraction: Contraction, made: Prologue, c: Correlation, num: Numeric, isa: Isa,
@@ -311,13 +315,14 @@ def _lower(contraction: Contraction, isa: Isa, correlations: Callable[[], list[C
         kernel = _winograd(contraction, parts, num, isa, order, filter_columns, label)
         if kernel is not None:
             return kernel
-    kernel = _directly(contraction, [c.trimmed for c in parts], num, isa, order, filter_columns, label)
+    kernel = _directly(contraction, parts, num, isa, order, filter_columns, label)
     return with_sums(kernel, contraction, isa)
 
 
 def _directly(contraction: Contraction, parts: list[Correlation], num: Numeric, isa: Isa, order: tuple[int, int],
               filter_columns: int, label: str) -> Kernel:
     """The layer by its products, all or those that are not zero."""
+    parts = [c.trimmed for c in parts]
     num_of_pairs = pairs(contraction.dtype, isa)
     if num_of_pairs is not None:
         paired = _paired(contraction, parts, num_of_pairs, isa, order, filter_columns, f"{label} (bfloat16 pairs)")
@@ -355,10 +360,8 @@ def _winograd(contraction: Contraction, parts: list[Correlation], num: Numeric, 
     if fast and by_use and streamed_winograd_pays(parts, FAST, num, isa):
         kernel = lower_streamed_winograd(contraction, parts, num, isa, order, filter_columns, named)
         return with_sums(kernel, contraction, isa)
-    if scheme is None and not fast and not is_kept(contraction) and streamed_winograd_pays(parts, EXACT, num, isa):
-        direct = _directly(contraction, [c.trimmed for c in parts], num, isa, order, filter_columns, label)
-        return lower_checked_streamed(contraction, parts, num, isa, order, filter_columns, f"{label} (Winograd 2x2)",
-                                      direct)
+    if scheme is None and not fast:
+        return _winograd_2x2(contraction, parts, num, isa, order, filter_columns, label)
     if scheme is None:
         return None
     if scheme == F4X4:
@@ -366,7 +369,19 @@ def _winograd(contraction: Contraction, parts: list[Correlation], num: Numeric, 
         return with_sums(kernel, contraction, isa)
     direct = _dense(contraction, [parts[0].trimmed], num, isa, order, filter_columns, label, False)
     named = f"{label} (Winograd 2x2)"
-    return lower_checked_winograd(contraction, parts[0], num, isa, order, filter_columns, named, kept, direct)
+    return lower_checked_winograd(contraction, parts, num, isa, order, filter_columns, named, kept, direct)
+
+
+def _winograd_2x2(contraction: Contraction, parts: list[Correlation], num: Numeric, isa: Isa, order: tuple[int, int],
+                  filter_columns: int, label: str) -> Kernel | None:
+    """The layer by F(2x2, 2x2); None where that does not pay."""
+    given = (contraction, parts, num, isa, order, filter_columns)
+    named, direct = f"{label} (Winograd 2x2)", partial(_directly, *given, label)
+    if winograd_2x2_pays(parts, num, isa):
+        return lower_checked_winograd(*given, named, kept_filter(contraction, order[1], 1), direct(), F2X2_2X2)
+    if not is_kept(contraction) and streamed_winograd_pays(parts, EXACT, num, isa):
+        return lower_checked_streamed(*given, named, direct())
+    return None
 
 
 def _winograd_of_pairs(contraction: Contraction, c: Correlation, num_of_pairs: Pairs, isa: Isa,
@@ -379,9 +394,9 @@ def _winograd_of_pairs(contraction: Contraction, c: Correlation, num_of_pairs: P
         direct = _made_directly(contraction, made, c.trimmed, num, isa, filter_columns, label)
     if direct is None:
         direct = _dense(contraction, [c.trimmed], num, isa, order, filter_columns, label, False)
-    return lower_checked_winograd(contraction, c, num, isa, order, filter_columns,
+    return lower_checked_winograd(contraction, [c], num, isa, order, filter_columns,
                                   f"{label} (Winograd 2x2 of bfloat16 pairs)", kept_filter(contraction, order[1], 1),
-                                  direct, made, num_of_pairs)
+                                  direct, made=made, pairs=num_of_pairs)
 
 
 def _dense(contraction: Contraction, parts: list[Correlation], num: Numeric, isa: Isa, order: tuple[int, int],
@@ -545,33 +560,6 @@ def _split(contraction: Contraction, c: Correlation, plan: SplitPlan, isa: Isa, 
 
     phases = (Phase(correlator.chunks, add_products), Phase(plan.plan.parts[1], add_up))
     return Kernel(contraction.node, phases, contraction.key(isa), (correlator.temp_bytes,), correlator.scratch, label)
-
-
-def gradient_taps(size: int, stride: int, dilation: int, before: int, phase: int) -> Taps:
-    """Taps that reach the input positions ``y * stride + phase``: tap k from output y + (phase + before - k *
-    dilation) / stride, where that is whole; listed by ascending output."""
-    hits = [k for k in range(size) if (phase + before - k * dilation) % stride == 0][::-1]
-    if not hits:
-        return Taps(0, 0, 1, 1, 0, 1)
-    offsets = [(phase + before - k * dilation) // stride for k in hits]
-    step = hits[1] - hits[0] if len(hits) > 1 else 1
-    return Taps(len(hits), hits[0], step, 1, offsets[0], offsets[1] - offsets[0] if len(hits) > 1 else 1)
-
-
-def gradient_correlations(op: Conv2dInputGrad, w: tuple[int, ...], dy: tuple[int, ...]) -> list[Correlation]:
-    """The input gradient: one correlation of dy for each residue of the input position by the stride."""
-    n, height, width, channels = op.input_shape
-    found = []
-    for r in range(min(op.strides[0], height)):
-        for s in range(min(op.strides[1], width)):
-            rows = Axis(dy[1], -(-(height - r) // op.strides[0]),
-                        gradient_taps(w[0], op.strides[0], op.dilation[0], op.padding[0][0], r))
-            columns = Axis(dy[2], -(-(width - s) // op.strides[1]),
-                           gradient_taps(w[1], op.strides[1], op.dilation[1], op.padding[1][0], s))
-            strides = (height * width * channels, op.strides[0] * width * channels, op.strides[1] * channels)
-            found.append(Correlation(n, rows, columns, op.groups, dy[3] // op.groups, w[2], strides,
-                                     (r * width + s) * channels, True))
-    return found
 
 
 def lower_conv2d_input_grad(node: Node, isa: Isa) -> Kernel:

@@ -1,5 +1,7 @@
 """3x3 convolutions by Winograd's algorithms: F(2x2, 3x3), 16 products for 4 outputs instead of 36, and in
-``precision=fast`` F(4x4, 3x3), 36 products for 16 outputs instead of 144.
+``precision=fast`` F(4x4, 3x3), 36 products for 16 outputs instead of 144. And those whose taps are runs of two
+(``winograd_lines.Runs``), above all 4x4 filters, by F(2x2, 2x2): for each pair of runs 9 products for 4 outputs instead
+of 16. An input gradient with stride 2 is four correlations.
 
 Filters are transformed once a call. A block of tiles is then computed at a time: 4x4 or 6x6 patches of the input
 become as many factors, a matrix product with the filters' factors follows for each, and what they sum becomes 2x2 or
@@ -14,7 +16,7 @@ it computes directly if these are too unequal. So it does if a result is not fin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -50,14 +52,17 @@ from .gemm import (
 from .pairs import Pairs, Pointer, halved, join
 from .prologue import Prologue, maker_of
 from .unequal_taps import is_excess, larger_excess, with_sizes
-from .winograd_lines import Scheme, transform
+from .winograd_lines import Scheme, runs_of, transform
 from .winograd_outputs import Outputs
-from .winograd_patches import LINE, Grid, Patches, apart, load, store
+from .winograd_patches import LINE, Grid, Patches, apart, load, of_parts, store
 from .winograd_sample import ConvolutionSample
 
 F2X2, F4X4 = Scheme(2, 3), Scheme(4, 3)
+F2X2_2X2 = Scheme(2, 2)
+EXACT = {2: F2X2_2X2, 4: F2X2_2X2}  # by the taps to a stride along an axis, where these are no three with stride 1
+CHECKED = (F2X2, F2X2_2X2)  # about as exact as direct sums, but not always
 
-_BLOCK = {F2X2: 64, F4X4: 24}  # tiles of a block, about: what is read of the filters' factors serves so many
+_BLOCK = {F2X2: 64, F4X4: 24, F2X2_2X2: 64}  # tiles of a block, about: each reads all factors of the filters
 _DIRECT_BLOCK = 24  # pixels of a row in register tiles, likewise
 _SUMS_BYTES = 512 << 10  # sums of a block before they become outputs
 _CACHED_BYTES = 256 << 10  # of filters' factors that stay in the second-level cache
@@ -103,6 +108,10 @@ def fits(c: Correlation) -> bool:
         and c.out_strides[1] == c.width * c.columns.outputs
 
 
+def _phases(c: Correlation, scheme: Scheme) -> int:
+    return runs_of(scheme, c.rows.taps.count, c.rows.taps.stride).count**2
+
+
 def tiles_of(c: Correlation, scheme: Scheme) -> tuple[int, int]:
     """Tiles down and across one image."""
     return -(-c.rows.outputs // scheme.outputs), -(-c.columns.outputs // scheme.outputs)
@@ -113,20 +122,44 @@ def scheme_that_pays(c: Correlation, schemes: Sequence[Scheme], num: Numeric, is
     cost more than the products they save."""
     if not fits(c):
         return None
-    wide = -(-c.width // num.lanes)
+    best = min(schemes, key=lambda scheme: _cycles(c, scheme, num, isa))
+    return best if _cycles(c, best, num, isa) < _WORTH * _direct_cycles(c, num, isa) else None
+
+
+def scheme_of(c: Correlation, schemes: Mapping[int, Scheme]) -> Scheme | None:
+    """The algorithm of a correlation by the taps to a stride; None where there is none."""
+    counts, strides = ({getattr(a.taps, name) for a in (c.rows, c.columns)} for name in ("count", "stride"))
+    if len(counts) > 1 or len(strides) > 1 or c.groups > 1 or not c.merged or c.rows.taps.offset_step != 1:
+        return None
+    count, stride = *counts, *strides
+    return schemes.get(count // stride) if count % stride == 0 else None
+
+
+def winograd_2x2_pays(parts: Sequence[Correlation], num: Numeric, isa: Isa) -> bool:
+    """Whether F(2x2, 2x2) takes fewer cycles than direct sums for the correlations of one result, by an estimate, with
+    the filter's factors in memory: where there are more tiles than filters, whose factors would take more of it."""
+    if not all(scheme_of(c, EXACT) and c.depth % num.lanes == 0 for c in parts):
+        return False
+    if any(c.images * prod(tiles_of(c, F2X2_2X2)) < c.width for c in parts):
+        return False
+    return sum(_cycles(c, F2X2_2X2, num, isa) for c in parts) < _WORTH * sum(_direct_cycles(c, num, isa) for c in parts)
+
+
+def _direct_cycles(c: Correlation, num: Numeric, isa: Isa) -> float:
+    """Estimated cycles of all products of a correlation."""
     taps = prod(sum(a.reads(p, t) for p in range(a.outputs) for t in range(a.taps.count)) / a.outputs
                 for a in (c.rows, c.columns))
-    direct = c.images * c.rows.outputs * taps * _product_cycles(c.columns.outputs, wide, c.depth, _DIRECT_BLOCK, isa)
-    best = min(schemes, key=lambda scheme: _cycles(c, scheme, num, isa))
-    return best if _cycles(c, best, num, isa) < _WORTH * direct else None
+    row = _product_cycles(c.columns.outputs, -(-c.width // num.lanes), c.depth, _DIRECT_BLOCK, isa)
+    return c.images * c.rows.outputs * taps * row
 
 
 def _cycles(c: Correlation, scheme: Scheme, num: Numeric, isa: Isa, channels: int = 0) -> float:
     """Estimated cycles of a correlation; ``channels``: of its input, where ``c`` is of pairs of them."""
-    deep, wide = -(-(channels or c.depth) // num.lanes), -(-c.width // num.lanes)
+    phases = _phases(c, scheme)
+    deep, wide = phases * -(-(channels or c.depth) // num.lanes), -(-c.width // num.lanes)
     tiles = c.images * prod(tiles_of(c, scheme))
-    product = _product_cycles(tiles, wide, c.depth, _BLOCK[scheme], isa)
-    factors = c.depth * wide * num.lanes * num.bytes
+    product = _product_cycles(tiles, wide, phases * c.depth, _BLOCK[scheme], isa)
+    factors = phases * c.depth * wide * num.lanes * num.bytes
     again = tiles / _BLOCK[scheme] if scheme.products * factors > _CACHED_BYTES else 0
     filters = factors * (_FILTER_CYCLES + _READ_CYCLES * again)
     return scheme.products * (product + filters + tiles * (_INPUT_CYCLES * deep + _OUTPUT_CYCLES * wide))
@@ -162,12 +195,13 @@ def tiling_of(c: Correlation, scheme: Scheme, num: Numeric, isa: Isa) -> Tiling:
     down, across = tiles_of(c, scheme)
     total = c.images * down * across
     most = _BLOCK[scheme]
-    rows, panels = choose_tile(min(total, most), -(-c.width // num.lanes), c.depth, isa)
+    steps = c.depth * _phases(c, scheme)
+    rows, panels = choose_tile(min(total, most), -(-c.width // num.lanes), steps, isa)
     height = rows.widest
     block = height * max(1, min(most // height, -(-total // height)))
     slot = scheme.products * block * panels.widest * num.lanes * num.bytes
     together = max(1, min(panels.parts, _SUMS_BYTES // slot))
-    cycles = total * scheme.products * max(c.depth, 4) * c.width / num.lanes / 2
+    cycles = total * scheme.products * max(steps, 4) * c.width / num.lanes / 2
     wanted = int(max(1, min(MOST_CHUNKS, cycles // CHUNK_CYCLES)))
     blocks = -(-total // block)
     parts = min(blocks, wanted)
@@ -188,58 +222,71 @@ def lower_winograd(contraction: Contraction, c: Correlation, num: Numeric, isa: 
     finish = contraction.finish(isa)
 
     def transform_filter(e: Emitter) -> None:
-        w.transform_filter(e, contraction.operand(e, order[1]))
+        w.transform_filter(e, contraction.operand(e, order[1]), e.chunk)
 
     def compute(e: Emitter) -> None:
-        w.compute(e, contraction.operand(e, order[0]), finish)
+        w.compute(e, contraction.operand(e, order[0]), finish, e.chunk)
 
-    phases = (Phase(w.filter_chunks, transform_filter), Phase(prod(w.tiling.parts), compute))
+    phases = (Phase(w.filter_chunks, transform_filter), Phase(w.chunks, compute))
     return Kernel(contraction.node, phases, f"winograd {contraction.key(isa)}", (w.filter_bytes,),
                   max(w.scratch, w.pack_scratch), label, kept)
 
 
-def lower_checked_winograd(contraction: Contraction, c: Correlation, num: Numeric, isa: Isa, order: tuple[int, int],
-                           filter_columns: int, label: str, kept: tuple[int, int] | None, direct: Kernel,
-                           made: Prologue | None = None, pairs: Pairs | None = None) -> Kernel:
-    """The kernel of a correlation that ``fits`` by F(2x2, 3x3), and ``direct`` for what that does not compute as
-    exactly: filters whose taps are of unequal size, operands of which a sample tells so, and results that are not
-    finite. The image may be made from another tensor, ``made``; factors may be rounded to ``pairs``."""
-    w = Winograd(c, tiling_of(c, F2X2, num, isa), num, filter_columns, made, pairs)
-    sample, finish = ConvolutionSample(c, F2X2, num, filter_columns, made), contraction.finish(isa)
+def lower_checked_winograd(contraction: Contraction, parts: Sequence[Correlation], num: Numeric, isa: Isa,
+                           order: tuple[int, int], filter_columns: int, label: str, kept: tuple[int, int] | None,
+                           direct: Kernel, scheme: Scheme = F2X2, made: Prologue | None = None,
+                           pairs: Pairs | None = None) -> Kernel:
+    """The kernel of correlations that write one result by F(2x2, 3x3) or F(2x2, 2x2), and ``direct`` for what these do
+    not compute as exactly: filters whose taps are of unequal size, operands of which a sample tells so, and results
+    that are not finite. The image may be made from another tensor, ``made``; factors may be rounded to ``pairs``."""
+    all_: list[Winograd] = []
+    for c in parts:
+        at = sum(w.filter_bytes for w in all_) // num.bytes
+        all_.append(Winograd(c, tiling_of(c, scheme, num, isa), num, filter_columns, made, pairs, at))
+    samples = [ConvolutionSample(c, scheme, num, filter_columns, made) for c in parts]
+    filter_bytes, finish = sum(w.filter_bytes for w in all_), contraction.finish(isa)
     image: Pointer = partial(contraction.operand, index=order[0]) if made is None else made.operand
-    unequal, inexact = Doubts(0, w.filter_bytes, w.filter_chunks), Doubts(1, 0, sample.chunks)
-    infinite = Doubts(1, sample.chunks, prod(w.tiling.parts))
+    unequal = Doubts(0, filter_bytes, sum(w.filter_chunks for w in all_))
+    inexact = Doubts(1, 0, sum(sample.chunks for sample in samples))
+    infinite = Doubts(1, inexact.chunks, sum(w.chunks for w in all_))
 
     def transform_filter(e: Emitter) -> None:
-        unequal.tell(e, w.transform_filter(e, contraction.operand(e, order[1])))
+        for w, chunk in of_parts(e, all_, [w.filter_chunks for w in all_]):
+            unequal.tell(e, w.transform_filter(e, contraction.operand(e, order[1]), chunk))
 
     def compare(e: Emitter) -> None:
-        inexact.tell(e, sample.differs(e, image(e), contraction.operand(e, order[1])))
+        for sample, chunk in of_parts(e, samples, [sample.chunks for sample in samples]):
+            inexact.tell(e, sample.differs(e, image(e), contraction.operand(e, order[1]), chunk))
 
     def compute(e: Emitter) -> None:
         infinite.tell(e, ll.Constant(I1, 0))
         with e.b.if_then(e.b.not_(e.b.or_(unequal.any(e), inexact.any(e)))):
-            infinite.tell(e, w.compute(e, image(e), finish))
+            for w, chunk in of_parts(e, all_, [w.chunks for w in all_]):
+                infinite.tell(e, w.compute(e, image(e), finish, chunk))
 
     phases = (Phase(unequal.chunks, transform_filter), Phase(inexact.chunks, compare), Phase(infinite.chunks, compute))
     kernel = Kernel(contraction.node, phases, f"winograd checked {contraction.key(isa)}",
-                    (w.filter_bytes + unequal.chunks, inexact.chunks + infinite.chunks),
-                    max(w.scratch, w.pack_scratch, sample.scratch), label, kept)
+                    (filter_bytes + unequal.chunks, inexact.chunks + infinite.chunks),
+                    max(*(w.scratch for w in all_), *(w.pack_scratch for w in all_),
+                        *(sample.scratch for sample in samples)), label, kept)
     direct = with_sums(direct, contraction, isa)
     return otherwise(with_sums(kernel, contraction, isa), (unequal, inexact, infinite), direct)
 
 
 class Winograd:
-    """Emits the phases. Temporary 0 holds the filters' factors as [product][panel][depth][registers]. By F(2x2, 3x3)
-    the image may be made from another tensor, ``made``, and factors be rounded to ``pairs`` of adjacent channels, of
-    which two registers must be whole."""
+    """Emits the phases. Temporary 0 holds the filters' factors from ``filter_at`` on as
+    [product][panel][phase][depth][registers]. By F(2x2, 3x3) the image may be made from another tensor, ``made``, and
+    factors be rounded to ``pairs`` of adjacent channels, of which two registers must be whole."""
 
     def __init__(self, c: Correlation, tiling: Tiling, num: Numeric, filter_columns: int,
-                 made: Prologue | None = None, pairs: Pairs | None = None) -> None:
+                 made: Prologue | None = None, pairs: Pairs | None = None, filter_at: int = 0) -> None:
         self.c, self.tiling, self.scheme, self.num, self.pairs = c, tiling, tiling.scheme, num, pairs
         self.product: Numeric = pairs or num
-        self.steps = c.depth if pairs is None else halved(c.depth)
-        self.checked = self.scheme == F2X2
+        self.filter_at = filter_at
+        self.runs = runs_of(self.scheme, c.rows.taps.count, c.rows.taps.stride)
+        self.phases = self.runs.count**2
+        self.steps = self.phases * c.depth if pairs is None else halved(c.depth)
+        self.checked = self.scheme in CHECKED
         self.total = c.images * tiling.down * tiling.across
         widest, lanes, products = tiling.panels.widest, num.lanes, tiling.scheme.products
         self.panel = self.steps * widest * lanes
@@ -255,12 +302,17 @@ class Winograd:
         self.finite = Finite(self.spare_at) if self.checked else None
         grid = Grid(c.images, tiling.down, tiling.across)
         self.patches = Patches(grid, c.rows.inputs, c.columns.inputs, c.depth,
-                               (c.rows.taps.offset, c.columns.taps.offset), self.scheme.outputs, 1,
-                               self.scheme.inputs_to_factors, self.factor_plane, None, self.spare_at, maker_of(made),
-                               pairs)
+                               (c.rows.taps.offset, c.columns.taps.offset), self.scheme.outputs * self.runs.stride,
+                               self.runs.stride, self.scheme.inputs_to_factors, self.factor_plane, None,
+                               self.spare_at, maker_of(made), pairs)
         self.outputs = Outputs(c, grid, self.scheme, self.sum_plane, self.spare_at, self.finite)
         one = Plan(Cut(1, 1), tiling.panels, 0, (1, 1))
         self.packer = Correlator(c, one, num, num.element, 0, filter_columns)
+
+    @property
+    def chunks(self) -> int:
+        """Chunks that compute the result."""
+        return prod(self.tiling.parts)
 
     @property
     def filter_bytes(self) -> int:
@@ -277,35 +329,41 @@ class Winograd:
         """Bytes of one panel of the filter, packed, and of a register."""
         return (self.packer.slot + self.num.lanes) * self.num.bytes
 
-    def transform_filter(self, e: Emitter, filter_: ll.Value) -> ll.Value:
-        """This chunk's share of the panels: packed to scratch, then transformed. Returned is whether the taps of an
+    def transform_filter(self, e: Emitter, filter_: ll.Value, chunk: ll.Value) -> ll.Value:
+        """A chunk's share of the panels: packed to scratch, then transformed. Returned is whether the taps of an
         output channel are of unequal size, an i1."""
         c, num, panels = self.c, self.num, self.tiling.panels
-        first, end = range_of_part(e, e.chunk, panels.parts, self.filter_chunks)
+        first, end = range_of_part(e, chunk, panels.parts, self.filter_chunks)
         excess = e.at(e.scratch, self.packer.slot, num.element)
         store(e, num, num.zero, excess, 0)
         for width, panel, channel, last in walk_panels(e, panels, num.lanes, c.width, first, end):
             self.packer.pack_panel(e, filter_, i64(0), channel, e.scratch, width, last)
-            target = e.at(e.temp(0), e.b.mul(panel, i64(self.panel)), num.element)
-            with e.loop(0, width * num.lanes, num.lanes, "register") as register:
-                sizes = self._transform_filters(e, register, width, target)
+            target = e.at(e.temp(0), e.b.add(i64(self.filter_at), e.b.mul(panel, i64(self.panel))), num.element)
+            with e.loop(0, self.phases, name="phase") as phase, \
+                    e.loop(0, width * num.lanes, num.lanes, "register") as register:
+                sizes = self._transform_filters(e, phase, register, width, target)
                 if self.checked:
                     store(e, num, larger_excess(e, num, load(e, num, excess, 0), sizes), excess, 0)
         return is_excess(e, num, load(e, num, excess, 0))
 
-    def _transform_filters(self, e: Emitter, register: ll.Value, width: int, target: ll.Value) -> list[ll.Value]:
-        """The factors of a register of filters from their packed taps. Returned are the sizes of the taps: for each
-        the sum of its weights without their signs, if they are checked."""
+    def _transform_filters(self, e: Emitter, phase: ll.Value, register: ll.Value, width: int,
+                           target: ll.Value) -> list[ll.Value]:
+        """The factors of a register of filters from their packed taps of a phase. Returned are the sizes of the taps:
+        for each the sum of its weights without their signs, if they are checked."""
         num, taps, points, matrix = self.num, self.scheme.taps, self.scheme.points, self.scheme.filter_to_factors
         step, together = width * num.lanes, 1 if self.pairs is None else 2
-        run = self.c.depth * step
+        run, row, stride = self.c.depth * step, self.c.columns.taps.count, self.runs.stride
+        down, across = self.runs.firsts_of(e, phase)
+        packed = e.at(e.scratch, e.b.mul(e.b.add(e.b.mul(down, i64(row)), across), i64(run)), num.element)
+        target = e.at(target, e.b.mul(phase, i64(run)), num.element)
+        places = [(i * row + j) * stride * run for i in range(taps) for j in range(taps)]
         sizes: list[ll.Value] = [num.zero] * taps**2 if self.checked else []
         with e.loop_carried(0, run, together * step, sizes, "depth") as (depth, now, after):
-            source = e.at(e.scratch, e.b.add(depth, register), num.element)
+            source = e.at(packed, e.b.add(depth, register), num.element)
             into = e.at(target, e.b.add(e.b.udiv(depth, i64(together)), register), num.element)
             all_columns, sizes = [], list(now)
             for channel in range(together):
-                flat = [load(e, num, source, k * run + channel * step) for k in range(taps**2)]
+                flat = [load(e, num, source, place + channel * step) for place in places]
                 sizes = with_sizes(e, num, sizes, flat) if self.checked else sizes
                 all_columns.append([transform(e, num, matrix, flat[j::taps]) for j in range(taps)])
             after[:] = sizes
@@ -316,20 +374,19 @@ class Winograd:
                     store(e, num, value, into, (i * points + j) * self.filter_plane)
         return after
 
-    def compute(self, e: Emitter, image: ll.Value, finish: Finish) -> ll.Value:
-        """This chunk's share of the output pixels. Returned is whether one is not finite, if that is checked, an i1."""
+    def compute(self, e: Emitter, image: ll.Value, finish: Finish, chunk: ll.Value) -> ll.Value:
+        """A chunk's share of the output pixels. Returned is whether one is not finite, if that is checked, an i1."""
         t = self.tiling
         if self.finite is not None:
             self.finite.begin(e, self.num)
-        index, part = e.b.udiv(e.chunk, i64(t.parts[1])), e.b.urem(e.chunk, i64(t.parts[1]))
+        index, part = e.b.udiv(chunk, i64(t.parts[1])), e.b.urem(chunk, i64(t.parts[1]))
         first_block, end_block = range_of_part(e, index, -(-self.total // t.block), t.parts[0])
         first_panel, end_panel = range_of_part(e, part, t.panels.parts, t.parts[1])
         with e.loop(first_block, end_block, name="block") as block:
             tile = e.b.mul(block, i64(t.block))
             count = smaller(e, i64(t.block), e.b.sub(i64(self.total), tile))
             with e.loop(0, count, name="patch") as i:
-                target = e.at(e.scratch, e.b.mul(i, i64(self.row)), self.num.element)
-                self.patches.factors(e, self.num, image, e.b.add(tile, i), target)
+                self._transform_patch(e, image, e.b.add(tile, i), e.b.mul(i, i64(self.row)))
             with e.loop(first_panel, end_panel, t.together, "panels") as low:
                 high = smaller(e, end_panel, e.b.add(low, i64(t.together)))
                 self._multiply(e, low, high, count)
@@ -340,6 +397,15 @@ class Winograd:
                     self.outputs.write(e, self.num, finish, e.b.add(tile, i), given, first, end)
         return ll.Constant(I1, 0) if self.finite is None else self.finite.end(e, self.num)
 
+    def _transform_patch(self, e: Emitter, image: ll.Value, tile: ll.Value, row: ll.Value) -> None:
+        """The factors of a tile's patches, phase by phase."""
+        if self.phases == 1:
+            self.patches.factors(e, self.num, image, tile, e.at(e.scratch, row, self.num.element))
+            return
+        with e.loop(0, self.phases, name="phase") as phase:
+            target = e.at(e.scratch, e.b.add(row, e.b.mul(phase, i64(self.c.depth))), self.num.element)
+            self.patches.factors(e, self.num, image, tile, target, shift=self.runs.firsts_of(e, phase))
+
     def _multiply(self, e: Emitter, low: ll.Value, high: ll.Value, count: ll.Value) -> None:
         """Products of a block's factors with those of panels [low, high)."""
         c, t, num = self.c, self.tiling, self.num
@@ -349,7 +415,7 @@ class Winograd:
             sums = e.at(e.scratch, e.b.add(i64(self.sums_at), e.b.mul(product, i64(self.sum_plane))), num.element)
             for width, panel, channel, _ in walk_panels(e, t.panels, num.lanes, c.width, low, high):
                 at = e.b.add(e.b.mul(product, i64(self.filter_plane)), e.b.mul(panel, i64(self.panel)))
-                filters = e.at(e.temp(0), at, num.element)
+                filters = e.at(e.temp(0), e.b.add(i64(self.filter_at), at), num.element)
                 column = e.b.sub(channel, e.b.mul(t.panels.start(e, low), i64(num.lanes)))
                 with e.loop(0, turns, name="turn") as turn:
                     row = e.b.mul(turn, i64(t.height))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
+from typing import TypeVar
 
 from llvmlite import ir as ll
 
@@ -19,6 +20,8 @@ from .winograd_lines import Matrix, transform
 # registers of a channel and lanes, made of what is given.
 Placed = tuple[ll.Value, tuple[ll.Value, ll.Value], ll.Value | None]
 Reader = Callable[[ll.Value, int, Made], list[list[ll.Value]]]
+
+Part = TypeVar("Part")
 
 LINE = 16  # floats of a cache line
 REGISTERS = 16  # of the processors that have fewest: patches of so many pixels are transformed in registers
@@ -59,6 +62,16 @@ def between(e: Emitter, index: ll.Value, low: int, high: int, count: int) -> Ite
     above, below = e.b.icmp_signed(">=", index, i64(low)), e.b.icmp_signed("<", index, i64(high))
     with e.b.if_then(e.b.and_(above, below)):
         yield
+
+
+def of_parts(e: Emitter, parts: Sequence[Part], chunks: Sequence[int]) -> Iterator[tuple[Part, ll.Value]]:
+    """Parts of a phase that have so many chunks each, and this chunk's number in its part; what is emitted between runs
+    for the chunks of that part."""
+    first = 0
+    for part, count in zip(parts, chunks, strict=True):
+        with between(e, e.chunk, first, first + count, sum(chunks)):
+            yield part, e.b.sub(e.chunk, i64(first)) if first else e.chunk
+        first += count
 
 
 @dataclass(frozen=True)

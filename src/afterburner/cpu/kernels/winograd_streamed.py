@@ -13,7 +13,8 @@ large these are.
 
 Filters are large against the image here and their factors two to six times larger: they are never written to memory.
 First the factors of all patches are made; then a chunk owns panels of output channels, transforms some panels' taps for
-some input channels into its second-level cache, and adds their products to the sums of its tiles.
+some input channels into its second-level cache, and adds their products to the sums of its tiles. (Where there are more
+tiles than filters, ``winograd`` takes F(2x2, 2x2): its filters' factors are in memory, and those of patches are not.)
 """
 
 from __future__ import annotations
@@ -49,14 +50,13 @@ from .gemm import (
 )
 from .packing import pack_columns, pack_columns_transposed
 from .unequal_taps import is_excess, larger_excess, with_sizes
+from .winograd import EXACT, F2X2_2X2, scheme_of
 from .winograd_lines import Runs, Scheme, runs_of, transform
 from .winograd_outputs import Outputs
-from .winograd_patches import LINE, Grid, Patches, apart, between, load, store
+from .winograd_patches import LINE, Grid, Patches, apart, load, of_parts, store
 from .winograd_sample import ConvolutionSample
 
-F2X2 = Scheme(2, 2)
-EXACT = {2: F2X2, 4: F2X2}  # by the taps to a stride along an axis; as exact as direct sums
-FAST = {2: Scheme(4, 2), 3: Scheme(4, 3), 4: Scheme(3, 4)}
+FAST = {2: Scheme(4, 2), 3: Scheme(4, 3), 4: Scheme(3, 4)}  # by the taps to a stride along an axis
 
 _DEPTH = 64  # input channels whose factors of the filter lie in the second-level cache together
 _TILES = 256  # of a chunk at least: each transforms the filter
@@ -99,15 +99,6 @@ class Tiling:
 
 def _tiles_of_chunk(turns: Cut, parts: int) -> int:
     return -(-turns.parts // parts) * turns.widest
-
-
-def scheme_of(c: Correlation, schemes: Mapping[int, Scheme]) -> Scheme | None:
-    """The algorithm of a correlation; None where there is none."""
-    counts, strides = ({getattr(a.taps, name) for a in (c.rows, c.columns)} for name in ("count", "stride"))
-    if len(counts) > 1 or len(strides) > 1 or c.groups > 1 or not c.merged or c.rows.taps.offset_step != 1:
-        return None
-    count, stride = *counts, *strides
-    return schemes.get(count // stride) if count % stride == 0 else None
 
 
 def _runs(c: Correlation, scheme: Scheme) -> Runs:
@@ -189,19 +180,15 @@ def lower_checked_streamed(contraction: Contraction, parts: Sequence[Correlation
     """The kernel of correlations for which F(2x2, 2x2) pays, and ``direct`` for what that does not compute as exactly:
     operands of which a sample tells so, filters whose taps are of unequal size, and results that are not finite."""
     all_ = _of_parts(parts, EXACT, num, isa, filter_columns)
-    samples = [ConvolutionSample(c, F2X2, num, filter_columns) for c in parts]
+    samples = [ConvolutionSample(c, F2X2_2X2, num, filter_columns) for c in parts]
     finish = contraction.finish(isa)
     inexact = Doubts(1, 0, sum(sample.chunks for sample in samples))
     doubts, phases = [inexact], []
 
     def compare(e: Emitter) -> None:
-        first = 0
-        for sample in samples:
-            with between(e, e.chunk, first, first + sample.chunks, inexact.chunks):
-                chunk = e.b.sub(e.chunk, i64(first))
-                image, filter_ = (contraction.operand(e, i) for i in order)
-                inexact.tell(e, sample.differs(e, image, filter_, chunk))
-            first += sample.chunks
+        for sample, chunk in of_parts(e, samples, [sample.chunks for sample in samples]):
+            image, filter_ = (contraction.operand(e, i) for i in order)
+            inexact.tell(e, sample.differs(e, image, filter_, chunk))
 
     for w in all_:
         untrusted = Doubts(1, doubts[-1].at + doubts[-1].chunks, w.chunks)
@@ -252,7 +239,7 @@ class StreamedWinograd:
         self.spare_at = self.sums_at + scheme.products * self.sum_plane
         self.excess_at = self.spare_at + scheme.products * num.lanes
         self.sizes_at = self.excess_at + num.lanes
-        self.checked = scheme == F2X2
+        self.checked = scheme == F2X2_2X2
         self.scratch = (self.sizes_at + self.checked * scheme.taps**2 * self.row) * num.bytes
         self.finite = Finite(self.spare_at) if self.checked else None
         self.patches_bytes = _patches_bytes(c, scheme, tiling, num)
