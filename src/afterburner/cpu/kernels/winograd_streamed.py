@@ -59,7 +59,7 @@ from .winograd_sample import ConvolutionSample
 FAST = {2: Scheme(4, 2), 3: Scheme(4, 3), 4: Scheme(3, 4)}  # by the taps to a stride along an axis
 
 _DEPTH = 64  # input channels whose factors of the filter lie in the second-level cache together
-_TILES = 256  # of a chunk at least: each transforms the filter
+_TILES = 2304  # of a chunk at least, for each product of one: each chunk transforms the filter, and has all sums
 _KEPT_BYTES = 12 << 10  # of factors and sums, for each byte of a register: those with longer ones have larger caches
 _FEW_CHUNKS = 8  # fewer would not keep workers busy
 _PATCHES_BYTES = 64 << 20  # of the factors of all patches
@@ -115,7 +115,7 @@ def tiling_of(c: Correlation, scheme: Scheme, num: Numeric, isa: Isa) -> Tiling:
     turns, panels = choose_tile(grid.tiles, -(-c.width // num.lanes), _DEPTH, isa)
     depth = -(-cut(c.depth, _DEPTH).widest // num.lanes) * num.lanes
     wanted = chunks_of(grid.tiles * scheme.products * _phases(c, scheme) * c.depth * c.width / num.lanes / 2)
-    down = max(1, min(wanted, grid.tiles // _TILES))
+    down = max(1, min(wanted, grid.tiles * scheme.products // _TILES))
     panel = scheme.products * (_tiles_of_chunk(turns, down) + depth) * panels.widest * num.lanes * num.bytes
     kept = max(1, _KEPT_BYTES * isa.vector_bytes // panel)
     across = max(-(-panels.parts // kept), min(panels.parts, -(-_FEW_CHUNKS // down)))
