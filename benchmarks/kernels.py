@@ -238,9 +238,16 @@ ARRANGED = {"aligned": align, "few elements": thin_out}  # where F(2x2, 3x3) wou
 
 def print_ranges() -> None:
     """Errors of fast and default precision and of direct sums on operands of unequal scale: root mean square over root
-    mean square value, and the largest relative to the output's own sum of |x||w|."""
-    x, w, y = (2, 28, 28, 64), (3, 3, 64, 64), (2, 28, 28, 64)
-    attributes = dict(strides=(1, 1), padding=ONE, dilation=(1, 1), groups=1)
+    mean square value, and the largest relative to the output's own sum of |x||w|; of a 3x3 filter, and of one of 4x4
+    with stride 2."""
+    print_ranges_of((2, 28, 28, 64), (3, 3, 64, 64), 1)
+    print_ranges_of((2, 56, 56, 64), (4, 4, 64, 64), 2)
+
+
+def print_ranges_of(x: tuple[int, ...], w: tuple[int, ...], stride: int) -> None:
+    """Errors of one convolution and its gradients."""
+    y = (*x[:1], *(size // stride for size in x[1:3]), w[3])
+    attributes = dict(strides=(stride, stride), padding=ONE, dilation=(1, 1), groups=1)
     cases = {"f": (Conv2d(**attributes), [x, w]), "w": (Conv2dFilterGrad(**attributes, filter_shape=w), [x, y]),
              "i": (Conv2dInputGrad(**attributes, input_shape=x), [w, y])}
     for kind, (op, shapes) in cases.items():
@@ -262,14 +269,17 @@ def print_ranges() -> None:
                 result = bench.results[0]
                 worst = np.max(np.abs(result - exact) / magnitude)
                 line.append(f"{way} {deviation(result, exact):.1e} {worst:.1e}")
-            print(f"{kind} {label:20s} {'   '.join(line)}", flush=True)
+            print(f"{w[0]}x{w[1]} {kind} {label:20s} {'   '.join(line)}", flush=True)
 
 
 def direct_kernel(node: Node, isa: isas.Isa) -> Kernel:
-    """The kernel of a convolution or its gradient that Winograd's algorithm has no part in."""
+    """The kernel of a convolution or its gradient that Winograd's algorithms have no part in."""
     never = dict(return_value=None)
     with patch.object(conv_direct, "scheme_that_pays", **never), \
-            patch.object(conv_filter_grad, "filter_scheme_that_pays", **never):
+            patch.object(conv_direct, "winograd_2x2_pays", **never), \
+            patch.object(conv_direct, "streamed_winograd_pays", **never), \
+            patch.object(conv_filter_grad, "filter_scheme_that_pays", **never), \
+            patch.object(conv_filter_grad, "whole_filter_grad_pays", **never):
         return lower(node, isa)
 
 

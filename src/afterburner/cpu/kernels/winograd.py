@@ -66,7 +66,7 @@ _BLOCK = {F2X2: 64, F4X4: 24, F2X2_2X2: 64}  # tiles of a block, about: each rea
 _DIRECT_BLOCK = 24  # pixels of a row in register tiles, likewise
 _SUMS_BYTES = 512 << 10  # sums of a block before they become outputs
 _CACHED_BYTES = 256 << 10  # of filters' factors that stay in the second-level cache
-_LONGEST = 192  # products of a sum
+_LONGEST = {F2X2: 192, F4X4: 192, F2X2_2X2: 96}  # products of a sum
 _STRETCH = 16  # steps between prefetches
 _FEW_TILES = 144  # six blocks: up to here factors made where they are used are faster, measured with AVX2
 _PANELS = 4  # of a chunk at least: each chunk transforms the whole input of its tiles
@@ -433,7 +433,7 @@ class Winograd:
 
     def _pieces(self) -> list[tuple[int, int]]:
         """(first step, steps) of what is summed by itself: long sums lose digits."""
-        depth = Cut(self.steps, -(-self.steps // _LONGEST))
+        depth = Cut(self.steps, -(-self.steps // _LONGEST[self.scheme]))
         return [(depth.base * i + min(i, depth.larger), depth.base + (i < depth.larger)) for i in range(depth.parts)]
 
     def _sums(self, e: Emitter, rows: Rows, columns: Columns, turn: ll.Value, start: int, count: int) -> Tile:
