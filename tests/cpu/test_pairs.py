@@ -25,8 +25,10 @@ from afterburner.cpu.kernels import (
     pairs,
     winograd,
     winograd_filter_grad,
+    winograd_whole_filter_grad,
 )
 from afterburner.cpu.kernels.epilogue import contraction_of
+from afterburner.cpu.kernels.gemm import Numeric
 from afterburner.cpu.module import KernelModule
 from afterburner.ir import Node, interpret
 from afterburner.ir.ops.elementwise import Maximum, Mul
@@ -76,8 +78,9 @@ def what_pairing_takes() -> None:
 def _only_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("scheme_that_pays", "streamed_winograd_pays", "narrow_pays"):
         monkeypatch.setattr(conv_direct, name, lambda *given: None)
-    monkeypatch.setattr(conv_direct, "pairs_pay", lambda *given: None)
-    for name in ("filter_scheme_that_pays", "whole_filter_grad_pays", "pairs_pay"):
+    for name in ("pairs_pay", "streamed_pairs_pay"):
+        monkeypatch.setattr(conv_direct, name, lambda *given: None)
+    for name in ("filter_scheme_that_pays", "whole_filter_grad_pays", "pairs_pay", "pairs_of_tiles_pay"):
         monkeypatch.setattr(conv_filter_grad, name, lambda *given: None)
 
 
@@ -293,12 +296,17 @@ def test_winograds_algorithm(name: str, case: str, padding: str) -> None:
 @pytest.mark.parametrize("name", test_conv.NAMES)
 def test_errors_of_winograds_algorithm(name: str) -> None:
     """Up to twice those of direct sums of rounded products."""
-    node, arrays = _square(name, (4, 20, 20, 64), 64, PADDINGS["same"])
+    error, of_direct = _errors(*_square(name, (4, 20, 20, 64), 64, PADDINGS["same"]))
+    assert of_direct / 2 < error < 2 * of_direct
+
+
+def _errors(node: Node, arrays: list[np.ndarray]) -> tuple[float, float]:
+    """Lengths of the errors of the kernel, and of direct sums of rounded products."""
     exact, direct = (node.op.evaluate(*operands)[0] for operands in (
         [a.astype(np.float64) for a in arrays], [rounded(a) for a in arrays]))
     got, = run_guarded(lower(node, paired("f32")), arrays, paired("f32"))
-    error, of_direct = (np.linalg.norm(value - exact) for value in (got, direct))
-    assert of_direct / 2 < error < 2 * of_direct
+    error, of_direct = (float(np.linalg.norm(value - exact)) for value in (got, direct))
+    return error, of_direct
 
 
 @pytest.mark.usefixtures("squares_of_pairs")
@@ -333,3 +341,66 @@ def test_winograds_filter_gradient_of_an_image_that_is_made(name: str) -> None:
     plain, operands = test_prologue.made_before(node, arrays)
     exact, = plain.op.evaluate(*(a.astype(np.float64) for a in operands))
     assert np.linalg.norm(got - exact) < 6e-3 * np.linalg.norm(exact)
+
+
+RUNS = {  # image, output channels, stride, padding
+    "stride 2": ((2, 12, 14, 64), 40, 2, "same"), "stride 1": ((1, 9, 11, 32), 24, 1, "same"),
+    "cut tiles": ((3, 13, 11, 32), 33, 2, "valid"), "asymmetric": ((1, 15, 10, 96), 16, 2, "asymmetric"),
+    "many channels": ((1, 8, 6, 288), 70, 2, "same"), "many tiles": ((2, 46, 40, 32), 20, 2, "same"),
+}
+
+
+@pytest.fixture(params=["streamed", "in blocks"])
+def runs_of_pairs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Winograd's algorithms of pairs for 4x4 filters wherever they are possible, whatever they cost."""
+    def possible(parts: list, num: Numeric, isa: Isa) -> bool:
+        return all(winograd.scheme_of(c, winograd.EXACT) and c.depth % (2 * num.lanes) == 0 for c in parts)
+
+    monkeypatch.setattr(conv_direct, "narrow_pays", lambda *_: False)
+    monkeypatch.setattr(conv_direct, "streamed_pairs_pay", possible)
+    monkeypatch.setattr(conv_direct, "pairs_2x2_pay", possible if request.param == "in blocks" else lambda *_: False)
+    monkeypatch.setattr(conv_filter_grad, "pairs_of_tiles_pay",
+                        lambda op, *_: winograd_whole_filter_grad.scheme_of(op, winograd_whole_filter_grad.EXACT))
+
+
+def _run(name: str, case: str) -> tuple[Node, list[np.ndarray]]:
+    """A 4x4 filter whose summed channels fill pairs of registers in each of an operation's directions."""
+    image, width, stride, padding = RUNS[case]
+    if name == "conv2d_input_grad":
+        image, width = (*image[:3], width), image[3]
+    strides = (stride, stride)
+    return test_conv.build(name, (image, (4, 4, image[3], width), strides, PADDINGS[padding], (1, 1), 1), "f32")
+
+
+@pytest.mark.usefixtures("runs_of_pairs")
+@pytest.mark.parametrize("case", RUNS)
+@pytest.mark.parametrize("name", test_conv.NAMES)
+def test_runs_of_taps(name: str, case: str) -> None:
+    node, arrays = _run(name, case)
+    operands = _whole_numbers(node, arrays)
+    got = run(node, operands, paired("f32"), "of bfloat16 pairs")
+    exact, = node.op.evaluate(*(a.astype(np.float64) for a in operands))
+    np.testing.assert_array_equal(got, exact)
+    error, of_direct = _errors(node, arrays)
+    assert of_direct / 2 < error < 2.5 * of_direct
+
+
+@pytest.mark.usefixtures("runs_of_pairs")
+@pytest.mark.parametrize("name", test_conv.NAMES)
+def test_runs_of_taps_with_what_is_not_finite(name: str) -> None:
+    node, arrays = _run(name, "stride 2")
+    arrays[1 if name == "conv2d_input_grad" else 0][1, 5, 4, 7] = np.inf
+    got, = run_guarded(lower(node, paired("f32")), arrays, paired("f32"))
+    with np.errstate(invalid="ignore"):
+        exact, = node.op.evaluate(*(a.astype(np.float64) for a in arrays))
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(exact))
+    np.testing.assert_array_equal(np.isinf(got), np.isinf(exact))
+
+
+@pytest.mark.usefixtures("what_pairing_takes")
+@pytest.mark.parametrize("name", test_conv.NAMES)
+def test_runs_of_taps_where_they_pay(name: str) -> None:
+    case = ((1, 64, 64, 128), (4, 4, 128, 256), (2, 2), ((1, 1), (1, 1)), (1, 1), 1)
+    assert "of bfloat16 pairs)" in _label(name, case, paired("f32"))
+    assert "Winograd" in _label(name, case, paired("f32"))
+    assert "pairs" not in _label(name, case, replace(paired("f32"), bf16_dot=False))

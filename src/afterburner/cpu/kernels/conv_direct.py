@@ -44,11 +44,18 @@ from .winograd import (
     few_tiles,
     lower_checked_winograd,
     lower_winograd,
+    pairs_2x2_pay,
     pairs_pay,
     scheme_that_pays,
     winograd_2x2_pays,
 )
-from .winograd_streamed import FAST, lower_checked_streamed, lower_streamed_winograd, streamed_winograd_pays
+from .winograd_streamed import (
+    FAST,
+    lower_checked_streamed,
+    lower_streamed_winograd,
+    streamed_pairs_pay,
+    streamed_winograd_pays,
+)
 
 _IMAGE_BYTES = 128 << 10  # input rows of a block: a quarter of a 512 KB second-level cache
 _FILTER_BYTES = 192 << 10  # of packed filter that a chunk reads again and again from the second-level cache
@@ -352,6 +359,8 @@ def _winograd(contraction: Contraction, parts: list[Correlation], num: Numeric, 
     num_of_pairs = pairs(contraction.dtype, isa)
     if num_of_pairs is not None and len(parts) == 1 and pairs_pay(parts[0], num, num_of_pairs, isa):
         return _winograd_of_pairs(contraction, parts[0], num_of_pairs, isa, order, filter_columns, label)
+    if num_of_pairs is not None and streamed_pairs_pay(parts, num, isa):
+        return _winograd_2x2(contraction, parts, num, isa, order, filter_columns, label, num_of_pairs)
     scheme = None
     if len(parts) == 1:
         scheme = scheme_that_pays(parts[0], (F2X2, F4X4) if fast else (F2X2,), num, isa)
@@ -373,14 +382,19 @@ def _winograd(contraction: Contraction, parts: list[Correlation], num: Numeric, 
 
 
 def _winograd_2x2(contraction: Contraction, parts: list[Correlation], num: Numeric, isa: Isa, order: tuple[int, int],
-                  filter_columns: int, label: str) -> Kernel | None:
-    """The layer by F(2x2, 2x2); None where that does not pay."""
+                  filter_columns: int, label: str, num_of_pairs: Pairs | None = None) -> Kernel | None:
+    """The layer by F(2x2, 2x2), of bfloat16 pairs or not; None where that does not pay."""
     given = (contraction, parts, num, isa, order, filter_columns)
-    named, direct = f"{label} (Winograd 2x2)", partial(_directly, *given, label)
-    if winograd_2x2_pays(parts, num, isa):
-        return lower_checked_winograd(*given, named, kept_filter(contraction, order[1], 1), direct(), F2X2_2X2)
-    if not is_kept(contraction) and streamed_winograd_pays(parts, EXACT, num, isa):
-        return lower_checked_streamed(*given, named, direct())
+    direct = partial(_directly, *given, label)
+    if num_of_pairs is None:
+        named, in_blocks = f"{label} (Winograd 2x2)", winograd_2x2_pays(parts, num, isa)
+    else:
+        named, in_blocks = f"{label} (Winograd 2x2 of bfloat16 pairs)", pairs_2x2_pay(parts, num, isa)
+    if in_blocks:
+        kept = kept_filter(contraction, order[1], 1)
+        return lower_checked_winograd(*given, named, kept, direct(), F2X2_2X2, pairs=num_of_pairs)
+    if not is_kept(contraction) and (num_of_pairs is not None or streamed_winograd_pays(parts, EXACT, num, isa)):
+        return lower_checked_streamed(*given, named, direct(), num_of_pairs)
     return None
 
 

@@ -37,6 +37,7 @@ from .winograd_whole_filter_grad import (
     few_tiles,
     lower_checked_whole,
     lower_whole_filter_grad,
+    pairs_of_tiles_pay,
     whole_filter_grad_pays,
 )
 
@@ -75,6 +76,10 @@ def _winograd(c: Contraction, prologue: Prologue | None, num: Numeric, isa: Isa,
         direct = _of_pairs(c, prologue, num_of_pairs, isa, label)
         named = f"{label}{c.label} (Winograd 2x2 of bfloat16 pairs)"
         return lower_checked_filter_grad(c, prologue, num, isa, named, direct, num_of_pairs)
+    if num_of_pairs is not None and pairs_of_tiles_pay(op, dy, num, isa):
+        direct = _of_pairs(c, prologue, num_of_pairs, isa, label)
+        named = f"{label}{c.label} (Winograd 3x3 of bfloat16 pairs)"
+        return lower_checked_whole(c, prologue, num, isa, named, direct, num_of_pairs)
     scheme = filter_scheme_that_pays(op, (F2X2, F4X4) if fast else (F2X2,), dy, num, isa)
     named = f"{label} (Winograd)"
     if fast and (scheme is None or few_tiles(op, dy, num, isa)) and whole_filter_grad_pays(op, FAST, dy, num, isa):

@@ -64,6 +64,7 @@ CHECKED = (F2X2, F2X2_2X2)  # about as exact as direct sums, but not always
 
 _BLOCK = {F2X2: 64, F4X4: 24, F2X2_2X2: 64}  # tiles of a block, about: each reads all factors of the filters
 _DIRECT_BLOCK = 24  # pixels of a row in register tiles, likewise
+_FACTORS_BYTES = 2 << 20  # of a block's patches, at most
 _SUMS_BYTES = 512 << 10  # sums of a block before they become outputs
 _CACHED_BYTES = 256 << 10  # of filters' factors that stay in the second-level cache
 _LONGEST = {F2X2: 192, F4X4: 192, F2X2_2X2: 96}  # products of a sum
@@ -138,11 +139,22 @@ def scheme_of(c: Correlation, schemes: Mapping[int, Scheme]) -> Scheme | None:
 def winograd_2x2_pays(parts: Sequence[Correlation], num: Numeric, isa: Isa) -> bool:
     """Whether F(2x2, 2x2) takes fewer cycles than direct sums for the correlations of one result, by an estimate, with
     the filter's factors in memory: where there are more tiles than filters, whose factors would take more of it."""
-    if not all(scheme_of(c, EXACT) and c.depth % num.lanes == 0 for c in parts):
-        return False
-    if any(c.images * prod(tiles_of(c, F2X2_2X2)) < c.width for c in parts):
-        return False
-    return sum(_cycles(c, F2X2_2X2, num, isa) for c in parts) < _WORTH * sum(_direct_cycles(c, num, isa) for c in parts)
+    direct = _WORTH * sum(_direct_cycles(c, num, isa) for c in parts)
+    return _fits_2x2(parts, num.lanes) and sum(_cycles(c, F2X2_2X2, num, isa) for c in parts) < direct
+
+
+def pairs_2x2_pay(parts: Sequence[Correlation], num: Numeric, isa: Isa) -> bool:
+    """As ``winograd_2x2_pays``, of bfloat16 pairs."""
+    direct = _WORTH * sum(_direct_cycles(c, num, isa) for c in parts) / 2
+    halves = [(replace(c, depth=halved(c.depth)), c.depth) for c in parts]
+    return _fits_2x2(parts, 2 * num.lanes) and sum(_cycles(c, F2X2_2X2, num, isa, n) for c, n in halves) < direct
+
+
+def _fits_2x2(parts: Sequence[Correlation], channels: int) -> bool:
+    """Whether F(2x2, 2x2) with the filter's factors in memory is possible, and these are fewer than the patches'; input
+    channels are a multiple of ``channels``."""
+    return all(scheme_of(c, EXACT) and c.depth % channels == 0
+               and c.images * prod(tiles_of(c, F2X2_2X2)) >= c.width for c in parts)
 
 
 def _direct_cycles(c: Correlation, num: Numeric, isa: Isa) -> float:
@@ -198,7 +210,8 @@ def tiling_of(c: Correlation, scheme: Scheme, num: Numeric, isa: Isa) -> Tiling:
     steps = c.depth * _phases(c, scheme)
     rows, panels = choose_tile(min(total, most), -(-c.width // num.lanes), steps, isa)
     height = rows.widest
-    block = height * max(1, min(most // height, -(-total // height)))
+    fitting = _FACTORS_BYTES // (scheme.products * steps * num.bytes)
+    block = height * max(1, min(most // height, -(-total // height), fitting // height))
     slot = scheme.products * block * panels.widest * num.lanes * num.bytes
     together = max(1, min(panels.parts, _SUMS_BYTES // slot))
     cycles = total * scheme.products * max(steps, 4) * c.width / num.lanes / 2
@@ -275,8 +288,8 @@ def lower_checked_winograd(contraction: Contraction, parts: Sequence[Correlation
 
 class Winograd:
     """Emits the phases. Temporary 0 holds the filters' factors from ``filter_at`` on as
-    [product][panel][phase][depth][registers]. By F(2x2, 3x3) the image may be made from another tensor, ``made``, and
-    factors be rounded to ``pairs`` of adjacent channels, of which two registers must be whole."""
+    [product][panel][phase][depth][registers]. But by F(4x4, 3x3) the image may be made from another tensor, ``made``,
+    and factors be rounded to ``pairs`` of adjacent channels, of which two registers must be whole."""
 
     def __init__(self, c: Correlation, tiling: Tiling, num: Numeric, filter_columns: int,
                  made: Prologue | None = None, pairs: Pairs | None = None, filter_at: int = 0) -> None:
@@ -285,7 +298,8 @@ class Winograd:
         self.filter_at = filter_at
         self.runs = runs_of(self.scheme, c.rows.taps.count, c.rows.taps.stride)
         self.phases = self.runs.count**2
-        self.steps = self.phases * c.depth if pairs is None else halved(c.depth)
+        self.deep = c.depth if pairs is None else halved(c.depth)  # steps of a phase
+        self.steps = self.phases * self.deep
         self.checked = self.scheme in CHECKED
         self.total = c.images * tiling.down * tiling.across
         widest, lanes, products = tiling.panels.widest, num.lanes, tiling.scheme.products
@@ -355,7 +369,7 @@ class Winograd:
         run, row, stride = self.c.depth * step, self.c.columns.taps.count, self.runs.stride
         down, across = self.runs.firsts_of(e, phase)
         packed = e.at(e.scratch, e.b.mul(e.b.add(e.b.mul(down, i64(row)), across), i64(run)), num.element)
-        target = e.at(target, e.b.mul(phase, i64(run)), num.element)
+        target = e.at(target, e.b.mul(phase, i64(self.deep * step)), num.element)
         places = [(i * row + j) * stride * run for i in range(taps) for j in range(taps)]
         sizes: list[ll.Value] = [num.zero] * taps**2 if self.checked else []
         with e.loop_carried(0, run, together * step, sizes, "depth") as (depth, now, after):
@@ -403,7 +417,7 @@ class Winograd:
             self.patches.factors(e, self.num, image, tile, e.at(e.scratch, row, self.num.element))
             return
         with e.loop(0, self.phases, name="phase") as phase:
-            target = e.at(e.scratch, e.b.add(row, e.b.mul(phase, i64(self.c.depth))), self.num.element)
+            target = e.at(e.scratch, e.b.add(row, e.b.mul(phase, i64(self.deep))), self.num.element)
             self.patches.factors(e, self.num, image, tile, target, shift=self.runs.firsts_of(e, phase))
 
     def _multiply(self, e: Emitter, low: ll.Value, high: ll.Value, count: ll.Value) -> None:

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
+from math import inf, prod
 
 from llvmlite import ir as ll
 
@@ -42,13 +42,15 @@ from .gemm import (
     choose_tile,
     chunks_of,
     cut,
+    load_lanes,
     product_cycles,
     range_of_part,
     smaller,
     walk_panels,
     zeros,
 )
-from .packing import pack_columns, pack_columns_transposed
+from .packing import pack_columns_transposed
+from .pairs import Pairs, join
 from .unequal_taps import is_excess, larger_excess, with_sizes
 from .winograd import EXACT, F2X2_2X2, scheme_of
 from .winograd_lines import Runs, Scheme, runs_of, transform
@@ -58,7 +60,7 @@ from .winograd_sample import ConvolutionSample
 
 FAST = {2: Scheme(4, 2), 3: Scheme(4, 3), 4: Scheme(3, 4)}  # by the taps to a stride along an axis
 
-_DEPTH = 64  # input channels whose factors of the filter lie in the second-level cache together
+_DEPTH = 64  # input channels, or pairs, whose factors of the filter lie in the second-level cache together
 _TILES = 2304  # of a chunk at least, for each product of one: each chunk transforms the filter, and has all sums
 _KEPT_BYTES = 12 << 10  # of factors and sums, for each byte of a register: those with longer ones have larger caches
 _FEW_CHUNKS = 8  # fewer would not keep workers busy
@@ -109,14 +111,15 @@ def _phases(c: Correlation, scheme: Scheme) -> int:
     return _runs(c, scheme).count**2
 
 
-def tiling_of(c: Correlation, scheme: Scheme, num: Numeric, isa: Isa) -> Tiling:
-    """Tiles, blocks and chunks, from the sizes alone."""
+def tiling_of(c: Correlation, scheme: Scheme, num: Numeric, isa: Isa, per_step: int = 1) -> Tiling:
+    """Tiles, blocks and chunks, from the sizes alone; ``per_step``: channels whose products are summed in one step."""
     grid = Grid(c.images, *(-(-a.outputs // scheme.outputs) for a in (c.rows, c.columns)))
     turns, panels = choose_tile(grid.tiles, -(-c.width // num.lanes), _DEPTH, isa)
-    depth = -(-cut(c.depth, _DEPTH).widest // num.lanes) * num.lanes
-    wanted = chunks_of(grid.tiles * scheme.products * _phases(c, scheme) * c.depth * c.width / num.lanes / 2)
+    depth = -(-cut(c.depth, _DEPTH * per_step).widest // num.lanes) * num.lanes
+    steps = _phases(c, scheme) * c.depth / per_step
+    wanted = chunks_of(grid.tiles * scheme.products * steps * c.width / num.lanes / 2)
     down = max(1, min(wanted, grid.tiles * scheme.products // _TILES))
-    panel = scheme.products * (_tiles_of_chunk(turns, down) + depth) * panels.widest * num.lanes * num.bytes
+    panel = scheme.products * (_tiles_of_chunk(turns, down) + depth // per_step) * panels.widest * num.lanes * num.bytes
     kept = max(1, _KEPT_BYTES * isa.vector_bytes // panel)
     across = max(-(-panels.parts // kept), min(panels.parts, -(-_FEW_CHUNKS // down)))
     return Tiling(grid, turns, panels, depth, -(-c.depth // depth), -(-panels.parts // across),
@@ -127,28 +130,49 @@ def streamed_winograd_pays(parts: Sequence[Correlation], schemes: Mapping[int, S
                            isa: Isa) -> bool:
     """Whether the correlations of one result all have an algorithm whose transforms cost less than the products it
     saves, by estimated cycles."""
-    ours = direct = 0.0
+    return _cycles(parts, schemes, num, isa) < _WORTH * _direct_cycles(parts, num, isa)
+
+
+def streamed_pairs_pay(parts: Sequence[Correlation], num: Numeric, isa: Isa) -> bool:
+    """Whether F(2x2, 2x2) of bfloat16 pairs takes fewest cycles, by an estimate: fewer than larger algorithms of
+    float32 and than direct sums of pairs."""
+    if any(c.depth % (2 * num.lanes) for c in parts):
+        return False
+    direct = _WORTH * _direct_cycles(parts, num, isa) / 2
+    return _cycles(parts, EXACT, num, isa, 2) < min(direct, _cycles(parts, FAST, num, isa))
+
+
+def _direct_cycles(parts: Sequence[Correlation], num: Numeric, isa: Isa) -> float:
+    total = 0.0
+    for c in parts:
+        taps = prod(sum(a.reads(p, t) for p in range(a.outputs) for t in range(a.taps.count)) / a.outputs
+                    for a in (c.rows, c.columns))
+        row = product_cycles(*choose_tile(c.columns.outputs, -(-c.width // num.lanes), c.steps, isa), isa)
+        total += c.images * c.rows.outputs * taps * row * c.depth
+    return total
+
+
+def _cycles(parts: Sequence[Correlation], schemes: Mapping[int, Scheme], num: Numeric, isa: Isa,
+            per_step: int = 1) -> float:
+    """Estimated cycles of correlations; infinite where there is no algorithm for one, or too much to keep."""
+    total = 0.0
     for c in parts:
         scheme = scheme_of(c, schemes)
         if scheme is None or c.depth < num.lanes:
-            return False
-        t = tiling_of(c, scheme, num, isa)
-        if _patches_bytes(c, scheme, t, num) > _PATCHES_BYTES:
-            return False
+            return inf
+        t = tiling_of(c, scheme, num, isa, per_step)
+        if _patches_bytes(c, scheme, t, num, per_step) > _PATCHES_BYTES:
+            return inf
         phases, deep, wide = _phases(c, scheme), -(-c.depth // num.lanes), -(-c.width // num.lanes)
         steps = phases * c.depth
-        product = product_cycles(t.turns, t.panels, isa) * steps
+        product = product_cycles(t.turns, t.panels, isa) * steps / per_step
         patches = _PATCH_CYCLES * t.grid.tiles * (phases * deep + wide)
-        ours += scheme.products * (product + patches + _FILTER_CYCLES * t.parts[0] * steps * wide)
-        taps = prod(sum(a.reads(p, t) for p in range(a.outputs) for t in range(a.taps.count)) / a.outputs
-                    for a in (c.rows, c.columns))
-        row = product_cycles(*choose_tile(c.columns.outputs, wide, c.steps, isa), isa)
-        direct += c.images * c.rows.outputs * taps * row * c.depth
-    return ours < _WORTH * direct
+        total += scheme.products * (product + patches + _FILTER_CYCLES * t.parts[0] * steps * wide)
+    return total
 
 
-def _patches_bytes(c: Correlation, scheme: Scheme, t: Tiling, num: Numeric) -> int:
-    return _phases(c, scheme) * t.blocks * scheme.products * apart(t.grid.tiles * t.depth) * num.bytes
+def _patches_bytes(c: Correlation, scheme: Scheme, t: Tiling, num: Numeric, per_step: int = 1) -> int:
+    return _phases(c, scheme) * t.blocks * scheme.products * apart(t.grid.tiles * t.depth // per_step) * num.bytes
 
 
 def lower_streamed_winograd(contraction: Contraction, parts: Sequence[Correlation], num: Numeric, isa: Isa,
@@ -176,10 +200,12 @@ def lower_streamed_winograd(contraction: Contraction, parts: Sequence[Correlatio
 
 
 def lower_checked_streamed(contraction: Contraction, parts: Sequence[Correlation], num: Numeric, isa: Isa,
-                           order: tuple[int, int], filter_columns: int, label: str, direct: Kernel) -> Kernel:
+                           order: tuple[int, int], filter_columns: int, label: str, direct: Kernel,
+                           pairs: Pairs | None = None) -> Kernel:
     """The kernel of correlations for which F(2x2, 2x2) pays, and ``direct`` for what that does not compute as exactly:
-    operands of which a sample tells so, filters whose taps are of unequal size, and results that are not finite."""
-    all_ = _of_parts(parts, EXACT, num, isa, filter_columns)
+    operands of which a sample tells so, filters whose taps are of unequal size, and results that are not finite.
+    Factors may be rounded to ``pairs``."""
+    all_ = _of_parts(parts, EXACT, num, isa, filter_columns, pairs)
     samples = [ConvolutionSample(c, F2X2_2X2, num, filter_columns) for c in parts]
     finish = contraction.finish(isa)
     inexact = Doubts(1, 0, sum(sample.chunks for sample in samples))
@@ -212,29 +238,36 @@ def lower_checked_streamed(contraction: Contraction, parts: Sequence[Correlation
 
 
 def _of_parts(parts: Sequence[Correlation], schemes: Mapping[int, Scheme], num: Numeric, isa: Isa,
-              filter_columns: int) -> list[StreamedWinograd]:
+              filter_columns: int, pairs: Pairs | None = None) -> list[StreamedWinograd]:
     found = []
     for c in parts:
         scheme = scheme_of(c, schemes)
         assert scheme is not None
-        found.append(StreamedWinograd(c, scheme, tiling_of(c, scheme, num, isa), num, filter_columns))
+        tiling = tiling_of(c, scheme, num, isa, 1 if pairs is None else 2)
+        found.append(StreamedWinograd(c, scheme, tiling, num, filter_columns, pairs))
     return found
 
 
 class StreamedWinograd:
-    """Emits the phases. Temporary 0 holds the factors of patches as [phase, block][product][tile][depth]; scratch the
-    packed taps of a block, its factors, the sums of a chunk's tiles, and what is known of the sizes of taps."""
+    """Emits the phases. Temporary 0 holds the factors of patches as [phase, block][product][tile][depth]; scratch some
+    packed taps, the factors of a block of them, the sums of a chunk's tiles, and what is known of the sizes of taps. By
+    F(2x2, 2x2) factors may be rounded to ``pairs`` of adjacent channels, of which two registers must be whole."""
 
-    def __init__(self, c: Correlation, scheme: Scheme, tiling: Tiling, num: Numeric, filter_columns: int) -> None:
+    def __init__(self, c: Correlation, scheme: Scheme, tiling: Tiling, num: Numeric, filter_columns: int,
+                 pairs: Pairs | None = None) -> None:
         self.c, self.scheme, self.tiling, self.num, self.filter_columns = c, scheme, tiling, num, filter_columns
+        self.pairs, self.per_step = pairs, 1 if pairs is None else 2
+        self.product: Numeric = pairs or num
+        self.deep = tiling.depth // self.per_step  # steps of a block
         self.runs, self.phases = _runs(c, scheme), _phases(c, scheme)
         self.panel = tiling.panels.widest * num.lanes
         self.row = tiling.together * self.panel
-        self.tap = tiling.depth * self.panel
-        self.plane = apart(tiling.grid.tiles * tiling.depth)
+        self.tap = self.deep * self.panel
+        self.plane = apart(tiling.grid.tiles * self.deep)
         self.block = scheme.products * self.plane
         self.filter_plane, self.sum_plane = apart(tiling.together * self.tap), apart(tiling.tiles * self.row)
-        self.filter_at = scheme.taps**2 * self.tap
+        self.square = num.lanes * self.panel
+        self.filter_at = scheme.taps**2 * self.square
         self.sums_at = self.filter_at + scheme.products * self.filter_plane
         self.spare_at = self.sums_at + scheme.products * self.sum_plane
         self.excess_at = self.spare_at + scheme.products * num.lanes
@@ -242,7 +275,7 @@ class StreamedWinograd:
         self.checked = scheme == F2X2_2X2
         self.scratch = (self.sizes_at + self.checked * scheme.taps**2 * self.row) * num.bytes
         self.finite = Finite(self.spare_at) if self.checked else None
-        self.patches_bytes = _patches_bytes(c, scheme, tiling, num)
+        self.patches_bytes = _patches_bytes(c, scheme, tiling, num, self.per_step)
         self.outputs = Outputs(c, tiling.grid, scheme, self.sum_plane, self.spare_at, self.finite)
 
     @property
@@ -263,10 +296,11 @@ class StreamedWinograd:
         for phase, (i, j) in enumerate((i, j) for i in firsts for j in firsts):
             offset = (c.rows.taps.offset + i, c.columns.taps.offset + j)
             patches = Patches(t.grid, c.rows.inputs, c.columns.inputs, c.depth, offset, self.scheme.outputs * stride,
-                              stride, self.scheme.inputs_to_factors, self.plane, (t.depth, self.block), 0)
+                              stride, self.scheme.inputs_to_factors, self.plane,
+                              (t.depth, self.block * self.per_step), 0, None, self.pairs)
             base = e.at(e.temp(0), phase * t.blocks * self.block, self.num.element)
             with e.loop(first, end, name="tile") as tile:
-                target = e.at(base, e.b.mul(tile, i64(t.depth)), self.num.element)
+                target = e.at(base, e.b.mul(tile, i64(self.deep)), self.num.element)
                 patches.factors(e, self.num, image, tile, target)
 
     def compute(self, e: Emitter, filter_: ll.Value, finish: Finish) -> ll.Value:
@@ -309,8 +343,7 @@ class StreamedWinograd:
             depth = e.b.mul(block, i64(t.depth))
             count = i64(t.depth) if c.depth == t.depth else smaller(e, i64(t.depth), e.b.sub(i64(c.depth), depth))
             for width, panel, at, last in walk_panels(e, t.panels, num.lanes, c.width, *panels):
-                self._pack(e, filter_, phase, depth, count, at, width, last)
-                self._transform_filter(e, count, width, e.b.sub(panel, panels[0]))
+                self._transform_filter(e, filter_, (phase, depth, at), count, (width, last), e.b.sub(panel, panels[0]))
             index = e.b.add(e.b.mul(phase, i64(t.blocks)), block)
             patches = e.at(e.temp(0), e.b.mul(index, i64(self.block)), num.element)
             with e.loop(0, self.scheme.products, name="product") as product:
@@ -334,16 +367,6 @@ class StreamedWinograd:
 
     def _sizes(self, e: Emitter, slot: ll.Value) -> ll.Value:
         return e.b.mul(slot, i64(self.scheme.taps**2 * self.panel))
-
-    def _pack(self, e: Emitter, filter_: ll.Value, phase: ll.Value, depth: ll.Value, count: ll.Value,
-              channel: ll.Value, width: int, last: int) -> None:
-        """Copy the taps of a phase and of some input channels to [row][column][depth][registers]."""
-        c, taps, num = self.c, self.scheme.taps, self.num
-        pack = pack_columns_transposed if c.transposed else pack_columns
-        with e.loop(0, taps**2, name="tap") as tap:
-            source = self._taps(e, filter_, phase, tap, depth, channel)
-            into = e.at(e.scratch, e.b.mul(tap, i64(self.tap)), num.element)
-            pack(e, num, source, self.line, count, into, width, last, num.element)
 
     @property
     def line(self) -> int:
@@ -385,26 +408,64 @@ class StreamedWinograd:
             for at in range(0, size, LINE):
                 e.prefetch(e.at(line, at, num.element))
 
-    def _transform_filter(self, e: Emitter, count: ll.Value, width: int, slot: ll.Value) -> None:
-        """The factors of the packed taps of a panel, and the sizes of these if they are checked."""
-        taps, points, num, matrix = self.scheme.taps, self.scheme.points, self.num, self.scheme.filter_to_factors
+    def _transform_filter(self, e: Emitter, filter_: ll.Value, place: tuple[ll.Value, ll.Value, ll.Value],
+                          count: ll.Value, size: tuple[int, int], slot: ll.Value) -> None:
+        """The factors of a panel's taps of some input channels, and the sizes of these taps if they are checked.
+
+        Args:
+            place: phase, first input channel, first output channel.
+            count: of input channels.
+            size: registers of output channels, and lanes of the last.
+            slot: of the panel among those that are kept.
+        """
+        num, (phase, depth, channel), (width, last) = self.num, place, size
         target = e.at(e.scratch, e.b.add(i64(self.filter_at), e.b.mul(slot, i64(self.tap))), num.element)
+        taps = [self._taps(e, filter_, phase, i64(tap), depth, channel) for tap in range(self.scheme.taps**2)]
+        if not self.c.transposed:
+            self._factors_of(e, taps, self.line, target, count, width, last, slot)
+            return
+        packed = [e.at(e.scratch, tap * self.square, num.element) for tap in range(self.scheme.taps**2)]
+        with e.loop(0, count, num.lanes, "square") as k:
+            whole = isinstance(count, ll.Constant) and count.constant % num.lanes == 0
+            steps = i64(num.lanes) if whole else smaller(e, i64(num.lanes), e.b.sub(count, k))
+            with e.loop(0, self.scheme.taps**2, name="tap") as tap:
+                source = self._taps(e, filter_, phase, tap, e.b.add(depth, k), channel)
+                into = e.at(e.scratch, e.b.mul(tap, i64(self.square)), num.element)
+                pack_columns_transposed(e, num, source, self.line, steps, into, width, last, num.element)
+            at = e.at(target, e.b.mul(e.b.udiv(k, i64(self.per_step)), i64(width * num.lanes)), num.element)
+            self._factors_of(e, packed, width * num.lanes, at, steps, width, num.lanes, slot)
+
+    def _factors_of(self, e: Emitter, taps: Sequence[ll.Value], step: int, target: ll.Value, count: ll.Value,
+                    width: int, last: int, slot: ll.Value) -> None:
+        """The factors of taps whose input channels lie ``step`` elements apart, and the sizes of the taps."""
+        num, of_one = self.num, self.scheme.taps**2
         noted = e.at(e.scratch, e.b.add(i64(self.sizes_at), self._sizes(e, slot)), num.element)
-        step = width * num.lanes
-        for v in range(width):
-            places = [(v * taps**2 + tap) * num.lanes for tap in range(taps**2)] if self.checked else []
-            sizes = [load(e, num, noted, place) for place in places]
-            with e.loop_carried(0, e.b.mul(count, i64(step)), step, sizes, "depth") as (depth, now, after):
-                source, into = (e.at(e.at(base, v * num.lanes, num.element), depth, num.element)
-                                for base in (e.scratch, target))
-                flat = [load(e, num, source, tap * self.tap) for tap in range(taps**2)]
-                after[:] = with_sizes(e, num, now, flat) if self.checked else []
-                columns = [transform(e, num, matrix, flat[j::taps]) for j in range(taps)]
-                for i in range(points):
-                    for j, value in enumerate(transform(e, num, matrix, [column[i] for column in columns])):
-                        store(e, num, value, into, (i * points + j) * self.filter_plane)
-            for place, size in zip(places, after, strict=True):
-                store(e, num, size, noted, place)
+        places = [n * num.lanes for n in range(width * of_one)] if self.checked else []
+        given = [load(e, num, noted, at) for at in places]
+        with e.loop_carried(0, count, self.per_step, given, "depth") as (k, now, after):
+            into, sizes = e.b.mul(e.b.udiv(k, i64(self.per_step)), i64(width * num.lanes)), list(now)
+            for v in range(width):
+                lanes, channels = last if v == width - 1 else num.lanes, []
+                for channel in range(self.per_step):
+                    at = e.b.add(e.b.mul(e.b.add(k, i64(channel)), i64(step)), i64(v * num.lanes))
+                    channels.append([load_lanes(e, e.at(tap, at, num.element), num, lanes) for tap in taps])
+                    if self.checked:
+                        of_these = slice(v * of_one, (v + 1) * of_one)
+                        sizes[of_these] = with_sizes(e, num, sizes[of_these], channels[-1])
+                self._write_factors(e, channels, e.at(target, e.b.add(into, i64(v * num.lanes)), num.element))
+            after[:] = sizes
+        for at, value in zip(places, after, strict=True):
+            store(e, num, value, noted, at)
+
+    def _write_factors(self, e: Emitter, channels: Sequence[Sequence[ll.Value]], target: ll.Value) -> None:
+        """The factors of a register of taps of a phase, or of two as pairs."""
+        num, side, points, matrix = self.num, self.scheme.taps, self.scheme.points, self.scheme.filter_to_factors
+        columns = [[transform(e, num, matrix, taps[j::side]) for j in range(side)] for taps in channels]
+        for i in range(points):
+            rows = [transform(e, num, matrix, [column[i] for column in of_one]) for of_one in columns]
+            for j, values in enumerate(zip(*rows, strict=True)):
+                value = values[0] if self.pairs is None else join(e, self.pairs, *values)
+                store(e, num, value, target, (i * points + j) * self.filter_plane)
 
     def _multiply(self, e: Emitter, patches: ll.Value, count: ll.Value, width: int,
                   turns: tuple[ll.Value, ll.Value], first: ll.Value, product: ll.Value,
@@ -412,7 +473,7 @@ class StreamedWinograd:
         """Add a block's sums of one product to those of all tiles; ``place``: of the panel among those that are kept,
         and its first channel there."""
         t, num = self.tiling, self.num
-        steps = t.depth if isinstance(count, ll.Constant) else count
+        steps = self.deep if isinstance(count, ll.Constant) else e.b.udiv(count, i64(self.per_step))
         factors = e.at(patches, e.b.mul(product, i64(self.plane)), num.element)
         factor = e.b.add(e.b.mul(product, i64(self.filter_plane)), e.b.mul(place[0], i64(self.tap)))
         factor = e.b.add(i64(self.filter_at), factor)
@@ -421,11 +482,11 @@ class StreamedWinograd:
         sum_ = e.b.add(e.b.mul(product, i64(self.sum_plane)), place[1])
         sums = e.at(e.scratch, e.b.add(i64(self.sums_at), sum_), num.element)
         for height, _, tile in t.turns.walk(e, *turns):
-            rows = Rows(e.at(factors, e.b.mul(tile, i64(t.depth)), num.element),
-                        [r * t.depth for r in range(height)], 1)
+            rows = Rows(e.at(factors, e.b.mul(tile, i64(self.deep)), num.element),
+                        [r * self.deep for r in range(height)], 1)
             into = e.at(sums, e.b.mul(e.b.sub(tile, first), i64(self.row)), num.element)
             places = [[r * self.row + v * num.lanes for v in range(width)] for r in range(height)]
-            done = accumulate(e, num, zeros(num, height, width), rows, columns, steps)
+            done = accumulate(e, self.product, zeros(num, height, width), rows, columns, steps)
             for line, values in zip(places, done, strict=True):
                 for offset, value in zip(line, values, strict=True):
                     store(e, num, num.add(e, load(e, num, into, offset), value), into, offset)

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
-from math import prod
+from math import inf, prod
 
 from llvmlite import ir as ll
 
@@ -41,6 +41,7 @@ from .gemm import (
     step_cycles,
     zeros,
 )
+from .pairs import Pairs
 from .prologue import Prologue, maker_of
 from .winograd_filter_grad import DIRECT, WORTH, add_or_store
 from .winograd_lines import Runs, Scheme, runs_of, transform
@@ -66,6 +67,7 @@ class Tiling:
 
     Attributes:
         grid: tiles of the output.
+        steps: of tiles whose products are summed together.
         blocks: of input channels of a phase.
         rows: cut of a block in register tiles.
         vectors: registers of output channels in a panel; the last one may have fewer.
@@ -74,6 +76,7 @@ class Tiling:
     """
 
     grid: Grid
+    steps: int
     blocks: int
     rows: Cut
     vectors: int
@@ -93,35 +96,56 @@ def _runs(op: Conv2dFilterGrad, scheme: Scheme) -> Runs:
     return runs_of(scheme, op.filter_shape[0], op.strides[0])
 
 
-def tiling_of(op: Conv2dFilterGrad, scheme: Scheme, dy: tuple[int, ...], num: Numeric, isa: Isa) -> Tiling:
-    """Tiles, blocks and chunks, from the sizes alone."""
+def tiling_of(op: Conv2dFilterGrad, scheme: Scheme, dy: tuple[int, ...], num: Numeric, isa: Isa,
+              together: int = 1) -> Tiling:
+    """Tiles, blocks and chunks, from the sizes alone; ``together``: tiles whose products are summed in one step."""
     grid = Grid(dy[0], *(-(-n // scheme.outputs) for n in dy[1:3]))
     depth, width = op.filter_shape[2:]
-    rows, across = choose_tile(_ROWS, -(-width // num.lanes), grid.tiles, isa)
+    steps = -(-grid.tiles // together)
+    rows, across = choose_tile(_ROWS, -(-width // num.lanes), steps, isa)
     blocks, panels = -(-depth // _ROWS), -(-width // (across.widest * num.lanes))
     all_blocks = _runs(op, scheme).count**2 * blocks
-    wanted = chunks_of(grid.tiles * scheme.products * all_blocks * _ROWS * width / num.lanes / 2)
+    wanted = chunks_of(steps * scheme.products * all_blocks * _ROWS * width / num.lanes / 2)
     beside = min(panels, wanted)
-    return Tiling(grid, blocks, rows, across.widest, panels, (min(all_blocks, -(-wanted // beside)), beside))
+    return Tiling(grid, steps, blocks, rows, across.widest, panels, (min(all_blocks, -(-wanted // beside)), beside))
 
 
 def whole_filter_grad_pays(op: Conv2dFilterGrad, schemes: Mapping[int, Scheme], dy: tuple[int, ...], num: Numeric,
                            isa: Isa) -> bool:
     """Whether an operation has an algorithm whose transforms cost less than the products it saves, by estimated
     cycles. In default precision not where dy is known to have many zeros: elements share their products then."""
-    scheme = scheme_of(op, schemes)
-    if scheme is None or (scheme == F3X3 and op.sparse_dy) or min(op.filter_shape[2:]) < num.lanes:
+    if op.sparse_dy and schemes is EXACT:
         return False
-    t, (depth, width) = tiling_of(op, scheme, dy, num, isa), op.filter_shape[2:]
+    return _cycles(op, schemes, dy, num, isa) < WORTH / DIRECT * _direct_cycles(op, dy, num, isa)
+
+
+def pairs_of_tiles_pay(op: Conv2dFilterGrad, dy: tuple[int, ...], num: Numeric, isa: Isa) -> bool:
+    """Whether F(3x3, 2x2) of bfloat16 pairs takes fewest cycles, by an estimate: fewer than larger algorithms of
+    float32 and than direct sums of pairs."""
+    direct = WORTH / DIRECT * _direct_cycles(op, dy, num, isa) / 2
+    return _cycles(op, EXACT, dy, num, isa, 2) < min(direct, _cycles(op, FAST, dy, num, isa))
+
+
+def _direct_cycles(op: Conv2dFilterGrad, dy: tuple[int, ...], num: Numeric, isa: Isa) -> float:
+    depth, width = op.filter_shape[2:]
+    rows, panels = choose_tile(depth, -(-width // num.lanes), prod(dy[:3]), isa)
+    return prod(dy[:3]) * prod(op.filter_shape[:2]) * product_cycles(rows, panels, isa)
+
+
+def _cycles(op: Conv2dFilterGrad, schemes: Mapping[int, Scheme], dy: tuple[int, ...], num: Numeric, isa: Isa,
+            together: int = 1) -> float:
+    """Estimated cycles of an operation; infinite where there is no algorithm for it, or too much to keep."""
+    scheme = scheme_of(op, schemes)
+    if scheme is None or min(op.filter_shape[2:]) < num.lanes:
+        return inf
+    t, (depth, width) = tiling_of(op, scheme, dy, num, isa, together), op.filter_shape[2:]
     phases, deep, wide = _runs(op, scheme).count**2, -(-depth // num.lanes), -(-width // num.lanes)
     if sum(_factors(scheme, t, phases, num)) * num.bytes > _FACTORS_BYTES:
-        return False
+        return inf
     block = sum(step_cycles(h, t.vectors, isa) * (high - low) for h, low, high in t.rows.spans())
     products = phases * t.blocks * t.panels * block
     patches = _PATCH_CYCLES * t.grid.tiles * (phases * deep + wide)
-    ours = scheme.products * (products * t.grid.tiles + patches + _SUM_CYCLES * phases * depth * wide)
-    rows, panels = choose_tile(depth, wide, prod(dy[:3]), isa)
-    return ours < WORTH / DIRECT * prod(dy[:3]) * prod(op.filter_shape[:2]) * product_cycles(rows, panels, isa)
+    return scheme.products * (products * t.steps + patches + _SUM_CYCLES * phases * depth * wide)
 
 
 def few_tiles(op: Conv2dFilterGrad, dy: tuple[int, ...], num: Numeric, isa: Isa) -> bool:
@@ -136,8 +160,8 @@ def few_tiles(op: Conv2dFilterGrad, dy: tuple[int, ...], num: Numeric, isa: Isa)
 
 def _factors(scheme: Scheme, t: Tiling, phases: int, num: Numeric) -> tuple[int, int]:
     """Elements of the factors of patches and of gradients."""
-    return (scheme.products * apart(phases * t.blocks * t.grid.tiles * _ROWS),
-            scheme.products * apart(t.panels * t.grid.tiles * t.vectors * num.lanes))
+    return (scheme.products * apart(phases * t.blocks * t.steps * _ROWS),
+            scheme.products * apart(t.panels * t.steps * t.vectors * num.lanes))
 
 
 def lower_whole_filter_grad(contraction: Contraction, num: Numeric, isa: Isa, label: str) -> Kernel:
@@ -152,10 +176,10 @@ def lower_whole_filter_grad(contraction: Contraction, num: Numeric, isa: Isa, la
 
 
 def lower_checked_whole(contraction: Contraction, prologue: Prologue | None, num: Numeric, isa: Isa, label: str,
-                        direct: Kernel) -> Kernel:
+                        direct: Kernel, pairs: Pairs | None = None) -> Kernel:
     """The kernel of an operation for which F(3x3, 2x2) pays, and ``direct`` for what that does not compute as exactly:
-    operands of which a sample tells so, and results that are not finite."""
-    g, finish = WholeFilterGradient(contraction, EXACT, prologue, num, isa), store_result(num, contraction.dtype)
+    operands of which a sample tells so, and results that are not finite. Factors may be rounded to ``pairs``."""
+    g, finish = WholeFilterGradient(contraction, EXACT, prologue, num, isa, pairs), store_result(num, contraction.dtype)
     sample = g.sample()
     inexact = Doubts(2, 0, sample.chunks)
     infinite = Doubts(2, inexact.chunks, prod(g.tiling.parts))
@@ -181,22 +205,25 @@ def lower_checked_whole(contraction: Contraction, prologue: Prologue | None, num
 
 class WholeFilterGradient:
     """Emits the phases. Temporary 0 holds the factors of patches as [product][phase, block][tile][row], temporary 1
-    those of gradients as [product][panel][tile][registers], scratch the sums of a block and a panel."""
+    those of gradients as [product][panel][tile][registers], scratch the sums of a block and a panel. By F(3x3, 2x2)
+    factors may be rounded to ``pairs`` of two tiles."""
 
     def __init__(self, contraction: Contraction, schemes: Mapping[int, Scheme], prologue: Prologue | None, num: Numeric,
-                 isa: Isa) -> None:
+                 isa: Isa, pairs: Pairs | None = None) -> None:
         op, (x, dy, _) = contraction.root.op, contraction.shapes
         assert isinstance(op, Conv2dFilterGrad)
         scheme = scheme_of(op, schemes)
         assert scheme is not None
-        tiling = tiling_of(op, scheme, dy, num, isa)
+        self.together = 1 if pairs is None else 2
+        tiling = tiling_of(op, scheme, dy, num, isa, self.together)
         self.contraction, self.prologue = contraction, prologue
+        self.product: Numeric = pairs or num
         self.op, self.scheme, self.tiling, self.num = op, scheme, tiling, num
         self.runs = _runs(op, scheme)
         self.phases = self.runs.count**2
-        tiles, lanes = tiling.grid.tiles, num.lanes
+        lanes = num.lanes
         self.panel = tiling.vectors * lanes
-        self.input_block, self.gradient_block = tiles * _ROWS, tiles * self.panel
+        self.input_block, self.gradient_block = tiling.steps * _ROWS, tiling.steps * self.panel
         factors = _factors(scheme, tiling, self.phases, num)
         self.temps = tuple(size * num.bytes for size in factors)
         self.input_plane, self.gradient_plane = (size // scheme.products for size in factors)
@@ -207,15 +234,17 @@ class WholeFilterGradient:
         self.offset, pitch = (-op.padding[0][0], -op.padding[1][0]), scheme.outputs * self.runs.stride
         self.inputs = [
             Patches(tiling.grid, x[1], x[2], x[3], (self.offset[0] + i, self.offset[1] + j), pitch, self.runs.stride,
-                    scheme.inputs_to_factors, self.input_plane, (_ROWS, self.input_block), 0, maker_of(prologue))
+                    scheme.inputs_to_factors, self.input_plane, (_ROWS, self.input_block), 0, maker_of(prologue),
+                    pairs)
             for i, j in product(map(self.runs.first, range(self.runs.count)), repeat=2)]
         self.gradients = Patches(tiling.grid, dy[1], dy[2], dy[3], (0, 0), scheme.outputs, 1,
-                                 scheme.gradients_to_factors, self.gradient_plane, (self.panel, self.gradient_block), 0)
+                                 scheme.gradients_to_factors, self.gradient_plane, (self.panel, self.gradient_block), 0,
+                                 None, pairs)
 
     @property
     def operand_chunks(self) -> int:
         """Chunks that transform the operands."""
-        return min(MOST_CHUNKS, self.tiling.grid.tiles)
+        return min(MOST_CHUNKS, self.tiling.steps)
 
     def sample(self) -> FilterGradientSample:
         """Of the results."""
@@ -231,12 +260,17 @@ class WholeFilterGradient:
     def transform_operands(self, e: Emitter) -> None:
         """This chunk's share of the tiles."""
         t, element, (x, dy) = self.tiling, self.num.element, self.operands(e)
-        with e.loop(*range_of_part(e, e.chunk, t.grid.tiles, self.operand_chunks), name="tile") as tile:
+        with e.loop(*range_of_part(e, e.chunk, t.steps, self.operand_chunks), name="step") as step:
+            tile = e.b.mul(step, i64(self.together))
             for phase, patches in enumerate(self.inputs):
-                at = e.b.add(i64(phase * t.blocks * self.input_block), e.b.mul(tile, i64(_ROWS)))
-                patches.factors(e, self.num, x, tile, e.at(e.temp(0), at, element))
-            into = e.at(e.temp(1), e.b.mul(tile, i64(self.panel)), element)
-            self.gradients.factors(e, self.num, dy, tile, into)
+                at = e.b.add(i64(phase * t.blocks * self.input_block), e.b.mul(step, i64(_ROWS)))
+                self._factors(e, patches, x, tile, e.at(e.temp(0), at, element))
+            into = e.at(e.temp(1), e.b.mul(step, i64(self.panel)), element)
+            self._factors(e, self.gradients, dy, tile, into)
+
+    def _factors(self, e: Emitter, patches: Patches, source: ll.Value, tile: ll.Value, into: ll.Value) -> None:
+        make = patches.factors if self.together == 1 else patches.factors_of_two
+        make(e, self.num, source, tile, into)
 
     def compute(self, e: Emitter, finish: Finish) -> ll.Value:
         """This chunk's share of the filter's gradient. Returned is whether an element of it is not finite, if that is
@@ -256,7 +290,7 @@ class WholeFilterGradient:
     def _multiply(self, e: Emitter, panel: ll.Value, block: ll.Value) -> None:
         """Products of a block of input channels and a panel of output channels, summed over all tiles."""
         t, num = self.tiling, self.num
-        chains = cut(t.grid.tiles, _LONGEST)
+        chains = cut(t.steps, _LONGEST // self.together)
         with e.loop(0, self.scheme.products, name="product") as product:
             self._ask(e, panel, block, product)
             at = e.b.add(e.b.mul(product, i64(self.input_plane)), e.b.mul(block, i64(self.input_block)))
@@ -264,22 +298,22 @@ class WholeFilterGradient:
             at = e.b.add(e.b.mul(product, i64(self.gradient_plane)), e.b.mul(panel, i64(self.gradient_block)))
             gradients = e.at(e.temp(1), at, num.element)
             sums = e.at(e.scratch, e.b.mul(product, i64(self.sum_plane)), num.element)
-            for tiles, low, high in chains.spans():
+            for steps, low, high in chains.spans():
                 with e.loop(low, high, name="chain") as chain:
-                    tile = chains.start(e, chain)
-                    base = e.at(gradients, e.b.mul(tile, i64(self.panel)), num.element)
+                    step = chains.start(e, chain)
+                    base = e.at(gradients, e.b.mul(step, i64(self.panel)), num.element)
                     columns = Columns(base, [v * num.lanes for v in range(t.vectors)], self.panel, num.lanes,
                                       num.lanes * num.bytes)
-                    rows = e.at(inputs, e.b.mul(tile, i64(_ROWS)), num.element)
-                    self._multiply_chain(e, sums, rows, columns, tiles, e.b.icmp_signed(">", chain, i64(0)))
+                    rows = e.at(inputs, e.b.mul(step, i64(_ROWS)), num.element)
+                    self._multiply_chain(e, sums, rows, columns, steps, e.b.icmp_signed(">", chain, i64(0)))
 
-    def _multiply_chain(self, e: Emitter, sums: ll.Value, inputs: ll.Value, columns: Columns, tiles: int,
+    def _multiply_chain(self, e: Emitter, sums: ll.Value, inputs: ll.Value, columns: Columns, steps: int,
                         again: ll.Value) -> None:
         """Add the products of some tiles to the sums, or begin them."""
         t, num = self.tiling, self.num
         for height, _, row in t.rows.walk(e, i64(0), i64(t.rows.parts)):
             rows = Rows(e.at(inputs, row, num.element), range(height), _ROWS)
-            done = accumulate(e, num, zeros(num, height, t.vectors), rows, columns, tiles, unroll=4)
+            done = accumulate(e, self.product, zeros(num, height, t.vectors), rows, columns, steps, unroll=4)
             add_or_store(e, num, done, e.at(sums, e.b.mul(row, i64(self.panel)), num.element), self.panel, again)
 
     def _ask(self, e: Emitter, panel: ll.Value, block: ll.Value, product: ll.Value) -> None:
