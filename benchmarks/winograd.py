@@ -5,7 +5,8 @@
 All ways take turns in one process, on two pinned threads; printed are the best times in milliseconds: all products,
 zeros left out ("-" where that has no plan), the algorithm of default precision ("-" where none is taken), the sample of
 its exactness, which is part of that, that of fast precision, and, where the processor has an instruction for them,
-bfloat16 pairs: all products, and F(2x2, 3x3). Half of the image's elements are zero. 3x3 filters have stride 1.
+bfloat16 pairs: all products, and the algorithm on them. Half of the image's elements are zero; 3x3 filters have stride
+1.
 """
 
 from __future__ import annotations
@@ -60,6 +61,9 @@ def of_pairs(node: Node, isa: isas.Isa, transformed: bool) -> Kernel | None:
     with patch.object(conv_direct, "pairs_pay", return_value=transformed), \
             patch.object(conv_filter_grad, "pairs_pay", return_value=transformed), \
             patch.object(conv_filter_grad, "whole_filter_grad_pays", return_value=False), \
+            patch.object(conv_filter_grad, "pairs_of_tiles_pay", return_value=False), \
+            patch.object(conv_direct, "streamed_pairs_pay", return_value=False), \
+            patch.object(conv_direct, "pairs_2x2_pay", return_value=False), \
             patch.object(conv_direct, "streamed_winograd_pays", return_value=False), \
             patch.object(conv_direct, "scheme_that_pays", return_value=None), \
             patch.object(conv_filter_grad, "filter_scheme_that_pays", return_value=None):
@@ -87,10 +91,12 @@ def of_4x4(kind: str, image: tuple[int, ...], outputs: int, stride: int,
     """All ways to compute a convolution or one of its gradients."""
     node = node_for(kind, image, (4, 4, image[3], outputs), stride)
     checked, fast = lower(node, isa), lower(node, replace(isa, precision="fast", bf16_dot=False))
+    paired = lower(node, replace(isa, precision="fast")) if isa.bf16_dot else None
+    paired = paired if paired is not None and "Winograd" in paired.label and "pairs" in paired.label else None
     taken = checked.key.startswith("winograd checked")
     first = checked.key.startswith(("winograd checked streamed", "winograd checked whole"))
     return [direct_kernel(node, isa), None, checked if taken else None, sample_of(checked, first) if taken else None,
-            fast if "(Winograd)" in fast.label else None, of_pairs(node, isa, False), None], node
+            fast if "(Winograd)" in fast.label else None, of_pairs(node, isa, False), paired], node
 
 
 def node_for(kind: str, image: tuple[int, ...], filter_: tuple[int, ...], stride: int, sparse: bool = False) -> Node:
@@ -123,7 +129,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*")
     words = parser.parse_args()
     isa, rate = isas.host(words.isa), ticks_per_second()
-    print(f"{'ms':44s} products  zeros  default  sample  fast   pairs  F(2x2) of them")
+    print(f"{'ms':44s} products  zeros  default  sample  fast   pairs  algorithm on them")
 
     def show(title: str, ways: Callable[[], tuple[list[Kernel | None], Node]]) -> None:
         if not words.names or any(n in title for n in words.names):

@@ -78,7 +78,7 @@ def what_pairing_takes() -> None:
 def _only_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("scheme_that_pays", "streamed_winograd_pays", "narrow_pays"):
         monkeypatch.setattr(conv_direct, name, lambda *given: None)
-    for name in ("pairs_pay", "streamed_pairs_pay"):
+    for name in ("pairs_pay", "streamed_pairs_pay", "pairs_2x2_pay"):
         monkeypatch.setattr(conv_direct, name, lambda *given: None)
     for name in ("filter_scheme_that_pays", "whole_filter_grad_pays", "pairs_pay", "pairs_of_tiles_pay"):
         monkeypatch.setattr(conv_filter_grad, name, lambda *given: None)

@@ -359,7 +359,7 @@ def _winograd(contraction: Contraction, parts: list[Correlation], num: Numeric, 
     num_of_pairs = pairs(contraction.dtype, isa)
     if num_of_pairs is not None and len(parts) == 1 and pairs_pay(parts[0], num, num_of_pairs, isa):
         return _winograd_of_pairs(contraction, parts[0], num_of_pairs, isa, order, filter_columns, label)
-    if num_of_pairs is not None and streamed_pairs_pay(parts, num, isa):
+    if num_of_pairs is not None and (pairs_2x2_pay(parts, num, isa) or streamed_pairs_pay(parts, num, isa)):
         return _winograd_2x2(contraction, parts, num, isa, order, filter_columns, label, num_of_pairs)
     scheme = None
     if len(parts) == 1:

@@ -266,8 +266,8 @@ class StreamedWinograd:
         self.plane = apart(tiling.grid.tiles * self.deep)
         self.block = scheme.products * self.plane
         self.filter_plane, self.sum_plane = apart(tiling.together * self.tap), apart(tiling.tiles * self.row)
-        self.square = num.lanes * self.panel
-        self.filter_at = scheme.taps**2 * self.square
+        self.packed = tiling.depth * self.panel if c.transposed else 0  # elements of a tap
+        self.filter_at = scheme.taps**2 * self.packed
         self.sums_at = self.filter_at + scheme.products * self.filter_plane
         self.spare_at = self.sums_at + scheme.products * self.sum_plane
         self.excess_at = self.spare_at + scheme.products * num.lanes
@@ -420,20 +420,16 @@ class StreamedWinograd:
         """
         num, (phase, depth, channel), (width, last) = self.num, place, size
         target = e.at(e.scratch, e.b.add(i64(self.filter_at), e.b.mul(slot, i64(self.tap))), num.element)
-        taps = [self._taps(e, filter_, phase, i64(tap), depth, channel) for tap in range(self.scheme.taps**2)]
         if not self.c.transposed:
+            taps = [self._taps(e, filter_, phase, i64(tap), depth, channel) for tap in range(self.scheme.taps**2)]
             self._factors_of(e, taps, self.line, target, count, width, last, slot)
             return
-        packed = [e.at(e.scratch, tap * self.square, num.element) for tap in range(self.scheme.taps**2)]
-        with e.loop(0, count, num.lanes, "square") as k:
-            whole = isinstance(count, ll.Constant) and count.constant % num.lanes == 0
-            steps = i64(num.lanes) if whole else smaller(e, i64(num.lanes), e.b.sub(count, k))
-            with e.loop(0, self.scheme.taps**2, name="tap") as tap:
-                source = self._taps(e, filter_, phase, tap, e.b.add(depth, k), channel)
-                into = e.at(e.scratch, e.b.mul(tap, i64(self.square)), num.element)
-                pack_columns_transposed(e, num, source, self.line, steps, into, width, last, num.element)
-            at = e.at(target, e.b.mul(e.b.udiv(k, i64(self.per_step)), i64(width * num.lanes)), num.element)
-            self._factors_of(e, packed, width * num.lanes, at, steps, width, num.lanes, slot)
+        with e.loop(0, self.scheme.taps**2, name="tap") as tap:
+            source = self._taps(e, filter_, phase, tap, depth, channel)
+            into = e.at(e.scratch, e.b.mul(tap, i64(self.packed)), num.element)
+            pack_columns_transposed(e, num, source, self.line, count, into, width, last, num.element)
+        taps = [e.at(e.scratch, tap * self.packed, num.element) for tap in range(self.scheme.taps**2)]
+        self._factors_of(e, taps, width * num.lanes, target, count, width, num.lanes, slot)
 
     def _factors_of(self, e: Emitter, taps: Sequence[ll.Value], step: int, target: ll.Value, count: ll.Value,
                     width: int, last: int, slot: ll.Value) -> None:
