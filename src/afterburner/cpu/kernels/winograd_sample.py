@@ -27,8 +27,8 @@ from .winograd_lines import Matrix, Runs, Scheme, runs_of, transform
 from .winograd_patches import Grid, Patches, apart, load
 
 # How many times the sum the bound may be, root mean square over the sample. Of normal numbers, half of them zeros or
-# not, it is 7.1 to 8 for outputs by F(2x2, 3x3), 4 to 4.6 by F(2x2, 2x2); for taps 7.6 to 9.3 and LATER. Errors beyond
-# twice those of direct sums begin at 10, 5.5, 12 and LATER.
+# not, it is 7.1 to 8 for outputs by F(2x2, 3x3) and 4 to 4.6 by F(2x2, 2x2); for taps by these transposed 7.6 to 9.3,
+# by F(3x3, 2x2) 7 to 8.5. Errors beyond twice those of direct sums begin at 10, 5.5, 12 and 10.
 _LIMITS = {Scheme(2, 3): 9.0, Scheme(2, 2): 5.0}
 _TAPS_LIMITS = {Scheme(2, 3): 11.0, Scheme(3, 2): 9.0}
 _CHUNKS = 4
