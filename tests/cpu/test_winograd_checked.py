@@ -8,7 +8,14 @@ from ranges import RANGES, magnitudes
 from test_conv import build
 from test_epilogue import bias_relu, fused, masked, residual_tanh
 from test_winograd import CASES, ONE
-from winograd_kit import check_where_it_pays, checked, direct
+from winograd_kit import (
+    check_error_within_twice,
+    check_not_finite,
+    check_where_it_pays,
+    checked,
+    computed_directly,
+    direct,
+)
 
 from afterburner.cpu.kernels import conv_direct, winograd
 from afterburner.ir import interpret
@@ -57,14 +64,7 @@ def test_error_on_wide_ranges_is_within_twice_the_direct_kernels(kind, name, alw
     node, arrays = build(name, ((2, 24, 24, 64), (3, 3, 64, 64), (1, 1), ONE, (1, 1), 1), "f32")
     image, filter_ = (0, 1) if name == "conv2d" else (1, 0)
     RANGES[kind](arrays[image], arrays[filter_])
-    kernel, isa = checked(node)
-    exact, magnitude = magnitudes(node, arrays)
-
-    def error(values):
-        return np.sqrt(np.mean(((values - exact) / magnitude)**2)), np.linalg.norm(values - exact)
-
-    ours, theirs = error(run_kernel(kernel, arrays, isa)[0]), error(direct(node, arrays, monkeypatch))
-    assert ours[0] <= 2 * theirs[0] and ours[1] <= 2 * theirs[1]
+    check_error_within_twice(node, arrays, monkeypatch)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -74,9 +74,7 @@ def test_a_sample_tells_what_is_computed_directly(kind, found, name, always, mon
     node, arrays = build(name, ((2, 24, 24, 64), (3, 3, 64, 64), (1, 1), ONE, (1, 1), 1), "f32")
     image, filter_ = (0, 1) if name == "conv2d" else (1, 0)
     RANGES[kind](arrays[image], arrays[filter_])
-    kernel, isa = checked(node)
-    got, = run_kernel(kernel, arrays, isa)
-    assert (got.tobytes() == direct(node, arrays, monkeypatch).tobytes()) == found
+    assert computed_directly(node, arrays, monkeypatch) == found
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -87,9 +85,7 @@ def test_filters_with_unequal_taps_are_computed_directly(ratio, same, name, alwa
     filter_[...] = np.sign(filter_)
     one = (slice(None), 7) if name == "conv2d" else (7, slice(None))  # an output channel
     filter_[(0, 2, *one)] /= ratio
-    kernel, isa = checked(node)
-    got, = run_kernel(kernel, arrays, isa)
-    assert (got.tobytes() == direct(node, arrays, monkeypatch).tobytes()) == same
+    assert computed_directly(node, arrays, monkeypatch) == same
 
 
 def test_filters_of_zeros_are_equal(always):
@@ -108,10 +104,7 @@ def test_filters_of_zeros_are_equal(always):
 def test_what_is_not_finite_is_as_in_the_direct_kernel(value, which, name, always, monkeypatch):
     node, arrays = build(name, MIDDLE, "f32")
     arrays[which][1, 2, 2, 3] = value
-    kernel, isa = checked(node)
-    got, expected = run_kernel(kernel, arrays, isa)[0], direct(node, arrays, monkeypatch)
-    assert not np.isfinite(expected).all()
-    np.testing.assert_array_equal(got, expected)
+    check_not_finite(node, arrays, monkeypatch)
 
 
 def test_what_overflows_on_the_way_is_computed_directly(always, monkeypatch):

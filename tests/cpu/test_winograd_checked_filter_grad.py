@@ -10,7 +10,14 @@ from guarded import run_guarded
 from ranges import RANGES, magnitudes
 from test_conv import build
 from test_winograd import CASES, ONE
-from winograd_kit import check_where_it_pays, checked, direct
+from winograd_kit import (
+    check_error_within_twice,
+    check_not_finite,
+    check_where_it_pays,
+    checked,
+    computed_directly,
+    direct,
+)
 
 from afterburner.cpu import isa as isas
 from afterburner.cpu.kernels import conv_filter_grad, lower, winograd, winograd_filter_grad
@@ -59,14 +66,7 @@ def test_error_on_wide_ranges_is_within_twice_the_direct_kernels(kind, rectified
     RANGES[kind](*arrays)
     if rectified:
         arrays[0] = np.maximum(arrays[0], 0)
-    kernel, isa = checked(node)
-    exact, magnitude = magnitudes(node, arrays)
-
-    def error(values):
-        return np.sqrt(np.mean(((values - exact) / magnitude)**2)), np.linalg.norm(values - exact)
-
-    ours, theirs = error(run_kernel(kernel, arrays, isa)[0]), error(direct(node, arrays, monkeypatch))
-    assert ours[0] <= 2 * theirs[0] and ours[1] <= 2 * theirs[1]
+    check_error_within_twice(node, arrays, monkeypatch)
 
 
 @pytest.mark.parametrize(("kind", "found"), [("equal", False), ("rectified", False), ("channels", False),
@@ -74,9 +74,7 @@ def test_error_on_wide_ranges_is_within_twice_the_direct_kernels(kind, rectified
 def test_a_sample_tells_what_is_computed_directly(kind, found, always, monkeypatch):
     node, arrays = build(NAME, ((2, 28, 28, 48), (3, 3, 48, 48), (1, 1), ONE, (1, 1), 1), "f32")
     RANGES[kind](*arrays)
-    kernel, isa = checked(node)
-    got, = run_kernel(kernel, arrays, isa)
-    assert (got.tobytes() == direct(node, arrays, monkeypatch).tobytes()) == found
+    assert computed_directly(node, arrays, monkeypatch) == found
 
 
 @pytest.mark.parametrize("which", [0, 1])
@@ -84,10 +82,7 @@ def test_a_sample_tells_what_is_computed_directly(kind, found, always, monkeypat
 def test_what_is_not_finite_is_as_in_the_direct_kernel(value, which, always, monkeypatch):
     node, arrays = build(NAME, MIDDLE, "f32")
     arrays[which][1, 2, 2, 3] = value
-    kernel, isa = checked(node)
-    got, expected = run_kernel(kernel, arrays, isa)[0], direct(node, arrays, monkeypatch)
-    assert not np.isfinite(expected).all()
-    np.testing.assert_array_equal(got, expected)
+    check_not_finite(node, arrays, monkeypatch)
 
 
 def test_prologues_are_made_for_the_direct_kernel_too(always, monkeypatch):

@@ -9,7 +9,7 @@ from ranges import RANGES, magnitudes
 from test_conv import build
 from test_epilogue import ROOTS, bias_relu, fused, masked, residual_tanh
 from test_winograd_strided import CASES, ONE
-from winograd_kit import NAMES, checked, direct
+from winograd_kit import NAMES, check_error_within_twice, check_not_finite, checked, computed_directly, direct
 
 from afterburner.cpu import isa as isas
 from afterburner.cpu.kernels import conv_direct, conv_filter_grad, lower, winograd, winograd_whole_filter_grad
@@ -92,14 +92,7 @@ def test_prologues(name, isa_name, always):
 def test_error_on_wide_ranges_is_within_twice_the_direct_kernels(kind, name, stride, always, monkeypatch):
     node, arrays = build(name, STRIDES[stride], "f32")
     RANGES[kind](*operands(name, arrays))
-    kernel, isa = checked(node)
-    exact, magnitude = magnitudes(node, arrays)
-
-    def error(values):
-        return np.sqrt(np.mean(((values - exact) / magnitude)**2)), np.linalg.norm(values - exact)
-
-    ours, theirs = error(run_kernel(kernel, arrays, isa)[0]), error(direct(node, arrays, monkeypatch))
-    assert ours[0] <= 2 * theirs[0] and ours[1] <= 2 * theirs[1]
+    check_error_within_twice(node, arrays, monkeypatch)
 
 
 @pytest.mark.parametrize("stride", STRIDES)
@@ -109,9 +102,7 @@ def test_error_on_wide_ranges_is_within_twice_the_direct_kernels(kind, name, str
 def test_a_sample_tells_what_is_computed_directly(kind, found, name, stride, always, monkeypatch):
     node, arrays = build(name, STRIDES[stride], "f32")
     RANGES[kind](*operands(name, arrays))
-    kernel, isa = checked(node)
-    got, = run_kernel(kernel, arrays, isa)
-    assert (got.tobytes() == direct(node, arrays, monkeypatch).tobytes()) == found
+    assert computed_directly(node, arrays, monkeypatch) == found
 
 
 @pytest.mark.parametrize("name", BOTH)
@@ -122,9 +113,7 @@ def test_filters_with_unequal_taps_are_computed_directly(ratio, same, name, alwa
     filter_[...] = np.sign(filter_)
     one = (slice(None), 7) if name == "conv2d" else (7, slice(None))  # an output channel
     filter_[(1, 3, *one)] /= ratio
-    kernel, isa = checked(node)
-    got, = run_kernel(kernel, arrays, isa)
-    assert (got.tobytes() == direct(node, arrays, monkeypatch).tobytes()) == same
+    assert computed_directly(node, arrays, monkeypatch) == same
 
 
 def test_taps_of_different_phases_may_differ_in_size(always, monkeypatch):
@@ -154,10 +143,7 @@ def test_filters_of_zeros_are_equal(always):
 def test_what_is_not_finite_is_as_in_the_direct_kernel(value, which, name, always, monkeypatch):
     node, arrays = build(name, MIDDLE, "f32")
     arrays[which][1, 2, 2, 3] = value
-    kernel, isa = checked(node)
-    got, expected = run_kernel(kernel, arrays, isa)[0], direct(node, arrays, monkeypatch)
-    assert not np.isfinite(expected).all()
-    np.testing.assert_array_equal(got, expected)
+    check_not_finite(node, arrays, monkeypatch)
 
 
 def test_what_overflows_on_the_way_is_computed_directly(always, monkeypatch):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from cpu_harness import run_kernel
 from guarded import run_guarded
+from ranges import magnitudes
 from test_conv import build
 from test_epilogue import fused
 
@@ -52,6 +53,33 @@ def direct(node: Node, arrays: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
         kernel = lower(node, isas.host())
     assert "Winograd" not in kernel.label
     return run_kernel(kernel, arrays, isas.host())[0]
+
+
+def check_error_within_twice(node: Node, arrays: list[np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel's errors, relative to Σ|x||w| and by norm, are at most twice those of the direct kernel."""
+    kernel, isa = checked(node)
+    exact, magnitude = magnitudes(node, arrays)
+
+    def error(values: np.ndarray) -> tuple[float, float]:
+        return float(np.sqrt(np.mean(((values - exact) / magnitude)**2))), float(np.linalg.norm(values - exact))
+
+    ours, theirs = error(run_kernel(kernel, arrays, isa)[0]), error(direct(node, arrays, monkeypatch))
+    assert ours[0] <= 2 * theirs[0] and ours[1] <= 2 * theirs[1]
+
+
+def computed_directly(node: Node, arrays: list[np.ndarray], monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the kernel has the direct kernel's bits."""
+    kernel, isa = checked(node)
+    got, = run_kernel(kernel, arrays, isa)
+    return got.tobytes() == direct(node, arrays, monkeypatch).tobytes()
+
+
+def check_not_finite(node: Node, arrays: list[np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not finite is as in the direct kernel."""
+    kernel, isa = checked(node)
+    got, expected = run_kernel(kernel, arrays, isa)[0], direct(node, arrays, monkeypatch)
+    assert not np.isfinite(expected).all()
+    np.testing.assert_array_equal(got, expected)
 
 
 def check_where_it_pays(name: str) -> None:

@@ -109,6 +109,12 @@ class Given:
         return load_lanes(e, e.at(source, at, stored), num, lanes, stored)
 
 
+def operands_of(e: Emitter, contraction: Contraction, prologue: Prologue | None) -> tuple[ll.Value, ll.Value]:
+    """Pointers to a contraction's first operand, or what the prologue makes it of, and to the second."""
+    first = contraction.operand(e, 0) if prologue is None else prologue.operand(e)
+    return first, contraction.operand(e, 1)
+
+
 def maker_of(prologue: Prologue | None) -> Maker | None:
     """What ``Patches`` make pixels with."""
     return None if prologue is None else prologue.maker

@@ -3,7 +3,7 @@
 (``winograd_lines.Runs``), above all 4x4 filters, by F(2x2, 2x2): for each pair of runs 9 products for 4 outputs instead
 of 16. An input gradient with stride 2 is four correlations.
 
-Filters are transformed once a call. A block of tiles is then computed at a time: 4x4 or 6x6 patches of the input
+Filters are transformed once a call. A block of tiles is then computed at a time: 3x3, 4x4 or 6x6 patches of the input
 become as many factors, a matrix product with the filters' factors follows for each, and what they sum becomes 2x2 or
 4x4 outputs, to which the epilogue is applied. Factors and sums of a block stay near the second-level cache.
 

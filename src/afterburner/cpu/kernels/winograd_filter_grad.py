@@ -41,7 +41,7 @@ from .gemm import (
     zeros,
 )
 from .pairs import Pairs
-from .prologue import Prologue, maker_of
+from .prologue import Prologue, maker_of, operands_of
 from .winograd import F2X2, F4X4
 from .winograd_lines import Scheme, runs_of, transform
 from .winograd_patches import LINE, Grid, Patches, apart, load, registers, store
@@ -234,8 +234,7 @@ class FilterGradient:
 
     def operands(self, e: Emitter) -> tuple[ll.Value, ll.Value]:
         """Pointers to x, or what the prologue makes x of, and dy."""
-        x = self.contraction.operand(e, 0) if self.prologue is None else self.prologue.operand(e)
-        return x, self.contraction.operand(e, 1)
+        return operands_of(e, self.contraction, self.prologue)
 
     def compute(self, e: Emitter) -> None:
         """This chunk's share of the sums."""

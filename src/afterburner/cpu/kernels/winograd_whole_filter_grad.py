@@ -42,7 +42,7 @@ from .gemm import (
     zeros,
 )
 from .pairs import Pairs
-from .prologue import Prologue, maker_of
+from .prologue import Prologue, maker_of, operands_of
 from .winograd_filter_grad import DIRECT, WORTH, add_or_store
 from .winograd_lines import Runs, Scheme, runs_of, transform
 from .winograd_patches import LINE, Grid, Patches, apart, load, registers
@@ -254,8 +254,7 @@ class WholeFilterGradient:
 
     def operands(self, e: Emitter) -> tuple[ll.Value, ll.Value]:
         """Pointers to x, or what the prologue makes x of, and dy."""
-        x = self.contraction.operand(e, 0) if self.prologue is None else self.prologue.operand(e)
-        return x, self.contraction.operand(e, 1)
+        return operands_of(e, self.contraction, self.prologue)
 
     def transform_operands(self, e: Emitter) -> None:
         """This chunk's share of the tiles."""
