@@ -230,9 +230,9 @@ class Gemm:
     def emit(self, e: Emitter) -> None:
         """The code of one chunk."""
         batches, m, n, k = self.by.parts
-        index, self.k_part = _split(e, e.chunk, k)
-        index, n_part = _split(e, index, n)
-        batch_part, m_part = _split(e, index, m)
+        index, n_part = _split(e, e.chunk, n)
+        index, m_part = _split(e, index, m)
+        batch_part, self.k_part = _split(e, index, k)  # before m: in a filter's gradient, k are the rows of images
         self.first_panel, self.end_panel = range_of_part(e, n_part, self.by.columns.parts, n)
         self.first_tile, self.end_tile = range_of_part(e, m_part, self.by.rows.parts, m)
         self.k_range = range_of_part(e, self.k_part, self.p.k, k)
