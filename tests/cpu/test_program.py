@@ -14,11 +14,12 @@ import numpy as np
 import program_kit as kit
 import pytest
 
-from afterburner.cpu import build, schedule, target
+from afterburner.cpu import build, program, schedule, target
 from afterburner.cpu.compiled import CompiledKernel, computed, kernels_of
 from afterburner.cpu.engine import engine, object_key
 from afterburner.cpu.isa import host
 from afterburner.cpu.kernel import Unsupported
+from afterburner.cpu.loops import ANY
 from afterburner.ir import Builder, Graph, TensorType, interpret
 from afterburner.ir.ops.elementwise import Add, Mul, Neg, Sub
 from afterburner.ir.ops.reduce import ReduceSum
@@ -345,3 +346,34 @@ def test_an_arena_that_cannot_be_had_is_an_error(monkeypatch):
     monkeypatch.setattr("afterburner.runtime.arena.mmap.mmap", refuse)
     with pytest.raises(ArenaError, match="MB"):
         target.compile_graph(chain(2, side=3000), options())
+
+
+def test_each_worker_has_a_share_of_every_item():
+    for workers in (1, 2, 3, 7):
+        items = [program.Item(((number, 0, ANY),), chunks) for number, chunks in enumerate((1, 5, 1, 32, 2, 1))]
+        segments, rows, _ = program.tables([items], workers)
+        total, *shares = segments[0]
+        assert total == 42 and sum(shares[1::2]) == 42
+        found: list[list[list[int]]] = [[] for _ in items]
+        for first, claims in zip(shares[::2], shares[1::2], strict=True):
+            parts: dict[int, list[int]] = {}
+            row = first
+            for claim in range(claims):
+                row += claim == rows[row][3]
+                parts.setdefault(rows[row][0], []).append(claim - rows[row][2])
+            for phase, chunks in parts.items():
+                found[phase].append(chunks)
+        for item, parts_of_item in zip(items, found, strict=True):
+            assert [c for part in parts_of_item for c in part] == list(range(item.chunks))
+            sizes = [len(part) for part in parts_of_item]
+            assert len(sizes) == min(workers, item.chunks) and max(sizes) - min(sizes) <= 1
+        assert max(shares[1::2]) - min(shares[1::2]) <= 1
+
+
+def test_shares_of_workers_that_do_not_come_are_computed_by_the_others():
+    graph = chain()
+    arrays = inputs_of(graph)
+    executable = target.compile_graph(graph, options(threads=3))
+    want = as_bytes(kit.run(executable, arrays))
+    executable._workers = 1
+    assert as_bytes(kit.run(executable, arrays)) == want

@@ -3,9 +3,14 @@
 A program is a row of segments with a barrier after each. A segment is a set of items that may run at
 once; an item is cut into chunks, and a chunk runs the item's phases one after another. (A parallel
 phase is an item of many chunks; a run of one-chunk kernels is an item of one chunk and many phases.)
-Workers claim chunks from the segment's counter and add what they have completed to a second one; a
+Each worker has a share of a segment: about the same part of every item. It claims the chunks of its
+own share, then those that are left of the others', and adds what it has completed to a counter; a
 segment is over when all of its chunks are complete. So no result depends on how many workers there
 are, and no worker waits for one that has not come.
+
+Kernels that follow each other mostly cut their arrays alike, so a worker finds in its own cache what
+it wrote, and does not write over what lies in another's: where two cores share no cache, such writes
+run at a tenth of memory's rate (docs/history.md).
 
 The tables are data, filled in by ``Program``; only the walk over them is code, and the same for all
 executables.
@@ -15,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from string import Template
 from typing import NamedTuple
 
@@ -24,8 +30,8 @@ from .team_code import TEAM_SYMBOLS, team_text
 
 # Words of a frame, each 64 bits. Bases begin at FRAME_BASES: null, constants, kept, arena, inputs, outputs.
 (_POINTERS, _TABLE, _POINTER_COUNT, _SEGMENTS, _SEGMENT_COUNT, _ITEMS, _PHASES, _SYNC, _SYNC_BYTES,
- _SCRATCH, _SCRATCH_STRIDE, _PROFILE) = range(12)
-FRAME_BASES = 12
+ _SCRATCH, _SCRATCH_STRIDE, _PROFILE, _SHARES, _SYNC_STRIDE) = range(14)
+FRAME_BASES = 14
 NULL, CONSTANTS, KEPT, ARENA, FIRST_EXTERNAL = range(5)
 
 COPY_CHUNK = 1 << 18  # bytes
@@ -89,6 +95,8 @@ done:
 }
 
 ; All segments, seen from one worker; returns when the last chunk of the program is complete.
+; A segment is its number of chunks, then each share's first item and number of chunks. A segment's
+; counters are those of its complete chunks, then of each share's claimed ones.
 define void @program_body(ptr %frame, i64 %worker) {
 entry:
   %table.p = getelementptr i64, ptr %frame, i64 $TABLE
@@ -97,6 +105,8 @@ entry:
   %items.p = getelementptr i64, ptr %frame, i64 $ITEMS
   %phases.p = getelementptr i64, ptr %frame, i64 $PHASES
   %sync.p = getelementptr i64, ptr %frame, i64 $SYNC
+  %sync.stride.p = getelementptr i64, ptr %frame, i64 $SYNC_STRIDE
+  %shares.p = getelementptr i64, ptr %frame, i64 $SHARES
   %scratch.p = getelementptr i64, ptr %frame, i64 $SCRATCH
   %stride.p = getelementptr i64, ptr %frame, i64 $SCRATCH_STRIDE
   %profile.p = getelementptr i64, ptr %frame, i64 $PROFILE
@@ -107,6 +117,8 @@ entry:
   %items = load ptr, ptr %items.p
   %phases = load ptr, ptr %phases.p
   %sync = load ptr, ptr %sync.p
+  %sync.stride = load i64, ptr %sync.stride.p
+  %shares = load i64, ptr %shares.p
   %scratch.offset = load i64, ptr %scratch.p
   %stride = load i64, ptr %stride.p
   %profile = load ptr, ptr %profile.p
@@ -114,6 +126,8 @@ entry:
   %own = mul i64 %worker, %stride
   %own.offset = add i64 %own, %scratch.offset
   %scratch = getelementptr i8, ptr %arena, i64 %own.offset
+  %double = shl i64 %shares, 1
+  %segment.words = add i64 %double, 1
   %is.caller = icmp eq i64 %worker, 0
   %has.profile = icmp ne ptr %profile, null
   %first = load atomic i64, ptr %sync acquire, align 8
@@ -124,25 +138,48 @@ segment:
   %more = icmp slt i64 %s, %count
   br i1 %more, label %open, label %done
 open:
-  %segment.p = getelementptr { i64, i64 }, ptr %segments, i64 %s
-  %total.p = getelementptr i64, ptr %segment.p, i64 1
-  %item.first = load i64, ptr %segment.p
-  %total = load i64, ptr %total.p
+  %segment.offset = mul i64 %s, %segment.words
+  %segment.p = getelementptr i64, ptr %segments, i64 %segment.offset
+  %total = load i64, ptr %segment.p
   %s.line = add i64 %s, 1
-  %line.offset = mul i64 %s.line, $line
-  %claimed.p = getelementptr i8, ptr %sync, i64 %line.offset
-  %complete.p = getelementptr i64, ptr %claimed.p, i64 1
+  %line.offset = mul i64 %s.line, %sync.stride
+  %complete.p = getelementptr i8, ptr %sync, i64 %line.offset
+  br label %share.open
+share.open:
+  %share = phi i64 [ %worker, %open ], [ %share.wrapped, %share.next ]
+  %turn = phi i64 [ 0, %open ], [ %turn.next, %share.next ]
+  %mine.before = phi i64 [ 0, %open ], [ %mine, %share.next ]
+  %share.twice = shl i64 %share, 1
+  %share.p = getelementptr i64, ptr %segment.p, i64 %share.twice
+  %item.first.p = getelementptr i64, ptr %share.p, i64 1
+  %chunks.p = getelementptr i64, ptr %share.p, i64 2
+  %item.first = load i64, ptr %item.first.p
+  %chunks = load i64, ptr %chunks.p
+  %share.line = add i64 %share, 1
+  %claimed.p = getelementptr i64, ptr %complete.p, i64 %share.line
   br label %claim
 claim:
-  %mine = phi i64 [ 0, %open ], [ %mine.next, %chunk.done ]
-  %item.from = phi i64 [ %item.first, %open ], [ %item, %chunk.done ]
+  %mine = phi i64 [ %mine.before, %share.open ], [ %mine.next, %chunk.done ]
+  %item.from = phi i64 [ %item.first, %share.open ], [ %item, %chunk.done ]
+  %seen = load atomic i64, ptr %claimed.p monotonic, align 8
+  %open.yet = icmp slt i64 %seen, %chunks
+  br i1 %open.yet, label %take, label %share.done
+take:
   %c = atomicrmw add ptr %claimed.p, i64 1 monotonic
-  %got = icmp slt i64 %c, %total
-  br i1 %got, label %find, label %exhausted
+  %got = icmp slt i64 %c, %chunks
+  br i1 %got, label %find, label %share.done
+share.done:
+  %turn.next = add i64 %turn, 1
+  %shares.left = icmp slt i64 %turn.next, %shares
+  br i1 %shares.left, label %share.next, label %exhausted
+share.next:
+  %share.up = add i64 %share, 1
+  %wraps = icmp eq i64 %share.up, %shares
+  %share.wrapped = select i1 %wraps, i64 0, i64 %share.up
+  br label %share.open
 find:
-  %item = phi i64 [ %item.from, %claim ], [ %item.next, %find.next ]
+  %item = phi i64 [ %item.from, %take ], [ %item.next, %find.next ]
   %item.p = getelementptr { i64, i64, i64, i64 }, ptr %items, i64 %item
-  %start.p = getelementptr i64, ptr %item.p, i64 2
   %end.p = getelementptr i64, ptr %item.p, i64 3
   %end = load i64, ptr %end.p
   %here = icmp slt i64 %c, %end
@@ -154,6 +191,7 @@ chunk:
   %phase.end.p = getelementptr i64, ptr %item.p, i64 1
   %phase.first = load i64, ptr %item.p
   %phase.end = load i64, ptr %phase.end.p
+  %start.p = getelementptr i64, ptr %item.p, i64 2
   %start = load i64, ptr %start.p
   %local = sub i64 %c, %start
   br label %phase
@@ -239,9 +277,10 @@ def runtime_text(triple: str) -> str:
     values = {
         "POINTERS": _POINTERS, "TABLE": _TABLE, "POINTER_COUNT": _POINTER_COUNT, "SEGMENTS": _SEGMENTS,
         "SEGMENT_COUNT": _SEGMENT_COUNT, "ITEMS": _ITEMS, "PHASES": _PHASES, "SYNC": _SYNC,
-        "SYNC_BYTES": _SYNC_BYTES, "SCRATCH": _SCRATCH, "SCRATCH_STRIDE": _SCRATCH_STRIDE,
-        "PROFILE": _PROFILE, "BASES": FRAME_BASES, "ARENA": FRAME_BASES + ARENA,
-        "copy": COPY_CHUNK, "line": LINE,
+        "SYNC_BYTES": _SYNC_BYTES, "SYNC_STRIDE": _SYNC_STRIDE, "SCRATCH": _SCRATCH,
+        "SCRATCH_STRIDE": _SCRATCH_STRIDE, "PROFILE": _PROFILE, "SHARES": _SHARES, "BASES": FRAME_BASES,
+        "ARENA": FRAME_BASES + ARENA,
+        "copy": COPY_CHUNK,
     }
     return f'target triple = "{triple}"\n' + team_text(triple) + Template(_TEXT).substitute(values)
 
@@ -277,10 +316,10 @@ class Program:
         self.pointers.extend(slots)
         return len(self.pointers) - len(slots)
 
-    def frame(self, externals: int, constants: int, kept: int, scratch_offset: int, scratch_stride: int,
+    def frame(self, workers: int, externals: int, constants: int, kept: int, scratch_offset: int, scratch_stride: int,
               profile: bool) -> Frame:
         """The tables in memory, ready to run once the external addresses are written into it."""
-        return Frame(self, externals, constants, kept, scratch_offset, scratch_stride, profile)
+        return Frame(self, workers, externals, constants, kept, scratch_offset, scratch_stride, profile)
 
 
 def aligned_words(count: int) -> np.ndarray:
@@ -299,20 +338,22 @@ class Frame:
         stamps: with profiling, the time in ns when a run began and when each segment was complete.
     """
 
-    def __init__(self, program: Program, externals: int, constants: int, kept: int, scratch_offset: int,
+    def __init__(self, program: Program, workers: int, externals: int, constants: int, kept: int, scratch_offset: int,
                  scratch_stride: int, profile: bool) -> None:
-        segments, items, phases = _tables(program.segments)
+        segments, items, phases = tables(program.segments, workers)
         pointers = np.array([(s.base, s.offset) for s in program.pointers], np.int64).reshape(-1, 2)
         table = aligned_words(len(pointers))
-        sync = aligned_words((len(segments) + 1) * LINE // 8)
+        sync_stride = -(-8 * (1 + workers) // LINE) * LINE
+        sync = aligned_words((len(segments) + 1) * sync_stride // 8)
         self.stamps = aligned_words(len(segments) + 1) if profile else None
         self._kept = (segments, items, phases, pointers, table, sync)
         self.segments = len(segments)
         self.words = aligned_words(FRAME_BASES + FIRST_EXTERNAL + externals)
         for word, value in (
             (_POINTERS, pointers.ctypes.data), (_TABLE, table.ctypes.data), (_POINTER_COUNT, len(pointers)),
-            (_SEGMENTS, segments.ctypes.data), (_SEGMENT_COUNT, len(segments)), (_ITEMS, items.ctypes.data),
-            (_PHASES, phases.ctypes.data), (_SYNC, sync.ctypes.data), (_SYNC_BYTES, sync.nbytes),
+            (_SEGMENTS, segments.ctypes.data), (_SEGMENT_COUNT, len(segments)), (_SHARES, workers),
+            (_ITEMS, items.ctypes.data), (_PHASES, phases.ctypes.data),
+            (_SYNC, sync.ctypes.data), (_SYNC_BYTES, sync.nbytes), (_SYNC_STRIDE, sync_stride),
             (_SCRATCH, scratch_offset), (_SCRATCH_STRIDE, scratch_stride),
             (_PROFILE, 0 if self.stamps is None else self.stamps.ctypes.data),
             (FRAME_BASES + CONSTANTS, constants), (FRAME_BASES + KEPT, kept),
@@ -321,23 +362,46 @@ class Frame:
 
     def select(self, first: int, end: int) -> None:
         """Let the next run be that of some of the segments."""
-        self.words[_SEGMENTS] = self._kept[0].ctypes.data + first * self._kept[0].itemsize * 2
+        self.words[_SEGMENTS] = self._kept[0].ctypes.data + first * self._kept[0].strides[0]
         self.words[_SEGMENT_COUNT] = end - first
         if self.stamps is not None:
             self.words[_PROFILE] = self.stamps.ctypes.data + first * self.stamps.itemsize
 
 
-def _tables(rows: Sequence[Sequence[Item]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Segments (first item, chunks in all), items (first and end phase, first and end chunk), phases."""
-    segments: list[tuple[int, int]] = []
+def tables(rows: Sequence[Sequence[Item]], workers: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Segments (chunks in all, then each share's first item and chunks), the items of shares, and phases.
+
+    An item of a share has its first and end phase, what is to be taken from the claim's number in the share to give
+    the chunk's in the item, and the end of its claims.
+    """
+    segments: list[list[int]] = []
     items: list[tuple[int, int, int, int]] = []
     phases: list[tuple[int, int, int]] = []
     for row in rows:
-        first, chunk = len(items), 0
+        first_phases = []
         for item in row:
-            items.append((len(phases), len(phases) + len(item.calls), chunk, chunk + item.chunks))
+            first_phases.append(len(phases))
             phases.extend(item.calls)
-            chunk += item.chunks
-        segments.append((first, chunk))
-    return (np.array(segments, np.int64).reshape(-1, 2), np.array(items, np.int64).reshape(-1, 4),
+        segment = [sum(item.chunks for item in row)]
+        parts = bounds([item.chunks for item in row], workers)
+        for worker in range(workers):
+            first, claims = len(items), 0
+            for item, phase, part in zip(row, first_phases, parts, strict=True):
+                begin, end = part[worker:worker + 2]
+                if begin < end:
+                    items.append((phase, phase + len(item.calls), claims - begin, claims + end - begin))
+                    claims += end - begin
+            segment += (first, claims)
+        segments.append(segment)
+    return (np.array(segments, np.int64).reshape(-1, 1 + 2 * workers), np.array(items, np.int64).reshape(-1, 4),
             np.array(phases, np.int64).reshape(-1, 3))
+
+
+def bounds(chunks: Sequence[int], workers: int) -> list[list[int]]:
+    """Where each worker's part of each item begins, and the item's end. What is left over goes to one after another."""
+    found, turn = [], 0
+    for count in chunks:
+        even, left = divmod(count, workers)
+        found.append([*accumulate((even + ((w - turn) % workers < left) for w in range(workers)), initial=0)])
+        turn = (turn + left) % workers
+    return found

@@ -132,7 +132,8 @@ class CpuExecutable:
         fast = ", fast precision" if settings.precision == "fast" else ""
         self.device = f"cpu ({settings.isa}, {workers}{fast})"
         stride = -(-max((k.scratch for k in kernels), default=0) // 128) * 128
-        self._frame = _frame(kernels, code, placement, segments, shared, self._kept.address, stride, settings.profile)
+        self._frame = _frame(kernels, code, placement, segments, shared, self._workers, self._kept.address,
+                             stride, settings.profile)
         self._profile = _Profile(len(kernels), segments) if settings.profile else None
         count = len(graph.inputs) + len(graph.outputs)
         self._pack = struct.Struct(f"={count + 1}Q").pack_into
@@ -252,7 +253,7 @@ class _Profile:
 
 
 def _frame(kernels: Sequence[CompiledKernel], code: Code, placement: Placement, segments: Sequence[Segment],
-           shared: Engine, kept: int, stride: int, profile: bool) -> Frame:
+           shared: Engine, workers: int, kept: int, stride: int, profile: bool) -> Frame:
     program = Program()
     positions = [[program.buffers(row) for row in rows] for rows in placement.rows]
     inner, outer = ([program.buffers((from_, to, Slot(NULL, size))) for from_, to, size in copies]
@@ -268,7 +269,7 @@ def _frame(kernels: Sequence[CompiledKernel], code: Code, placement: Placement, 
     if placement.copies:
         program.segments.append(tuple(Item(((shared.copy, position, ANY),), -(-size // COPY_CHUNK))
                                       for position, (*_, size) in zip(outer, placement.copies, strict=True)))
-    return program.frame(placement.externals, placement.constants.ctypes.data, kept, placement.arena_bytes, stride,
+    return program.frame(workers, placement.externals, placement.constants.ctypes.data, kept, placement.arena_bytes, stride,
                          profile)
 
 
