@@ -269,8 +269,8 @@ def _frame(kernels: Sequence[CompiledKernel], code: Code, placement: Placement, 
     if placement.copies:
         program.segments.append(tuple(Item(((shared.copy, position, ANY),), -(-size // COPY_CHUNK))
                                       for position, (*_, size) in zip(outer, placement.copies, strict=True)))
-    return program.frame(workers, placement.externals, placement.constants.ctypes.data, kept, placement.arena_bytes, stride,
-                         profile)
+    return program.frame(workers, placement.externals, placement.constants.ctypes.data, kept, placement.arena_bytes,
+                         stride, profile)
 
 
 def _useful_workers(kernels: Sequence[CompiledKernel], segments: Sequence[Segment], placement: Placement,
