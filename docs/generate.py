@@ -62,8 +62,8 @@ def measured_page(page: Path) -> str:
 CHARTS = {"small": "bench.png", "sequences": "sequences.png", "networks": "networks.png", "inference": "inference.png",
           "mixed_bfloat16": "mixed_bfloat16.png"}
 OTHER_MACHINES = (  # measured by hand, without a chart
-    "networks_cascade_lake", "networks_zen3", "networks_zen3_onednn", "mixed_bfloat16_zen3", "inference_cascade_lake",
-    "inference_zen3", "small_zen5")
+    "networks_cascade_lake", "networks_zen3", "networks_zen3_onednn", "mixed_bfloat16_zen3", "sequences_zen3",
+    "inference_cascade_lake", "inference_zen3", "small_zen5")
 PAGES: dict[Path, Callable[[], str]] = {
     FOLDER / "options.md": options_page, FOLDER / "supported-ops.md": operations_page,
     **{page: partial(measured_page, page) for page in (FOLDER.parent / "README.md", FOLDER / "performance.md")}}
