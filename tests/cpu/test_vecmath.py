@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
+from functools import partial
 
 import numpy as np
 import pytest
 from cpu_harness import INSTRUCTION_SETS, run_kernel
 
 from afterburner.cpu import isa as instruction_sets
+from afterburner.cpu.generate import text_of_batch
 from afterburner.cpu.kernels.fused import lower_loop
 from afterburner.ir import DTYPES, Node, TensorType, Value, op_class
 
@@ -110,6 +113,16 @@ def test_sine_of_angles_of_any_size(width: str, dtype: type) -> None:
             assert np.max(worst) <= 3.0, x[np.argmax(worst)]
     zeros = np.array([0.0, -0.0], dtype)
     np.testing.assert_array_equal(np.signbit(evaluate("sin", [zeros], width)), [False, True])
+
+
+def test_large_angles_are_reduced_by_one_function_of_a_module() -> None:
+    isa = instruction_sets.host()
+    kernels = [partial(lower_loop, Node(op_class(name)(), [Value(TensorType(DTYPES["f32"], (size,)))]), isa)
+               for name in ("sin", "cos") for size in (64, 65)]
+    text = text_of_batch(kernels, isa, 0).text
+    defined = re.findall(r'define internal .*@"?(reduce_angles_\d+)', text)
+    assert len(defined) == len(set(defined)) == 2  # of whole vectors, and of a number at the end
+    assert len(re.findall(r'call .*@"?reduce_angles_', text)) > 2
 
 
 SPECIAL = [0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 2.0, -2.0, 3.0, -3.0, np.inf, -np.inf, np.nan, 1e-42, -1e-42, 1e30,

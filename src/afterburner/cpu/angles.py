@@ -3,7 +3,7 @@ Trigonometric Functions", 1983): the product with as many bits of 2/pi as matter
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from llvmlite import ir as ll
 
@@ -46,10 +46,8 @@ def reduce_large(e: Emitter, x: ll.Value, large: ll.Value, rest: ll.Value, quadr
     some = b.icmp_unsigned("!=", b.bitcast(large, ll.IntType(lanes)), ll.Constant(ll.IntType(lanes), 0))
     before = b.block
     with b.if_then(some, likely=False):
-        if lanes == 1:
-            slow = _reduce(e, x)
-        else:
-            slow = _reduce_lanes(e, x, large, rest, quadrant, lanes)
+        slow = e.call_apart(f"reduce_angles_{lanes}", (x, large, rest, quadrant), (rest.type, quadrant.type),
+                            partial(_reduce_lanes, e) if lanes > 1 else lambda angle, *_: _reduce(e, angle))
         end = b.block
     results = []
     for fast, value in zip((rest, quadrant), slow, strict=True):
@@ -60,9 +58,8 @@ def reduce_large(e: Emitter, x: ll.Value, large: ll.Value, rest: ll.Value, quadr
     return results[0], results[1]
 
 
-def _reduce_lanes(e: Emitter, x: ll.Value, large: ll.Value, rest: ll.Value, quadrant: ll.Value, lanes: int,
-                  ) -> list[ll.Value]:
-    b = e.b
+def _reduce_lanes(e: Emitter, x: ll.Value, large: ll.Value, rest: ll.Value, quadrant: ll.Value) -> list[ll.Value]:
+    b, lanes = e.b, x.type.count
     with e.loop_carried(0, lanes, 1, [rest, quadrant], "lane") as (lane, current, following):
         index = b.trunc(lane, I32)
         mine = b.extract_element(large, index)

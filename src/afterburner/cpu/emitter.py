@@ -107,6 +107,32 @@ class Emitter:
         self._pointers: dict[int, ll.Value] = {}
         self.sums: ll.Value | None = None
 
+    def call_apart(self, name: str, arguments: Sequence[ll.Value], results: Sequence[ll.Type],
+                   emit: Callable[..., Sequence[ll.Value]]) -> list[ll.Value]:
+        """Results of code that rarely runs, in a function of its own: a module holds it once, by its name.
+
+        ``emit`` is given the function's arguments and emits with this emitter.
+        """
+        function = self.module.globals.get(name)
+        if function is None:
+            type_ = ll.FunctionType(ll.LiteralStructType(results), [a.type for a in arguments])
+            function = ll.Function(self.module, type_, name)
+            function.linkage = "internal"
+            function.attributes.add("noinline")
+            function.attributes.add("cold")
+            here, self.b = self.b, ll.IRBuilder(function.append_basic_block("entry"))
+            made = emit(*function.args)
+            self.b.ret(self._together(type_.return_type, made))
+            self.b = here
+        called = self.b.call(function, arguments)
+        return [self.b.extract_value(called, i) for i in range(len(results))]
+
+    def _together(self, type_: ll.Type, values: Sequence[ll.Value]) -> ll.Value:
+        made: ll.Value = undefined(type_)
+        for i, value in enumerate(values):
+            made = self.b.insert_value(made, value, i)
+        return made
+
     def operand(self, index: int) -> ll.Value:
         """Pointer to operand ``index`` of the node: dense, row-major, its element's alignment."""
         return self._pointer(index)
