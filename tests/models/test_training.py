@@ -139,3 +139,27 @@ def test_saved_weights_predict_the_same_in_tensorflow(tmp_path):
         predicted = model.predict(x, verbose=0)
         model.save(tmp_path / "m.keras")
     close(keras.models.load_model(tmp_path / "m.keras").predict(x, verbose=0), predicted)
+
+
+def _augmented():
+    """Losses of training behind layers that change pictures at random."""
+    keras.utils.set_random_seed(1)
+    L, colors = keras.layers, {"value_range": (0, 1)}
+    model = keras.Sequential([
+        L.Input((24, 24, 3)), L.RandomFlip(seed=1), L.RandomRotation(0.1, seed=2),
+        L.RandomZoom(0.2, fill_mode="nearest", seed=3),
+        L.RandomShear(0.1, 0.1, fill_mode="wrap", seed=4), L.RandomTranslation(0.1, 0.1, "constant", "nearest", seed=5),
+        L.RandomHue(0.1, **colors, seed=6), L.RandomSaturation(0.5, **colors, seed=7),
+        L.RandomContrast(0.1, **colors, seed=8), L.Conv2D(8, 3, activation="relu"),
+        L.GlobalAveragePooling2D(), L.Dense(1)])
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    rng = np.random.default_rng(0)
+    x, y = rng.random((24, 24, 24, 3), np.float32), rng.random((24, 1), np.float32)
+    return model.fit(x, y, batch_size=8, epochs=3, verbose=0, shuffle=False).history["loss"]
+
+
+def test_augmenting_layers():
+    expected = _augmented()
+    with captured() as taken:
+        close(_augmented(), expected, 1e-4)
+    assert {op.type for op in taken.functions()["multi_step_on_iterator"].left} <= PIPELINE

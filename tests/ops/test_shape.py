@@ -213,24 +213,7 @@ def _makers() -> list[Record]:
     ]
 
 
-def _resizes() -> list[Record]:
-    records = []
-    x = floats(2, 4, 5, 3)
-    for align, centers in ((False, False), (True, False), (False, True)):
-        for size in ((8, 10), (7, 3), (4, 5)):
-            options = {"align_corners": align, "half_pixel_centers": centers}
-            note = f"{size}{align}{centers}"
-            for op in ("ResizeNearestNeighbor", "ResizeBilinear"):
-                function = raw(op, "images", size=size, **options)
-                records.append(record(op, function, x, exact=op != "ResizeBilinear", note=note))
-            gradient = raw("ResizeBilinearGrad", "grads", "original_image", **options)
-            records.append(record("ResizeBilinearGrad", gradient, floats(2, *size, 3), x, note=note))
-    nearest = raw("ResizeNearestNeighborGrad", "grads", size=(4, 5), half_pixel_centers=True)
-    records.append(record("ResizeNearestNeighborGrad", nearest, floats(2, 8, 15, 3)))
-    return records
-
-
-RECORDS = _slices() + _pads() + _joins() + _moves() + _diagonals() + _makers() + _resizes()
+RECORDS = _slices() + _pads() + _joins() + _moves() + _diagonals() + _makers()
 
 
 @pytest.mark.parametrize("runner", RUNNERS)

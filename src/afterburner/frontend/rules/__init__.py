@@ -15,10 +15,10 @@ import tensorflow as tf
 
 from ..flatten import FlatOp
 from ..importer import Rule
-from . import control, conv, elementwise, gather, loop, loss, matmul, pool, random, reduce, shape, sort, state
+from . import control, conv, elementwise, gather, image, loop, loss, matmul, pool, random, reduce, shape, sort, state
 
 FAMILIES = {
-    "control": control, "conv": conv, "elementwise": elementwise, "gather": gather, "loop": loop,
+    "control": control, "conv": conv, "elementwise": elementwise, "gather": gather, "image": image, "loop": loop,
     "loss": loss, "matmul": matmul, "pool": pool, "random": random, "reduce": reduce, "shape": shape, "sort": sort,
     "state": state,
 }

@@ -102,6 +102,9 @@ class Formula:
     def rsqrt(self, x: Value) -> Value:
         return self.ctx.emit(ew.Rsqrt(), x)
 
+    def floor(self, x: Value) -> Value:
+        return self.ctx.emit(ew.Floor(), x)
+
     def sin(self, x: Value) -> Value:
         return self.ctx.emit(ew.Sin(), x)
 

@@ -15,7 +15,6 @@ from ...ir.types import I64
 from ..flatten import FlatOp
 from ..importer import Importer, Rule
 from .formulas import Formula
-from .resize import RESIZE_RULES
 from .strided import STRIDED_RULES
 
 
@@ -429,7 +428,6 @@ def _batch_to_space(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[
 
 
 RULES: dict[str, Rule] = {
-    **RESIZE_RULES,
     **STRIDED_RULES,
     "BatchToSpaceND": _batch_to_space,
     "BroadcastArgs": _broadcast_args,

@@ -1,0 +1,87 @@
+"""Images, against TensorFlow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from .table import BF16, RUNNERS, Record, check, floats, ints, raw, record
+
+
+def _resizes() -> list[Record]:
+    records = []
+    x = floats(2, 4, 5, 3)
+    for align, centers in ((False, False), (True, False), (False, True)):
+        for size in ((8, 10), (7, 3), (4, 5)):
+            options = {"align_corners": align, "half_pixel_centers": centers}
+            note = f"{size}{align}{centers}"
+            for op in ("ResizeNearestNeighbor", "ResizeBilinear"):
+                function = raw(op, "images", size=size, **options)
+                records.append(record(op, function, x, exact=op != "ResizeBilinear", note=note))
+            gradient = raw("ResizeBilinearGrad", "grads", "original_image", **options)
+            records.append(record("ResizeBilinearGrad", gradient, floats(2, *size, 3), x, note=note))
+    nearest = raw("ResizeNearestNeighborGrad", "grads", size=(4, 5), half_pixel_centers=True)
+    records.append(record("ResizeNearestNeighborGrad", nearest, floats(2, 8, 15, 3)))
+    return records
+
+
+def _colors() -> list[Record]:
+    random = np.random.default_rng(0)
+    pictures = random.random((2, 5, 7, 3))
+    grey = np.repeat(random.random((4, 1)), 3, axis=1)
+    steps = random.integers(0, 3, (40, 3)) / 2  # ties between channels, black and white
+    records = []
+    for op in ("RGBToHSV", "HSVToRGB"):
+        for x in (pictures, pictures * 255, grey, steps, -pictures):
+            records += [record(op, raw(op, "images"), x.astype(np.float32)), record(op, raw(op, "images"), x)]
+    return records
+
+
+def _turns(count: int, seed: int = 0) -> np.ndarray:
+    """Transforms that turn, shear, move and tilt a little."""
+    random = np.random.default_rng(seed)
+    whole = np.array([1, 0, 0, 0, 1, 0, 0, 0])
+    spread = np.array([0.6, 0.6, 9, 0.6, 0.6, 9, 0.02, 0.02])
+    return (whole + spread * random.uniform(-1, 1, (count, 8))).astype(np.float32)
+
+
+def _projections() -> list[Record]:
+    x, size = floats(3, 6, 8, 2), np.array([5, 9], np.int32)
+    records = []
+
+    def add(images: np.ndarray, transforms: np.ndarray, mode: str, kind: str, note: str, **options: Any) -> None:
+        def apply(images: Any, transforms: Any) -> Any:
+            return tf.raw_ops.ImageProjectiveTransformV3(
+                images=images, transforms=transforms, output_shape=size, fill_value=0.25, interpolation=kind,
+                fill_mode=mode)
+
+        records.append(record("ImageProjectiveTransformV3", apply, images, transforms, note=note, **options))
+
+    moved = np.array([[1, 0, 2.5, 0, 1, -1.5, 0, 0]], np.float32)
+    far = np.array([[-3, 0, 40, 0, 5, -60, 0, 0], [1, 0, -0.5, 0, 1, -100, 0, 0], [2, 0, -33, 0, -4, 77, 0, 0]],
+                   np.float32)
+    beyond = np.array([[1, 0, 0, 0, 1, 0, -0.5, 0]], np.float32)  # the third column lies at infinity
+    for mode in ("CONSTANT", "REFLECT", "WRAP", "NEAREST"):
+        for kind in ("NEAREST", "BILINEAR"):
+            for note, transforms in (("turned", _turns(3)), ("all alike", _turns(1)), ("moved", moved), ("far", far),
+                                     ("beyond", beyond)):
+                add(x, transforms, mode, kind, f"{mode}-{kind}-{note}", exact=kind == "NEAREST")
+        add(floats(3, 1, 1, 1), moved, mode, "NEAREST", f"{mode}-one pixel", exact=True)
+    add(ints(3, 6, 8, 1), moved, "CONSTANT", "NEAREST", "whole numbers", exact=True)
+    add(ints(3, 6, 8, 1).astype(np.uint8), _turns(3), "REFLECT", "NEAREST", "bytes", exact=True)
+    add(floats(3, 6, 8, 2, dtype=BF16), _turns(3), "REFLECT", "BILINEAR", "half width")
+    older = raw("ImageProjectiveTransformV2", "images", "transforms", output_shape=size, interpolation="BILINEAR")
+    records.append(record("ImageProjectiveTransformV2", older, x, _turns(3)))
+    return records
+
+
+RECORDS = _resizes() + _colors() + _projections()
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+@pytest.mark.parametrize("case", RECORDS, ids=str)
+def test_image(case: Record, runner: str) -> None:
+    check(case, RUNNERS[runner])
