@@ -78,7 +78,28 @@ def _projections() -> list[Record]:
     return records
 
 
-RECORDS = _resizes() + _colors() + _projections()
+def _patches() -> list[Record]:
+    def cut(size: tuple[int, int], step: tuple[int, int], rate: tuple[int, int], padding: str) -> Any:
+        def wide(pair: tuple[int, int]) -> list[int]:
+            return [1, *pair, 1]
+
+        return raw("ExtractImagePatches", "images", ksizes=wide(size), strides=wide(step), rates=wide(rate),
+                   padding=padding)
+
+    cases = ((4, 4), (4, 4), (1, 1)), ((3, 2), (2, 1), (1, 1)), ((2, 3), (1, 3), (2, 2)), ((9, 1), (1, 1), (1, 1))
+    return [record("ExtractImagePatches", cut(*case, padding), x, exact=True, note=f"{case} {padding}")
+            for case in cases for padding in ("VALID", "SAME")
+            for x in (floats(2, 8, 12, 3), ints(1, 9, 11, 1, dtype=np.int64))]
+
+
+def _contrasts() -> list[Record]:
+    adjust = raw("AdjustContrastv2", "images", "contrast_factor")
+    pictures = np.random.default_rng(0).random((2, 2, 6, 5, 3))
+    return [record("AdjustContrastv2", adjust, x, np.float32(factor))
+            for x in (pictures.astype(np.float32), pictures[0, 0].astype(np.float32)) for factor in (0.5, 3, -1)]
+
+
+RECORDS = _resizes() + _colors() + _projections() + _patches() + _contrasts()
 
 
 @pytest.mark.parametrize("runner", RUNNERS)

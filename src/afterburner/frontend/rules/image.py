@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
+
+import numpy as np
 
 from ...ir import Shape, Value
 from ...ir.ops.gather import Gather
-from ...ir.ops.shape import Concat, Iota
+from ...ir.ops.shape import Concat, Iota, Pad
 from ...ir.types import F32, I32
 from ..flatten import FlatOp
 from ..importer import Importer, Rule
+from .conv import Layout, pads_of
 from .formulas import Formula
 from .resize import RESIZE_RULES
 from .shape import cut
@@ -135,6 +139,31 @@ def _projective(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Valu
     return (p.f.select(beyond, ctx.broadcast_to(fill, made.shape), made),)
 
 
+def _patches(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
+    """Windows laid out along the channels: rows, columns, then channels of each."""
+    x = inputs[0]
+    window, strides, rates = ([int(n) for n in ctx.attr(name)[1:3]] for name in ("ksizes", "strides", "rates"))
+    (top, bottom), (left, right) = pads_of(ctx, Layout(nchw=False), x.shape[1:3], window, strides, rates)
+    if any((top, bottom, left, right)):
+        x = ctx.emit(Pad((0, top, left, 0), (0, bottom, right, 0), (0,) * 4), x, ctx.constant(0, x.type.dtype))
+    for axis, i in ((1, 0), (3, 1)):
+        reach = (window[i] - 1) * rates[i] + 1
+        first = np.arange(0, x.shape[axis] - reach + 1, strides[i])
+        x = ctx.emit(Gather(axis), x, ctx.constant(first[:, None] + np.arange(window[i]) * rates[i], I32))
+    n, rows, _, columns, _, channels = x.shape
+    return (ctx.reshape(ctx.transpose(x, (0, 1, 3, 2, 4, 5)), (n, rows, columns, prod(window) * channels)),)
+
+
+def _contrast(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
+    """Differences to an image's mean by channel."""
+    f, x = Formula(ctx), inputs[0]
+    rank = x.type.rank
+    kept = (*range(rank - 3), rank - 1)
+    mean = f.along(f.mul(f.sum(x, (rank - 3, rank - 2)), 1 / prod(x.shape[-3:-1])), x, kept)
+    factor = ctx.broadcast_along(inputs[1], x.shape, ())
+    return (f.add(f.mul(f.sub(x, mean), factor), mean),)
+
+
 def _channels(ctx: Importer, x: Value) -> list[Value]:
     last = x.type.rank - 1
     if x.shape[last] != 3:
@@ -175,6 +204,8 @@ def _hsv_to_rgb(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Valu
 
 RULES: dict[str, Rule] = {
     **RESIZE_RULES,
+    "AdjustContrastv2": _contrast,
+    "ExtractImagePatches": _patches,
     "HSVToRGB": _hsv_to_rgb,
     "ImageProjectiveTransformV2": _projective,
     "ImageProjectiveTransformV3": _projective,
