@@ -19,7 +19,7 @@ from .options import options
 if TYPE_CHECKING:
     from .runtime.executable import Executable
 
-
+BETWEEN = "stands between operations that TensorFlow keeps"  # the reason of one that is given back
 _CALL = re.compile(r"(Stateful)?PartitionedCall(_\d+)?|gradient_tape|while\[\d+\]")  # wrap a layer's path
 _KINDS_SHOWN = 4  # of the operations that are left, in one line
 _WATCHED = "on TensorFlow while tf.debugging watches operations (check_numerics, dump_debug_info)"
@@ -324,10 +324,14 @@ def _line(report: FunctionReport, parts: Sequence[PartReport]) -> str:
 
 def _why_left(left: Sequence[LeftOp]) -> str:
     """The most common reason behind the kinds of operations it holds for, then the other kinds."""
-    reason, _ = Counter(op.reason for op in left).most_common(1)[0]
-    others = [op for op in left if op.reason != reason]
-    text = f"{_kinds(op for op in left if op.reason == reason)} ({reason})"
-    return f"{text}, and for other reasons {_kinds(others)}" if others else text
+    causes = [op for op in left if op.reason != BETWEEN]
+    reason, _ = Counter(op.reason for op in causes).most_common(1)[0]
+    others = [op for op in causes if op.reason != reason]
+    text = f"{_kinds(op for op in causes if op.reason == reason)} ({reason})"
+    if others:
+        text += f", and for other reasons {_kinds(others)}"
+    between = len(left) - len(causes)
+    return text + (f"; {between} more ops stand between" if between else "")
 
 
 def _kinds(left: Iterable[LeftOp]) -> str:

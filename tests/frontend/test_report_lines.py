@@ -98,3 +98,21 @@ def test_a_type_to_leave_out_that_tensorflow_does_not_know(capsys: pytest.Captur
     said = capsys.readouterr().err
     assert said.startswith("afterburner: AFTERBURNER_SKIP_OPS: TensorFlow has no operation 'matmul', 'Dense'; ")
     assert said.count("\n") == 1
+
+
+def test_what_is_given_back_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    @tf.function
+    def steps(x, y):
+        for _ in range(6):
+            x = tf.image.adjust_hue(tf.clip_by_value(x * 1.01, 0.0, 1.0), 0.05)
+        for _ in range(20):
+            y = tf.tanh(y @ y + tf.reduce_sum(x)) * 0.5
+        return y
+
+    x, y = np.full((1, 2, 2, 3), 0.5, np.float32), np.eye(4, dtype=np.float32)
+    with overridden(verbosity="line", compile_after=0), captured():
+        for _ in range(3):
+            steps(x, y)
+    said = lines(capsys)[0]
+    assert "left to TensorFlow: AdjustHue (no rule for AdjustHue); " in said
+    assert said.endswith(" more ops stand between")

@@ -294,7 +294,7 @@ class FunctionState:
         def reason(op: FlatOp) -> str | None:
             return self._reason(op, xla)
 
-        return partition(flat, reason, lambda op: is_control(op) and self._worthwhile(op, reason))
+        return partition(flat, reason, lambda op: is_control(op) and self._worthwhile(op, reason), _MAX_STAGES)
 
     def _worthwhile(self, op: FlatOp, reason: Callable[[FlatOp], str | None]) -> bool:
         """Whether a loop or conditional that is not compiled as a whole runs faster on the host: where each turn is a

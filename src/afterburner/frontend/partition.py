@@ -9,6 +9,7 @@ from enum import IntEnum
 
 import tensorflow as tf
 
+from ..report import BETWEEN
 from .flatten import FlatGraph, FlatOp, FlatTensor
 
 MIN_OPS = 3  # a function of fewer compiled operations is not worth a call of ours
@@ -69,22 +70,26 @@ def why_too_few(cut: Partition, taken: int, seen: int) -> str:
     return f"only {taken} of {seen} operations can be compiled{''.join(whys)}"
 
 
-def partition(flat: FlatGraph, reason: Reason, is_host: IsHost = lambda op: False) -> Partition:
+def partition(flat: FlatGraph, reason: Reason, is_host: IsHost = lambda op: False,
+              most_stages: int | None = None) -> Partition:
     """Cut a function into as few alternating stages as its dependences allow.
 
     Args:
         flat: the function.
         reason: why an operation is not taken; None if it is.
         is_host: whether an operation that is not taken is a loop or branch we interpret.
+        most_stages: where there would be more, compiled stages of few operations are given back to TensorFlow.
     """
     reasons = {op: _reason(op, reason) for op in flat.ops}
     live = _live(flat)
     while True:
         cut = _cut(flat, reasons, live, is_host)
-        outside = _with_lists_from_outside(cut.stages)
-        if not outside:
+        if outside := _with_lists_from_outside(cut.stages):
+            reasons.update(dict.fromkeys(outside, "a list of tensors that another part of the function has"))
+        elif given_back := _smallest(cut, most_stages):
+            reasons.update(dict.fromkeys(given_back, BETWEEN))
+        else:
             return cut
-        reasons.update(dict.fromkeys(outside, "a list of tensors that another part of the function has"))
 
 
 def _cut(flat: FlatGraph, reasons: dict[FlatOp, str | None], live: set[FlatOp], is_host: IsHost) -> Partition:
@@ -115,6 +120,14 @@ def _with_lists_from_outside(stages: Iterable[Stage]) -> list[FlatOp]:
             crossing = {t for t in (*stage.inputs, *stage.outputs) if t.dtype == tf.variant}
             found += [op for op in stage.ops if not crossing.isdisjoint((*op.inputs, *op.outputs))]
     return found
+
+
+def _smallest(cut: Partition, most_stages: int | None) -> list[FlatOp]:
+    """Operations of the compiled stage that has fewest, where there are too many stages and other compiled ones."""
+    native = [[op for op in s.ops if op.type != "Const"] for s in cut.stages if s.native]
+    if most_stages is None or len(cut.stages) <= most_stages or len(native) < 2:
+        return []
+    return min(native, key=len)
 
 
 def _reason(op: FlatOp, reason: Reason) -> str | None:
