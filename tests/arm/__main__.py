@@ -16,7 +16,8 @@ from pathlib import Path
 
 FAMILIES = ("halves", "vecmath", "fused", "matmul", "epilogue", "prologue", "conv", "conv_pooled", "conv_sparse",
             "conv_input_grad_narrow", "shared_zeros", "sum_blocks", "column_sums", "winograd", "winograd_strided",
-            "winograd_checked", "winograd_checked_filter_grad", "pool", "gather", "random", "scan", "sort")
+            "winograd_checked", "winograd_checked_strided", "winograd_checked_filter_grad", "pool", "gather",
+            "random", "scan", "sort")
 
 
 def run(code: str, family: str) -> bool:
