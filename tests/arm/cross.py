@@ -78,27 +78,51 @@ class _Memory:
         assert (around == _FILL).all(), f"bytes {np.flatnonzero(around != _FILL)[:8]} outside all buffers were written"
 
 
+class Image:
+    """Linked code for 64-bit Arm and copies of the memory that it works on.
+
+    Attributes:
+        functions: addresses of what the code exports, and of the runner's functions, by name.
+    """
+
+    def __init__(self, text: str, isa: Isa) -> None:
+        self._layout = Layout([read_object(compiled(text, isa))])
+        self._memory = _Memory(_BASE + self._layout.size)
+        exports = {name: _BASE + at for name, at in self._layout.exports().items()}
+        self.functions = {**_symbols(), **exports}
+
+    def add(self, span: Span) -> int:
+        """The address of a copy of memory of this process, which is given back after the run."""
+        return self._memory.add(span)
+
+    def run(self, calls: Sequence[tuple[int, int, int, int]]) -> None:
+        """Call functions, each with three arguments, one after the other.
+
+        Raises:
+            AssertionError: the code crashed, or wrote outside what was added.
+        """
+        layout, memory = self._layout, self._memory
+        code = bytearray(layout.size)
+        layout.write(code, _BASE, _symbols().get)
+        text_end = next(end for kind, _, end in layout.parts if kind == TEXT)
+        words = [word % 2**64 for call in calls for word in call]
+        head = (_BASE, layout.size + len(memory.raw), text_end, len(memory.guards), len(calls), *memory.guards, *words)
+        image = _execute(struct.pack(f"<{len(head)}Q", *head) + code + memory.raw)
+        memory.give_back(image[layout.size:])
+
+
 def run_calls(text: str, isa: Isa, calls: Sequence[Call], buffers: Sequence[Span], scratch: Span) -> None:
     """Compile and run functions of an LLVM module; see ``cpu_harness.run_calls``.
 
     Raises:
         AssertionError: the code crashed, or wrote outside its buffers.
     """
-    object_ = read_object(compiled(text, isa))
-    layout = Layout([object_])
-    memory = _Memory(_BASE + layout.size)
-    table = struct.pack(f"<{len(buffers)}Q", *(memory.add(span) for span in buffers))
+    image = Image(text, isa)
+    table = struct.pack(f"<{len(buffers)}Q", *(image.add(span) for span in buffers))
     kept = ctypes.create_string_buffer(table, len(table))
-    pointers = memory.add((ctypes.addressof(kept), len(table)))
-    private = memory.add(scratch)
-    code = bytearray(layout.size)
-    layout.write(code, _BASE, _symbols().get)
-    exports = layout.exports()
-    words = [word for symbol, chunk in calls for word in (_BASE + exports[symbol], pointers, chunk % 2**64, private)]
-    text_end = next(end for kind, _, end in layout.parts if kind == TEXT)
-    head = (_BASE, layout.size + len(memory.raw), text_end, len(memory.guards), len(calls), *memory.guards, *words)
-    image = _execute(struct.pack(f"<{len(head)}Q", *head) + code + memory.raw)
-    memory.give_back(image[layout.size:])
+    pointers = image.add((ctypes.addressof(kept), len(table)))
+    private = image.add(scratch)
+    image.run([(image.functions[symbol], pointers, chunk, private) for symbol, chunk in calls])
 
 
 def _execute(program: bytes) -> bytes:

@@ -5,15 +5,21 @@
  *
  * The file is 64-bit words: base address, bytes of the image, bytes of its text, number of guard pages, number of
  * calls; the address of each guard page; function, buffers, chunk and scratch of each call; then the image. */
+#define _GNU_SOURCE
 #include <inttypes.h>
 #include <math.h>
+#include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
 
 #define PAGE 4096
+#define MOST_WORKERS 64
 
 typedef void (*kernel)(void *buffers, int64_t chunk, void *scratch);
 
@@ -47,9 +53,40 @@ static uint64_t *read_words(FILE *file, size_t count) {
 PRODUCT(product_of_floats, float)
 PRODUCT(product_of_doubles, double)
 
+/* The workers of a team but the caller, who is the first. */
+static struct worker { pthread_t thread; void *team; int64_t index; void (*work)(void *team, int64_t index); }
+    workers[MOST_WORKERS];
+static int64_t worker_count;
+
+static void *live(void *own) {
+    struct worker *worker = own;
+    worker->work(worker->team, worker->index);
+    return NULL;
+}
+
+static void start_workers(void *team, int64_t count, void *work) {
+    need(count <= MOST_WORKERS, "workers");
+    for (worker_count = 1; worker_count < count; worker_count++) {
+        struct worker *worker = &workers[worker_count];
+        *worker = (struct worker){.team = team, .index = worker_count, .work = (void (*)(void *, int64_t))work};
+        need(pthread_create(&worker->thread, NULL, live, worker) == 0, "thread");
+    }
+}
+
+static void join_workers(void) {
+    for (int64_t index = 1; index < worker_count; index++)
+        need(pthread_join(workers[index].thread, NULL) == 0, "join");
+}
+
+#define NAMED(FUNCTION) {#FUNCTION, FUNCTION}
+
 static void print_symbols(void) {
     struct { const char *name; void *address; } known[] = {
-        {"memcpy", memcpy}, {"memmove", memmove}, {"memset", memset}, {"bzero", bzero}, {"fmod", fmod}, {"fmodf", fmodf},
+        NAMED(memcpy), NAMED(memmove), NAMED(memset), NAMED(bzero), NAMED(fmod), NAMED(fmodf),
+        NAMED(clock_gettime), NAMED(nanosleep), NAMED(sched_yield), NAMED(sched_getcpu), NAMED(sched_getaffinity),
+        NAMED(sched_setaffinity), NAMED(syscall), NAMED(pthread_mutex_init), NAMED(pthread_mutex_lock),
+        NAMED(pthread_mutex_unlock), NAMED(pthread_cond_init), NAMED(pthread_cond_wait), NAMED(pthread_cond_broadcast),
+        NAMED(start_workers), NAMED(join_workers),
         {"afterburner_cblas_sgemm", product_of_floats}, {"afterburner_cblas_dgemm", product_of_doubles},
     };
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
