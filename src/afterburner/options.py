@@ -183,15 +183,36 @@ def from_environment(environment: Mapping[str, str] | None = None) -> Options:
     """
     source = os.environ if environment is None else environment
     values: dict[str, Any] = {}
-    for item in fields(Options):
-        variable = next((name for name in variables(item.name) if source.get(name, "").strip()), None)
-        if variable is None:
-            continue
+    for name, variable, parse in _given(source):
         try:
-            values[item.name] = item.metadata["parse"](source[variable])
+            values[name] = parse(source[variable])
         except OptionError as error:
             raise OptionError(f"{variable}: {error}") from None
     return Options(**values)
+
+
+def drop_wrong() -> list[str]:
+    """Take the variables whose values have no meaning out of the environment, also that of processes started later.
+
+    Returns:
+        What is wrong with each.
+    """
+    wrong = []
+    for _, variable, parse in [*_given(os.environ)]:
+        try:
+            parse(os.environ[variable])
+        except OptionError as error:
+            wrong.append(f"{variable}: {error}")
+            del os.environ[variable]
+    return wrong
+
+
+def _given(source: Mapping[str, str]) -> Iterator[tuple[str, str, Callable[[object], Any]]]:
+    """(option, the variable that sets it, what reads its text) of every option that the environment sets."""
+    for item in fields(Options):
+        variable = next((name for name in variables(item.name) if source.get(name, "").strip()), None)
+        if variable is not None:
+            yield item.name, variable, item.metadata["parse"]
 
 
 def stock_environment() -> dict[str, str]:

@@ -75,6 +75,16 @@ def test_doctor_finds_all_in_order(tmp_path: Path) -> None:
     assert "everything is in order" in done.stdout
 
 
+def test_doctor_names_each_variable_that_has_no_meaning_and_goes_on(tmp_path: Path) -> None:
+    done = afterburner("doctor", cwd=tmp_path, AFTERBURNER_CACHE_DIR=str(tmp_path), AFTERBURNER_DEVICE="tpu",
+                       AFTERBURNER_THREADS="many", TF_DISABLE_MLC="maybe")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "AFTERBURNER_DEVICE: 'tpu' is none of any, cpu, gpu; set it to" in done.stdout
+    assert "AFTERBURNER_THREADS: 'many' is not a whole number from 0 up; set it to" in done.stdout
+    assert "TF_DISABLE_MLC: 'maybe' is not 0 or 1; set it to" in done.stdout
+    assert done.stdout.splitlines()[-2].startswith("✓ Self-test") and done.stdout.endswith("3 things are wrong\n")
+
+
 @pytest.mark.parametrize("dot, said", [(True, "may round float32 to bfloat16 (this processor has the instruction)"),
                                        (False, "lacks the instruction")])
 def test_doctor_tells_what_fast_precision_does_here(dot: bool, said: str, capsys: pytest.CaptureFixture[str],

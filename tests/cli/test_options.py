@@ -10,7 +10,16 @@ from typing import Any
 
 import pytest
 
-from afterburner.options import OptionError, Options, from_environment, options, overridden, set_options, variables
+from afterburner.options import (
+    OptionError,
+    Options,
+    drop_wrong,
+    from_environment,
+    options,
+    overridden,
+    set_options,
+    variables,
+)
 
 FLAGS = ("disable", "strict", "gpu_emulate", "deterministic", "accelerate", "cache", "log_graphs", "profile")
 COUNTS = ("threads", "compile_after", "variants", "cache_limit")
@@ -99,6 +108,15 @@ def test_an_empty_variable_is_as_good_as_none() -> None:
     empty = {variable: "  " for item in fields(Options) for variable in variables(item.name)}
     assert from_environment(empty) == Options()
     assert from_environment({"AFTERBURNER_DISABLE": "", "TF_DISABLE_MLC": "1"}).disable
+
+
+def test_what_has_no_meaning_is_taken_out_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable, given in (("AFTERBURNER_DEVICE", "tpu"), ("AFTERBURNER_THREADS", "3"), ("AFTERBURNER_STRICT", "2"),
+                            ("AFTERBURNER_DISABLE", "0"), ("TF_DISABLE_MLC", "maybe")):  # the last one does not count
+        monkeypatch.setenv(variable, given)
+    assert drop_wrong() == ["AFTERBURNER_STRICT: '2' is not 0 or 1",
+                            "AFTERBURNER_DEVICE: 'tpu' is none of any, cpu, gpu"]
+    assert drop_wrong() == [] and from_environment().threads == 3
 
 
 def test_a_pass_that_does_not_exist_is_told_before_anything_is_compiled() -> None:

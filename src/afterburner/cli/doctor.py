@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from afterburner import hardware, support
-from afterburner.options import Options, described, options
+from afterburner.options import Options, described, drop_wrong, options
 
 from . import machine
 from .cache import MIB, open_cache, why_unusable
@@ -62,6 +62,12 @@ def _mark(state: str) -> str:
     except UnicodeEncodeError:
         return f"{state:<5}"
     return sign
+
+
+def check_variables() -> Iterator[Finding]:
+    """Stands first: the other checks ask for options."""
+    for wrong in drop_wrong():
+        yield Finding("Option", BAD, f"{wrong}; set it to such a value, or leave it out (below it is left out)")
 
 
 def check_python() -> Iterator[Finding]:
@@ -194,5 +200,5 @@ def check_step() -> Iterator[Finding]:
 
 
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
-    check_python, check_tensorflow, check_keras, check_processor, check_devices, check_precision, check_threads,
-    check_cache, check_startup, check_options, check_step)
+    check_variables, check_python, check_tensorflow, check_keras, check_processor, check_devices, check_precision,
+    check_threads, check_cache, check_startup, check_options, check_step)
