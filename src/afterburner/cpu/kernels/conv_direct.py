@@ -300,7 +300,8 @@ def pointwise_product(parts: list[Correlation], dtype: DType, isa: Isa) -> Produ
     """The matrix product that a convolution of single pixels is, where a library takes it, or where there are so few
     pixels that packing the filter for them takes longer than they take."""
     c = parts[0]
-    if len(parts) > 1 or not c.pointwise:
+    other_tap = c.rows.taps.index or c.columns.taps.index  # the product's matrix begins where the filter does
+    if len(parts) > 1 or not c.pointwise or other_tap:
         return None
     product = Product(1, c.pixels, c.width, c.depth, False, c.transposed)
     return product if c.pixels <= _FEW_PIXELS or library.pays(product, dtype, isa) else None
