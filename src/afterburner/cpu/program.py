@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from functools import lru_cache
 from string import Template
 from typing import NamedTuple
 
@@ -378,30 +378,41 @@ def tables(rows: Sequence[Sequence[Item]], workers: int) -> tuple[np.ndarray, np
     items: list[tuple[int, int, int, int]] = []
     phases: list[tuple[int, int, int]] = []
     for row in rows:
-        first_phases = []
+        spans = []
         for item in row:
-            first_phases.append(len(phases))
+            spans.append((len(phases), len(phases) + len(item.calls)))
             phases.extend(item.calls)
-        segment = [sum(item.chunks for item in row)]
-        parts = bounds([item.chunks for item in row], workers)
-        for worker in range(workers):
-            first, claims = len(items), 0
-            for item, phase, part in zip(row, first_phases, parts, strict=True):
-                begin, end = part[worker:worker + 2]
-                if begin < end:
-                    items.append((phase, phase + len(item.calls), claims - begin, claims + end - begin))
-                    claims += end - begin
-            segment += (first, claims)
+        chunks = tuple(item.chunks for item in row)
+        segment = [sum(chunks)]
+        for share in shares(chunks, workers):
+            segment += (len(items), share[-1].end if share else 0)
+            items.extend((*spans[part.item], part.skipped, part.end) for part in share)
         segments.append(segment)
     return (np.array(segments, np.int64).reshape(-1, 1 + 2 * workers), np.array(items, np.int64).reshape(-1, 4),
             np.array(phases, np.int64).reshape(-1, 3))
 
 
-def bounds(chunks: Sequence[int], workers: int) -> list[list[int]]:
-    """Where each worker's part of each item begins, and the item's end. What is left over goes to one after another."""
-    found, turn = [], 0
-    for count in chunks:
+class ShareOfItem(NamedTuple):
+    """Adjacent chunks of an item in a worker's share: claim ``c`` below ``end`` is for chunk ``c - skipped``."""
+
+    item: int
+    skipped: int
+    end: int
+
+
+@lru_cache(maxsize=1024)
+def shares(chunks: tuple[int, ...], workers: int) -> tuple[tuple[ShareOfItem, ...], ...]:
+    """Each worker's share of items of so many chunks. What is left over goes to one after another."""
+    found: list[list[ShareOfItem]] = [[] for _ in range(workers)]
+    turn = 0
+    for item, count in enumerate(chunks):
         even, left = divmod(count, workers)
-        found.append([*accumulate((even + ((w - turn) % workers < left) for w in range(workers)), initial=0)])
+        begin = 0
+        for worker, share in enumerate(found):
+            size = even + ((worker - turn) % workers < left)
+            if size:
+                claimed = share[-1].end if share else 0
+                share.append(ShareOfItem(item, claimed - begin, claimed + size))
+                begin += size
         turn = (turn + left) % workers
-    return found
+    return tuple(tuple(share) for share in found)
