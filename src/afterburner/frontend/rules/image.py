@@ -10,7 +10,7 @@ import numpy as np
 from ...ir import Shape, Value
 from ...ir.ops.gather import Gather
 from ...ir.ops.shape import Concat, Iota, Pad
-from ...ir.types import F32, I32
+from ...ir.types import F32, I32, I64
 from ..flatten import FlatOp
 from ..importer import Importer, Rule
 from .conv import Layout, pads_of
@@ -80,8 +80,9 @@ class _Projection:
         n, h, w, channels = self.images.shape
         shape = (*row.shape, channels)
         known = f.both(f.both(f.ge(row, 0), f.lt(row, h)), f.both(f.ge(column, 0), f.lt(column, w)))
-        y, x = (ctx.cast(self._clamped(place, size), I32) for place, size in ((row, h), (column, w)))
-        image = ctx.emit(Iota(I32, row.shape, 0))
+        index = I32 if n * h * w < 1 << 31 else I64
+        y, x = (ctx.cast(self._clamped(place, size), index) for place, size in ((row, h), (column, w)))
+        image = ctx.emit(Iota(index, row.shape, 0))
         at = f.add(f.mul(f.add(f.mul(image, h), y), w), x)
         found = ctx.emit(Gather(0), ctx.reshape(self.images, (n * h * w, channels)), at)
         return f.select(self.wide(known, shape), found, ctx.broadcast_to(self.fill, shape))
@@ -128,8 +129,8 @@ def _projective(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Valu
     fill = ctx.cast(inputs[3], dtype) if op.type == "ImageProjectiveTransformV3" else ctx.constant(0, dtype)
     if 0 in (*images.shape, *shape):
         return (ctx.broadcast_to(fill, (*shape, channels)),)
-    if transforms.shape[0] not in (1, n):
-        raise ctx.refuse(f"{transforms.shape[0]} transforms of {n} images")
+    if transforms.shape not in ((1, 8), (n, 8)):
+        raise ctx.refuse(f"transforms {list(transforms.shape)} of {n} images")
     p = _Projection(ctx, images, fill)
     row, column, divisor = p.places(transforms, shape)
     mode = ctx.attr("fill_mode")
