@@ -89,3 +89,17 @@ def close(ours: Any, stock: Any, tolerance: float = 1e-5) -> None:
         else:
             scale = max(float(np.max(np.abs(b), initial=0)), 1e-3)
             np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * scale)
+
+
+def with_many_stages() -> Any:
+    """A function of pictures and a square matrix that an operation of TensorFlow's cuts into 13 stages."""
+
+    @tf.function
+    def steps(x, y):
+        for _ in range(6):
+            x = tf.image.adjust_hue(tf.clip_by_value(x * 1.01, 0.0, 1.0), 0.05)
+        for _ in range(20):
+            y = tf.tanh(y @ y + tf.reduce_sum(x)) * 0.5
+        return y
+
+    return steps

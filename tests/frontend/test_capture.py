@@ -14,7 +14,7 @@ from afterburner.frontend import capture, fastpath
 from afterburner.frontend import function as taken_function
 from afterburner.frontend.flatten import flatten
 from afterburner.report import BETWEEN
-from tests.frontend.kit import captured, close
+from tests.frontend.kit import captured, close, with_many_stages
 
 
 def _dense(units: int, inputs: int, seed: int) -> tuple[tf.Variable, tf.Variable]:
@@ -521,20 +521,13 @@ def test_functions_without_work_are_left_alone():
 
 
 def test_small_stages_are_given_back_where_there_would_be_many():
-    @tf.function
-    def step(x, y):
-        for _ in range(6):
-            x = tf.image.adjust_hue(tf.clip_by_value(x * 1.01, 0.0, 1.0), 0.05)
-        for _ in range(20):
-            y = tf.tanh(y @ y + tf.reduce_sum(x)) * 0.5
-        return y
-
+    steps = with_many_stages()
     x, y = tf.random.uniform([4, 5, 5, 3], seed=1), tf.random.normal([6, 6], seed=2)
-    expected = step(x, y)
+    expected = steps(x, y)
     with captured() as taken:
         for _ in range(3):
-            close(step(x, y), expected)
-    report = taken.functions()["step"]
+            close(steps(x, y), expected)
+    report = taken.functions()["steps"]
     assert report.status == "compiled" and report.taken_ops > report.seen_ops / 2
     assert {op.type for op in report.left if op.reason == BETWEEN} >= {"Mul"}
     assert {op.type for op in report.left if op.reason != BETWEEN} == {"AdjustHue"}

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from afterburner.options import overridden
 
-from .kit import captured
+from .kit import captured, with_many_stages
 
 LINE = re.compile(r"afterburner: steps: .* \d+ kernels( in \d+ pieces)? compiled in ")
 
@@ -101,14 +101,7 @@ def test_a_type_to_leave_out_that_tensorflow_does_not_know(capsys: pytest.Captur
 
 
 def test_what_is_given_back_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
-    @tf.function
-    def steps(x, y):
-        for _ in range(6):
-            x = tf.image.adjust_hue(tf.clip_by_value(x * 1.01, 0.0, 1.0), 0.05)
-        for _ in range(20):
-            y = tf.tanh(y @ y + tf.reduce_sum(x)) * 0.5
-        return y
-
+    steps = with_many_stages()
     x, y = np.full((1, 2, 2, 3), 0.5, np.float32), np.eye(4, dtype=np.float32)
     with overridden(verbosity="line", compile_after=0), captured():
         for _ in range(3):
