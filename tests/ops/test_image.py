@@ -73,6 +73,8 @@ def _projections() -> list[Record]:
     add(ints(3, 6, 8, 1), moved, "CONSTANT", "NEAREST", "whole numbers", exact=True)
     add(ints(3, 6, 8, 1).astype(np.uint8), _turns(3), "REFLECT", "NEAREST", "bytes", exact=True)
     add(floats(3, 6, 8, 2, dtype=BF16), _turns(3), "REFLECT", "BILINEAR", "half width")
+    bytes_ = np.random.default_rng(1).integers(0, 256, (3, 6, 8, 1), np.uint8)
+    add(bytes_, moved, "CONSTANT", "BILINEAR", "bytes", exact=True)
     older = raw("ImageProjectiveTransformV2", "images", "transforms", output_shape=size, interpolation="BILINEAR")
     records.append(record("ImageProjectiveTransformV2", older, x, _turns(3)))
     return records
@@ -95,8 +97,8 @@ def _patches() -> list[Record]:
 def _contrasts() -> list[Record]:
     adjust = raw("AdjustContrastv2", "images", "contrast_factor")
     pictures = np.random.default_rng(0).random((2, 2, 6, 5, 3))
-    return [record("AdjustContrastv2", adjust, x, np.float32(factor))
-            for x in (pictures.astype(np.float32), pictures[0, 0].astype(np.float32)) for factor in (0.5, 3, -1)]
+    cases = [floats(0, 6, 5, 3), floats(2, 0, 5, 3), pictures.astype(np.float32), pictures[0, 0].astype(np.float32)]
+    return [record("AdjustContrastv2", adjust, x, np.float32(factor)) for x in cases for factor in (0.5, 3, -1)]
 
 
 RECORDS = _resizes() + _colors() + _projections() + _patches() + _contrasts()

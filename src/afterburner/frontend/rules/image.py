@@ -54,9 +54,7 @@ class _Projection:
         f = self.f
         if mode == "CONSTANT":
             return place
-        if mode == "NEAREST":
-            return self._clamped(place, size)
-        if size <= 1:
+        if mode == "NEAREST" or size <= 1:
             return self._clamped(place, size)
         below, above = f.lt(place, 0), f.gt(place, size - 1)
         if mode == "WRAP":
@@ -158,6 +156,8 @@ def _patches(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
 def _contrast(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
     """Differences to an image's mean by channel."""
     f, x = Formula(ctx), inputs[0]
+    if not x.type.size:
+        return (x,)
     rank = x.type.rank
     kept = (*range(rank - 3), rank - 1)
     mean = f.along(f.mul(f.sum(x, (rank - 3, rank - 2)), 1 / prod(x.shape[-3:-1])), x, kept)
