@@ -60,7 +60,8 @@ def set_precision(precision: str) -> None:
 
     Args:
         precision: "default", or "fast": float32 convolutions may take Winograd's algorithms of any size; on a
-            processor with the instruction for it, operands of products may be rounded to bfloat16.
+            processor with the instruction for it, operands of products may be rounded to bfloat16, on a GPU to TF32
+            (chosen when MLX is first loaded).
 
     Raises:
         OptionError: neither of these.

@@ -125,8 +125,9 @@ class Options:
                               "for tests")
     isa: str = _knob("", _nothing_or_one_of(ISAS), "instruction set override: avx512, avx2, neon or generic")
     precision: str = _knob("default", _one_of(PRECISION), "fast: float32 convolutions by Winograd's algorithms of any "
-                           "size, products of bfloat16 where the processor has an instruction for them, which loses "
-                           "digits; default: only what is by norm about as exact as direct sums")
+                           "size, products of bfloat16 where the processor has an instruction for them and of TF32 on "
+                           "GPUs that have it, which loses digits; default: only what is by norm about as exact as "
+                           "direct sums")
     deterministic: bool = _knob(False, _flag, "1: never measure which device is fastest; what any could choose runs "
                                 "on the cpu (so does TensorFlow's own op determinism)")
     accelerate: bool = _knob(True, _flag, "0: on Macs, large matrix products never call Apple's Accelerate, as with "
@@ -153,6 +154,11 @@ class Options:
     def setting(self) -> tuple[str, str, bool, bool]:
         """What decides how, and where, a graph is compiled."""
         return self.precision, self.device, self.deterministic, self.accelerate
+
+    @property
+    def fast(self) -> bool:
+        """Whether products may lose digits."""
+        return self.precision == "fast"
 
     def skips_op(self, type_: str) -> bool:
         """Whether operations of a type are left to TensorFlow."""

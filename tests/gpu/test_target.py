@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 import sys
 import threading
 
@@ -12,7 +14,7 @@ import pytest
 pytest.importorskip("mlx.core", reason="MLX has no wheel for this machine", exc_type=ImportError)
 
 from afterburner.compile import compile_graph as compile_for_any  # noqa: E402
-from afterburner.gpu import backend, devices  # noqa: E402
+from afterburner.gpu import backend, devices, target  # noqa: E402
 from afterburner.gpu.target import GpuExecutable, PlantedFault, compile_graph  # noqa: E402
 from afterburner.ir import interpret, parse_graph  # noqa: E402
 from afterburner.options import OptionError, from_environment, options, overridden, set_options  # noqa: E402
@@ -158,6 +160,23 @@ def test_float64_is_refused() -> None:
     with overridden(gpu_emulate=True), pytest.raises(Unsupported) as caught:
         compile_for_any(parse_graph(WIDE), device="gpu")
     assert "add" in caught.value.graph_text  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("precision, setting", [("default", "0"), ("fast", "1")])
+def test_fast_precision_lets_mlx_multiply_with_fewer_digits(precision: str, setting: str) -> None:
+    program = ("import ctypes, afterburner.gpu.backend as backend; libc = ctypes.CDLL(None); "
+               "libc.getenv.restype = ctypes.c_char_p; "
+               "print(libc.getenv(b'MLX_ENABLE_TF32').decode(), int(backend.TF32))")
+    environment = {**os.environ, "AFTERBURNER_PRECISION": precision, "MLX_ENABLE_TF32": "1"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [setting, setting]
+
+
+def test_a_process_that_began_fast_computes_exactly_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(target, "TF32", True)
+    with pytest.raises(Unsupported, match="MLX was loaded with fast precision"):
+        compile_graph(parse_graph(STEP), device=devices.Device("a card", "CUDA"))
+    compile_graph(parse_graph(STEP), device=DEVICE)  # MLX's CPU device knows one precision
 
 
 def test_large_products_of_integers_are_refused() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from afterburner.ir.types import BF16, BOOL, F32, I32, TensorType
+from afterburner.ir.types import BF16, BOOL, F32, F64, I32, TensorType
 from afterburner.runtime.agreement import disagreement, grain_of, is_float, shaken
 from afterburner.runtime.views import array_at
 
@@ -26,6 +26,12 @@ def test_rounding_is_allowed_and_nothing_else() -> None:
     one[3] += 1.0
     assert "error of" in differs(one, x)
     assert "error of" in differs(x * 0, x)
+
+
+def test_fast_precision_is_coarser() -> None:
+    types = [TensorType(F32, ()), TensorType(I32, ())]
+    assert grain_of(types, fast=True) == grain_of([TensorType(BF16, ())])
+    assert grain_of([TensorType(F64, ())], fast=True) == grain_of([TensorType(F64, ())])
 
 
 def test_what_moves_with_the_last_bits_of_the_inputs_is_not_judged() -> None:

@@ -89,6 +89,7 @@ class Contest:
         signature: the shapes, as the report tells them.
         variants: our candidates that are compiled.
         broken: whether one failed in the middle of a step, so that the outcome is not kept.
+        fast: whether they are compiled with fast precision.
         unconfirmed: devices whose results nothing was compared with yet; the cpu's are what others are compared with.
     """
 
@@ -97,6 +98,7 @@ class Contest:
     candidates: tuple[str, ...]
     variants: dict[str, Variant] = field(default_factory=dict)
     broken: bool = False
+    fast: bool = field(default_factory=lambda: options().fast)
 
     def __post_init__(self) -> None:
         self.trial = Trial(self.candidates)
@@ -110,7 +112,7 @@ class Contest:
         """What the first step of a device is compared with; None for all others, and where the cpu cannot tell."""
         if name not in self.unconfirmed or CPU not in self.variants or CPU in self.trial.dropped:
             return None
-        return SecondOpinion(self.variants[CPU].executable, self.imported.graph, pool)
+        return SecondOpinion(self.variants[CPU].executable, self.imported.graph, pool, self.fast)
 
     def decision(self) -> Decision:
         """The outcome.

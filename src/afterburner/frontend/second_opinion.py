@@ -24,12 +24,13 @@ class SecondOpinion:
         executable: of the same graph, on a device that is trusted.
         graph: as imported; inputs that are variables come last.
         pool: where memory for the results comes from.
+        fast: whether both were compiled with fast precision.
     """
 
-    def __init__(self, executable: Executable, graph: Graph, pool: BufferPool) -> None:
+    def __init__(self, executable: Executable, graph: Graph, pool: BufferPool, fast: bool = False) -> None:
         self._executable = executable
         self._data = sum(not item.state for item in graph.inputs)
-        self._grain = grain_of((*graph.input_types, *_result_types(graph)))
+        self._grain = grain_of((*graph.input_types, *_result_types(graph)), fast)
         self._pool = pool
 
     def confirm(self, inputs: Sequence[int], outputs: Sequence[int]) -> None:

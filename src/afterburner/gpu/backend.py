@@ -9,13 +9,16 @@ from __future__ import annotations
 import os
 
 from ..ir import DType, TensorType
+from ..options import options
 from ..runtime.executable import Unsupported
 
-os.putenv("MLX_ENABLE_TF32", "0")  # else some devices multiply float32 matrices with 10 bits of mantissa
+# Some GPUs multiply float32 matrices with 10 bits of mantissa where they may. MLX asks once a process.
+TF32 = options().fast
+os.putenv("MLX_ENABLE_TF32", str(int(TF32)))
 
 import mlx.core as mx  # noqa: E402 - reads the setting
 
-__all__ = ["check_types", "is_half", "mx", "mx_dtype", "sums_in_order", "widened"]
+__all__ = ["TF32", "check_types", "is_half", "mx", "mx_dtype", "sums_in_order", "widened"]
 
 _DTYPES: dict[str, mx.Dtype] = {
     "bool": mx.bool_, "i8": mx.int8, "i16": mx.int16, "i32": mx.int32, "i64": mx.int64,

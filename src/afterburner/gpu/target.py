@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from ..ir import Graph, Node, TensorType
 from ..options import Options
 from ..options import options as current_options
-from ..runtime.executable import KernelInfo, Part
-from .backend import check_types, mx, mx_dtype
+from ..runtime.executable import KernelInfo, Part, Unsupported
+from .backend import TF32, check_types, mx, mx_dtype
 from .devices import Device, choose
 from .program import Program
 from .transfer import Reader, Writer
@@ -32,12 +32,16 @@ def compile_graph(graph: Graph, options: Options | None = None, device: Device |
 
     Raises:
         NoGpu: there is no such device.
-        Unsupported: MLX cannot compute a node, or no GPU has an element type; the message says which.
+        Unsupported: MLX cannot compute a node, or not as exactly as asked for, or no GPU has an element type; the
+            message says which.
     """
     chosen = options or current_options()
     where = device or choose(chosen.gpu_emulate)
     if chosen.fault == "codegen":
         raise PlantedFault("planted failure of code generation")
+    if TF32 and not (chosen.fast or where.emulated):
+        raise Unsupported("MLX was loaded with fast precision, and multiplies float32 with fewer digits until the "
+                          "process ends")
     _check_types(graph)
     return GpuExecutable(graph, where, not where.emulated if fuse is None else fuse, chosen)
 

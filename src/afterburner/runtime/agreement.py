@@ -29,9 +29,11 @@ _GRAINS = {"bf16": Grain(3e-2, 2.0**-7), "f16": Grain(3e-2, 2.0**-10), "f32": Gr
            "f64": Grain(1e-3, 2.0**-50)}  # the coarsest first
 
 
-def grain_of(types: Iterable[TensorType]) -> Grain:
-    """The grain of a graph with values of these types."""
+def grain_of(types: Iterable[TensorType], fast: bool = False) -> Grain:
+    """The grain of a graph with values of these types; with ``fast`` products of float32 may be of rounded numbers."""
     names = {type_.dtype.name for type_ in types}
+    if fast and "f32" in names:
+        names.add("bf16")
     return next((grain for name, grain in _GRAINS.items() if name in names), _GRAINS["f32"])
 
 
