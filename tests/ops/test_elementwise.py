@@ -119,6 +119,12 @@ def _binary() -> list[Record]:
         records.append(record(op, raw(op, "x", "y"), floats(3, 1, 5), floats(4, 1, seed=1), exact=True))
         records.append(record(op, raw(op, "x", "y"), floats(0, 3), floats(3, seed=1), exact=True))
         records.append(record(op, raw(op, "x", "y"), floats(), floats(7, seed=1), exact=True))
+    for dtype in FLOATS:
+        for divisor in (0, np.inf, np.nan, 8):
+            by = raw("RealDiv", "x", y=np.full((), divisor, dtype))
+            records.append(record("RealDiv", by, special(dtype), exact=True, note=f"by {divisor}"))
+        records.append(record("RealDiv", raw("RealDiv", "x", y=floats(7, dtype=dtype)), floats(5, 7, dtype=dtype),
+                              note="constants"))
     for op in _COMPARE:
         for dtype in FLOATS + INTS + UINTS:
             values = special(dtype) if dtype in FLOATS else ints(9, dtype=dtype, high=4)
@@ -289,6 +295,20 @@ RECORDS = _unary() + _binary() + _integers() + _gradients() + _casts() + _others
 @pytest.mark.parametrize("case", RECORDS, ids=str)
 def test_elementwise(case: Record, runner: str) -> None:
     check(case, RUNNERS[runner])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_constants_divide_as_in_tensorflows_functions(runner: str, dtype: type) -> None:
+    x = np.linspace(-9, 9, 1001, dtype=dtype)
+    hard = tf.function(lambda t: tf.minimum(t, 8) / 6)
+
+    def run(graph, arrays):
+        results = list(RUNNERS[runner](graph, arrays))
+        np.testing.assert_array_equal(results[0], hard(x))
+        return results
+
+    check(record("RealDiv", hard, x), run)
 
 
 @pytest.mark.parametrize("runner", RUNNERS)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from ...ir import Op, Value
 from ...ir.ops import elementwise as ew
 from ..flatten import FlatOp
@@ -24,7 +26,7 @@ _BINARY: dict[str, type[Op]] = {
     "BitwiseXor": ew.BitwiseXor, "Equal": ew.Equal, "Greater": ew.Greater, "GreaterEqual": ew.GreaterEqual,
     "LeftShift": ew.ShiftLeft, "Less": ew.Less, "LessEqual": ew.LessEqual, "LogicalAnd": ew.LogicalAnd,
     "LogicalOr": ew.LogicalOr, "Maximum": ew.Maximum, "Minimum": ew.Minimum, "Mul": ew.Mul,
-    "NotEqual": ew.NotEqual, "RealDiv": ew.Div, "RightShift": ew.ShiftRight, "Sub": ew.Sub,
+    "NotEqual": ew.NotEqual, "RightShift": ew.ShiftRight, "Sub": ew.Sub,
 }
 
 _DIVISIONS: dict[str, type[Op]] = {
@@ -45,13 +47,31 @@ def _binary(kind: type[Op]) -> Rule:
     return rule
 
 
+def _real_division(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
+    """Constants divide as TensorFlow's optimizer lets them: by their reciprocals."""
+    x, divisor = inputs
+    reciprocals = None if ctx.known(x) is not None else _reciprocals(ctx.known(divisor))
+    if reciprocals is None:
+        return (ctx.emit(ew.Div(), *ctx.broadcast_together(x, divisor)),)
+    return (ctx.emit(ew.Mul(), *ctx.broadcast_together(x, ctx.constant(reciprocals, divisor.type.dtype))),)
+
+
+def _reciprocals(divisors: np.ndarray | None) -> np.ndarray | None:
+    """What multiplies as these divide, but for the last bit; None where a reciprocal would lose more."""
+    if divisors is None or divisors.dtype not in (np.float32, np.float64):
+        return None
+    least, sizes = np.finfo(divisors.dtype).tiny, np.abs(divisors)
+    return 1 / divisors if np.all((sizes >= least) & (sizes <= 1 / least)) else None
+
+
 def _division(kind: type[Op]) -> Rule:
     """Integer division by zero is an error in TensorFlow, so it becomes a check."""
     def rule(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
         divisor = inputs[1]
         if divisor.type.dtype.is_float:
-            float_kind = ew.Div if op.type == "Div" else kind
-            return (ctx.emit(float_kind(), *ctx.broadcast_together(*inputs)),)
+            if op.type == "Div":
+                return _real_division(ctx, op, inputs)
+            return (ctx.emit(kind(), *ctx.broadcast_together(*inputs)),)
         ctx.check(ctx.emit(ew.NotEqual(), divisor, ctx.like(divisor, 0)), "integer division by zero")
         return (ctx.emit(kind(), *ctx.broadcast_together(*inputs)),)
     return rule
@@ -147,6 +167,7 @@ RULES: dict[str, Rule] = {
     "LeakyRelu": activations.leaky_relu,
     "LeakyReluGrad": activations.leaky_relu_grad,
     "Pow": _pow,
+    "RealDiv": _real_division,
     "Round": _round,
     "Select": _select,
     "SelectV2": _select_v2,
