@@ -96,7 +96,7 @@ done:
 
 ; All segments, seen from one worker; returns when the last chunk of the program is complete.
 ; A segment is its number of chunks, then each share's first item and number of chunks. A segment's
-; counters are those of its complete chunks, then of each share's claimed ones.
+; counters are those of its complete chunks, then of each share's claimed ones, each in a line of its own.
 define void @program_body(ptr %frame, i64 %worker) {
 entry:
   %table.p = getelementptr i64, ptr %frame, i64 $TABLE
@@ -155,8 +155,9 @@ share.open:
   %chunks.p = getelementptr i64, ptr %share.p, i64 2
   %item.first = load i64, ptr %item.first.p
   %chunks = load i64, ptr %chunks.p
-  %share.line = add i64 %share, 1
-  %claimed.p = getelementptr i64, ptr %complete.p, i64 %share.line
+  %share.up = add i64 %share, 1
+  %claimed.offset = mul i64 %share.up, $line
+  %claimed.p = getelementptr i8, ptr %complete.p, i64 %claimed.offset
   br label %claim
 claim:
   %mine = phi i64 [ %mine.before, %share.open ], [ %mine.next, %chunk.done ]
@@ -173,7 +174,6 @@ share.done:
   %shares.left = icmp slt i64 %turn.next, %shares
   br i1 %shares.left, label %share.next, label %exhausted
 share.next:
-  %share.up = add i64 %share, 1
   %wraps = icmp eq i64 %share.up, %shares
   %share.wrapped = select i1 %wraps, i64 0, i64 %share.up
   br label %share.open
@@ -280,7 +280,7 @@ def runtime_text(triple: str) -> str:
         "SYNC_BYTES": _SYNC_BYTES, "SYNC_STRIDE": _SYNC_STRIDE, "SCRATCH": _SCRATCH,
         "SCRATCH_STRIDE": _SCRATCH_STRIDE, "PROFILE": _PROFILE, "SHARES": _SHARES, "BASES": FRAME_BASES,
         "ARENA": FRAME_BASES + ARENA,
-        "copy": COPY_CHUNK,
+        "copy": COPY_CHUNK, "line": LINE,
     }
     return f'target triple = "{triple}"\n' + team_text(triple) + Template(_TEXT).substitute(values)
 
@@ -343,7 +343,7 @@ class Frame:
         segments, items, phases = tables(program.segments, workers)
         pointers = np.array([(s.base, s.offset) for s in program.pointers], np.int64).reshape(-1, 2)
         table = aligned_words(len(pointers))
-        sync_stride = -(-8 * (1 + workers) // LINE) * LINE
+        sync_stride = LINE * (1 + workers)
         sync = aligned_words((len(segments) + 1) * sync_stride // 8)
         self.stamps = aligned_words(len(segments) + 1) if profile else None
         self._kept = (segments, items, phases, pointers, table, sync)
