@@ -12,7 +12,7 @@ from ..isa import Isa
 from ..kernel import Kernel, Phase, Unsupported
 from .loops.body import REDUCTIONS, Space, body_of, key_of, reduction_axes, space_of
 from .loops.expr import Apply, Elements, Expr, Literal, Position, Reduced, topological
-from .loops.maps import MapNest, Stored, emit_maps, plan_map
+from .loops.maps import MapNest, Maps, Stored, chunks_together, emit_maps, plan_map
 from .loops.nest import code_size
 from .loops.reducers import Reducer, reducer_of
 from .loops.reductions import (
@@ -54,8 +54,8 @@ def _phases(body: Graph, space: Space, isa: Isa) -> tuple[tuple[Phase, ...], tup
     """Phases, sizes of temporaries, bytes of private memory."""
     empty = prod(space.sizes) == 0
     if not space.reductions or empty:
-        nests = _empty_nests(body, space, isa) if space.reductions else map_nests(body, space, isa)
-        return (_map_phase(nests),), (), max((n.scratch for n in nests), default=0)
+        maps = Maps(_empty_nests(body, space, isa)) if space.reductions else maps_of(body, space, isa)
+        return (_map_phase(maps),), (), maps.scratch
     work = reduction_of(body, space)
     nest = plan_reduction(work, isa)
     first = Phase(nest.chunks, lambda e: ReduceEmitter(e, work, nest).emit())
@@ -75,22 +75,28 @@ def _second_phase(work: Reduction, nest: ReduceNest, isa: Isa) -> tuple[Phase, i
         def prepare(values: LoopValues) -> None:
             values.reduced = partial(partial_value, e, values, work, nest.chunks)
 
-        emit_maps(e, [combine], prepare)
+        emit_maps(e, Maps((combine,)), prepare)
 
     return Phase(combine.chunks, emit), combine.scratch
 
 
-def _map_phase(nests: list[MapNest]) -> Phase:
-    return Phase(max(1, sum(n.chunks for n in nests)), lambda e: emit_maps(e, nests))
+def _map_phase(maps: Maps) -> Phase:
+    return Phase(maps.chunks, lambda e: emit_maps(e, maps))
 
 
-def map_nests(body: Graph, space: Space, isa: Isa) -> list[MapNest]:
+def maps_of(body: Graph, space: Space, isa: Isa) -> Maps:
     """One nest for every box in which piecewise values (pad, concat) keep to one branch."""
     if prod(space.sizes) == 0:
-        return []
-    order = range(len(space.sizes))
-    return [plan_map(_stored(Elements(body, box), body, space), order, box, space.sizes, isa)
-            for box in _boxes(body, space)]
+        return Maps(())
+    boxes = [(box, _stored(Elements(body, box), body, space)) for box in _boxes(body, space)]
+
+    def plan(chunks: int) -> tuple[MapNest, ...]:
+        order = range(len(space.sizes))
+        return tuple(plan_map(stored, order, box, space.sizes, isa, chunks=chunks) for box, stored in boxes)
+
+    nests = plan(0)
+    together = chunks_together(nests)
+    return Maps(plan(together), together) if together else Maps(nests)
 
 
 def _stored(elements: Elements, body: Graph, space: Space) -> list[Stored]:
@@ -153,17 +159,17 @@ def _reducer(elements: Elements, node: Node, point: Index) -> Reducer:
     return reducer_of(node, tuple(inputs))
 
 
-def _empty_nests(body: Graph, space: Space, isa: Isa) -> list[MapNest]:
+def _empty_nests(body: Graph, space: Space, isa: Isa) -> tuple[MapNest, ...]:
     """Reductions of nothing: their neutral elements, over the kept axes."""
     value = body.outputs[space.results[0]].value if space.results else None
     if value is None or value.type.size == 0:
-        return []
+        return ()
     sizes = refine([value.shape])
     position = Index(0, strides(sizes))
     reduced = {r: (_neutral(node), position) for node in space.reductions for r in node.results}
     elements = Elements(body, _whole(sizes), reduced)
     stored = [Stored(i, elements.at_linear(body.outputs[i].value, position), position) for i in space.results]
-    return [plan_map(stored, range(len(sizes)), _whole(sizes), sizes, isa)]
+    return (plan_map(stored, range(len(sizes)), _whole(sizes), sizes, isa),)
 
 
 def _neutral(node: Node) -> Expr:

@@ -17,6 +17,7 @@ from ...isa import Isa
 from .expr import Apply, Expr, Load, topological
 from .nest import (
     COSTLY,
+    MOST_CHUNKS,
     Flat,
     Loop,
     all_indices,
@@ -77,20 +78,43 @@ class MapNest:
         return max((at + self.inner.end * table_type(x).bytes for x, at in self.tables), default=0)
 
 
+@dataclass(frozen=True)
+class Maps:
+    """The nests of one phase.
+
+    Attributes:
+        nests: in the order in which they are written out.
+        together: chunks that each take their part of every nest; 0 where nests have chunks of their own, numbered one
+            nest after another.
+    """
+
+    nests: tuple[MapNest, ...]
+    together: int = 0
+
+    @property
+    def chunks(self) -> int:
+        return self.together or max(1, sum(nest.chunks for nest in self.nests))
+
+    @property
+    def scratch(self) -> int:
+        """Bytes of private memory, which one nest leaves to the next."""
+        return max((nest.scratch for nest in self.nests), default=0)
+
+
 def register_bytes(exprs: Sequence[Expr]) -> list[int]:
     """Sizes of the elements that vector code handles; half floats are f32 in registers."""
     return [4 if x.dtype.name in ("f16", "bf16") else x.dtype.bytes for x in exprs if x.axes]
 
 
 def plan_map(stored: Sequence[Stored], order: Sequence[int], box: Sequence[Range], sizes: Sequence[int],
-             isa: Isa, more_bytes: int = 0) -> MapNest:
-    """Choose loops, chunks and vector length for one box; a point moves ``more_bytes`` besides what
-    its expressions and outputs do."""
+             isa: Isa, more_bytes: int = 0, chunks: int = 0) -> MapNest:
+    """Choose loops, vector length and, where ``chunks`` is 0, chunks for one box; a point moves ``more_bytes`` besides
+    what its expressions and outputs do."""
     exprs = topological(s.expr for s in stored)
     indices = [*all_indices(exprs), *(s.index for s in stored)]
     loops = merged_loops(order, box, sizes, indices) or [Loop((), 0, 1)]
     points = prod(loop.trips for loop in loops)
-    wanted = chunks_for(points, exprs, more_bytes + sum(s.expr.dtype.bytes for s in stored))
+    wanted = chunks or chunks_for(points, exprs, more_bytes + sum(s.expr.dtype.bytes for s in stored))
     lanes = vector_lanes(isa.vector_bytes, register_bytes(exprs) or [s.expr.dtype.bytes for s in stored])
     lanes = min(lanes, 1 << (loops[-1].trips.bit_length() - 1)) if loops[-1].trips else 1
     number, turned = turned_loads(exprs, loops, lanes)
@@ -108,6 +132,18 @@ def plan_map(stored: Sequence[Stored], order: Sequence[int], box: Sequence[Range
     tables = () if spans or flat.tiles > 1 else _tables(stored, exprs, loops, chunks)
     return MapNest(tuple(stored), flat, tuple(middle), loops[-1], chunks, lanes, unroll,
                    spans=spans, tables=tables)
+
+
+def chunks_together(nests: Sequence[MapNest]) -> int:
+    """Chunks that each take their part of every nest, where all of these go through the same rows, such as those of
+    a concatenation along columns; 0 where they do not. Whoever computes with the result reads whole rows, and had
+    better find in its own core's cache what it wrote."""
+    rows = {next((loop for loop in nest.flat.loops if loop.trips > 1), None) for nest in nests}
+    first, *others = rows
+    wanted = sum(nest.chunks for nest in nests)
+    if len(nests) == 1 or others or first is None or first.trips < min(wanted, _LEAST_ROWS):
+        return 0
+    return min(wanted, first.trips, MOST_CHUNKS)
 
 
 def table_type(expr: Expr) -> DType:
@@ -145,13 +181,14 @@ def _spans(exprs: Sequence[Expr], loops: Sequence[Loop], lanes: int, isa: Isa) -
     return tuple(spans)
 
 
-def emit_maps(e: Emitter, nests: Sequence[MapNest], prepare: Prepare | None = None) -> None:
-    """Emit nests whose chunks are numbered one nest after another; ``prepare`` is shown their values."""
-    if len(nests) == 1:
-        emit_map(e, nests[0], prepare)
+def emit_maps(e: Emitter, maps: Maps, prepare: Prepare | None = None) -> None:
+    """Emit the nests of a phase; ``prepare`` is shown their values."""
+    if maps.together or len(maps.nests) == 1:
+        for nest in maps.nests:
+            emit_map(e, nest, prepare)
         return
     chunk, first = e.chunk, 0
-    for nest in nests:
+    for nest in maps.nests:
         mine = e.b.and_(e.b.icmp_signed(">=", chunk, i64(first)),
                         e.b.icmp_signed("<", chunk, i64(first + nest.chunks)))
         with e.b.if_then(mine):

@@ -13,7 +13,7 @@ from ...index import Index, Range
 from .expr import Apply, Expr, Load
 
 _CHUNK_NS = 20_000.0  # work per chunk that hides the cost of handing it out
-_MOST_CHUNKS = 64
+MOST_CHUNKS = 64
 _POLYNOMIAL = 30  # operations of an elementary function
 _LOAD_BYTES_PER_NS = 10.0
 COSTLY = {"exp": 0.15, "expm1": 0.2, "log": 0.2, "log1p": 0.3, "tanh": 0.25, "sigmoid": 0.2, "erf": 0.3,
@@ -65,7 +65,7 @@ def chunks_for(points: int, exprs: Sequence[Expr], stored_bytes: int) -> int:
     loaded = sum(x.dtype.bytes for x in exprs if isinstance(x, Load) and x.axes)
     work = sum(COSTLY.get(x.op.name, 0.03) for x in exprs if isinstance(x, Apply) and x.axes)
     cost = max((loaded + stored_bytes) / _LOAD_BYTES_PER_NS, work)
-    return int(min(max(points * cost // _CHUNK_NS, 1), _MOST_CHUNKS))
+    return int(min(max(points * cost // _CHUNK_NS, 1), MOST_CHUNKS))
 
 
 def code_size(exprs: Iterable[Expr]) -> int:
