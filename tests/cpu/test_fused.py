@@ -7,7 +7,8 @@ import pytest
 from cpu_harness import INSTRUCTION_SETS, run_kernel
 
 from afterburner.cpu import isa as instruction_sets
-from afterburner.cpu.kernels.fused import LOWERINGS, lower_loop
+from afterburner.cpu.kernels.fused import LOWERINGS, lower_loop, maps_of
+from afterburner.cpu.kernels.loops.body import space_of
 from afterburner.cpu.place import overwritable
 from afterburner.ir import (
     DTYPES,
@@ -266,6 +267,23 @@ def test_work_in_many_chunks(text: str, width: str) -> None:
     isa = instruction_sets.host(width)
     assert lower_loop(fusion_of(graph), isa).phases[0].chunks > 1
     agree(graph, [rng.standard_normal(i.value.shape).astype(np.float32) for i in graph.inputs], width)
+
+
+@pytest.mark.parametrize("axis, shapes, together", [
+    (1, ((7001, 13), (7001, 64)), True),  # both have all rows
+    (2, ((8, 900, 33), (8, 900, 32)), True),
+    (0, ((5000, 64), (9001, 64)), False),  # each has rows of its own
+    (1, ((2, 90001), (2, 140001)), False),  # two rows are too few to share
+])
+def test_chunks_take_whole_rows_of_what_is_joined(axis: int, shapes: tuple[tuple[int, ...], ...],
+                                                  together: bool) -> None:
+    builder = Builder("join")
+    inputs = [builder.input(TensorType(DTYPES["f32"], shape), f"x{n}") for n, shape in enumerate(shapes)]
+    builder.output(builder.emit(op_class("concat")(axis), *inputs))
+    body = builder.build()
+    maps = maps_of(body, space_of(body), instruction_sets.host())
+    assert bool(maps.together) == together and maps.chunks > 1
+    assert maps.chunks == (maps.nests[0].chunks if together else sum(nest.chunks for nest in maps.nests))
 
 
 @pytest.mark.parametrize("width", INSTRUCTION_SETS)
