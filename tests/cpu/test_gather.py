@@ -7,7 +7,7 @@ from cpu_harness import INSTRUCTION_SETS, run_kernel
 from afterburner.cpu import isa as isas
 from afterburner.cpu.kernels.gather import LOWERINGS
 from afterburner.ir import DTYPES, Builder, TensorType, dtype_of
-from afterburner.ir.ops.gather import Gather, ScatterAdd, SegmentSum
+from afterburner.ir.ops.gather import Gather, ScatterAdd, SegmentMax, SegmentMin, SegmentProd, SegmentSum
 
 TOLERANCE = {"f32": 1e-5, "f64": 1e-13, "f16": 1e-3, "bf16": 8e-3}
 
@@ -52,7 +52,10 @@ def test_scatter_add(name, dtype, shape, index_shape):
     indices = rng.integers(-2, shape[0] + 2, index_shape, np.int32)
     operands = [numbers(rng, shape, dtype), np.asarray(indices), numbers(rng, index_shape + shape[1:], dtype)]
     check(ScatterAdd(), operands, name)
-    check(SegmentSum(shape[0]), operands[1:], name)
+    for kind in (SegmentSum, SegmentMax, SegmentMin):
+        check(kind(shape[0]), operands[1:], name)
+    few = (operands[2].astype(np.float64) / 32).astype(operands[2].dtype)
+    check(SegmentProd(shape[0]), [operands[1], few], name)
 
 
 @pytest.mark.parametrize("dtype", [d for d in sorted(DTYPES) if DTYPES[d].is_integer])
@@ -80,3 +83,9 @@ def test_not_a_number_is_kept():
     x = np.array([[np.nan, np.inf, -np.inf, -0.0]], np.float32)
     check(Gather(0), [x, np.zeros(3, np.int32)], "avx2")
     check(ScatterAdd(), [x, np.zeros(1, np.int32), np.ones((1, 4), np.float32)], "avx2")
+
+
+@pytest.mark.parametrize("kind", [SegmentMax, SegmentMin])
+def test_extremes_of_what_is_not_a_number(kind):
+    x = np.array([[np.nan, np.inf, -np.inf, -0.0], [1, np.nan, 2, 3]], np.float32)
+    check(kind(3), [np.array([1, 1]), x], "avx2")

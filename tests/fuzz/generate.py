@@ -400,6 +400,8 @@ class Generator:
         if updates is not None and x.type.dtype.name != "f64" and self.random.random() < 0.5:
             self._add(gather.ScatterAdd(), x, indices, updates)
             self._add(gather.SegmentSum(self.random.randint(0, 9)), indices, updates)
+            kind = self.random.choice((gather.SegmentMax, gather.SegmentMin))
+            self._add(kind(self.random.randint(0, 9)), indices, updates)
 
     def _random(self) -> None:
         if self.random.random() < 0.7:

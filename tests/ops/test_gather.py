@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 
-from .table import FLOATS, RUNNERS, Record, check, floats, ints, raw, record
+from .table import FLOATS, INTS, RUNNERS, UINTS, Record, check, floats, ints, raw, record
 
 
 def _take(axis: int, batch: int = 0) -> Any:
@@ -88,6 +88,27 @@ def _scatters() -> list[Record]:
     ]
 
 
+def _segments() -> list[Record]:
+    """Extremes and products: of segments 0 to 4 the last is empty."""
+    records = []
+    ids = np.array([0, 3, -1, 2, 0, 1, 3, 3, 2], np.int32)
+    for op in ("UnsortedSegmentMax", "UnsortedSegmentMin", "UnsortedSegmentProd"):
+        exact = op != "UnsortedSegmentProd"
+        segment = raw(op, "data", "segment_ids", num_segments=5)
+        records += [record(op, segment, floats(9, 3, dtype=d), ids, exact=exact, checks=True) for d in FLOATS]
+        records += [record(op, segment, ints(9, 7, dtype=d, high=4), ids, checks=True) for d in INTS + UINTS]
+        odd = np.array([np.nan, 1, 2, np.inf, -np.inf, np.nan, -3, np.nan, -np.inf], np.float32)
+        records += [
+            record(op, segment, odd, ids, exact=exact, checks=True, note="odd"),
+            record(op, segment, floats(9, 0), ids, checks=True),
+            record(op, segment, floats(0, 3), ints(0)),
+            record(op, segment, floats(), np.int64(2), exact=exact, checks=True),
+            record(op, segment, floats(2), np.array([0, 5], np.int32), checks=False),
+            record(op, segment, floats(4, 3, 19), ints(4, 3, low=0, high=5), exact=exact, checks=True),
+        ]
+    return records
+
+
 def _one_hots() -> list[Record]:
     indices = np.array([[0, 2, -1], [5, 1, 4]], np.int64)
     records = [
@@ -145,7 +166,7 @@ def _windows() -> list[Record]:
     ]
 
 
-RECORDS = _windows() + _gathers() + _scatters() + _one_hots() + _top()
+RECORDS = _windows() + _gathers() + _scatters() + _segments() + _one_hots() + _top()
 
 
 @pytest.mark.parametrize("runner", RUNNERS)

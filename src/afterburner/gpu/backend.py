@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from ..ir import DType, TensorType
+from ..ir import DTYPES, DType, TensorType
 from ..options import options
 from ..runtime.executable import Unsupported
 
@@ -18,7 +18,7 @@ os.putenv("MLX_ENABLE_TF32", str(int(TF32)))
 
 import mlx.core as mx  # noqa: E402 - reads the setting
 
-__all__ = ["TF32", "check_types", "is_half", "mx", "mx_dtype", "sums_in_order", "widened"]
+__all__ = ["TF32", "check_types", "ir_dtype", "is_half", "mx", "mx_dtype", "sums_in_order", "widened"]
 
 _DTYPES: dict[str, mx.Dtype] = {
     "bool": mx.bool_, "i8": mx.int8, "i16": mx.int16, "i32": mx.int32, "i64": mx.int64,
@@ -37,6 +37,11 @@ def mx_dtype(dtype: DType) -> mx.Dtype:
     if dtype.name not in _DTYPES:
         raise Unsupported(f"{dtype.numpy.name} is nothing a GPU computes with")
     return _DTYPES[dtype.name]
+
+
+def ir_dtype(dtype: mx.Dtype) -> DType:
+    """The IR's element type of MLX's."""
+    return next(DTYPES[name] for name, known in _DTYPES.items() if known == dtype)
 
 
 def check_types(types: tuple[TensorType, ...]) -> None:

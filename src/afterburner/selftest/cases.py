@@ -64,7 +64,7 @@ def _arguments(name: str, op: Op, types: Sequence[TensorType], results: Sequence
     odd = op.elementwise and results[0].type.dtype.kind in ("float", "bool") and op.name != "bitcast"
     for i, type_ in enumerate(types):
         yield data(rng, type_, special=odd, small=i == 1 and op.name in _SMALL_RIGHT,
-                   index=op.name in ("gather", "scatter_add", "segment_sum") and type_.dtype == _I32,
+                   index=op.name.startswith(("gather", "scatter", "segment")) and type_.dtype == _I32,
                    positive=op.name == "cast")
 
 
@@ -188,7 +188,8 @@ def _gather() -> Iterator[_Row]:
         if dtype.kind != "bool":
             updates = TensorType(dtype, (3, 4, 9))
             yield gather.ScatterAdd(), (TensorType(dtype, (6, 9)), indices, updates)
-            yield gather.SegmentSum(6), (indices, updates)
+            for kind in (gather.SegmentSum, gather.SegmentMax, gather.SegmentMin, gather.SegmentProd):
+                yield kind(6), (indices, updates)
 
 
 def _shape() -> Iterator[_Row]:

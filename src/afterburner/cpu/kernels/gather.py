@@ -1,4 +1,4 @@
-"""Rows read at computed positions, and rows added there in the order of the indices."""
+"""Rows read at computed positions, and rows folded into others there in the order of the indices."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from math import prod
 from llvmlite import ir as ll
 
 from ...ir import DType, Node, TensorType
-from ...ir.ops.gather import Gather
+from ...ir.ops.gather import Gather, SegmentFold
 from ...ir.types import F32
-from .. import halves
+from .. import halves, scalar
 from ..emitter import I64, Emitter, const, i64, stored_type
 from ..isa import Isa
 from ..kernel import Kernel, Phase, key_of
@@ -40,18 +40,40 @@ def lower_gather(node: Node, isa: Isa) -> Kernel:
 
 
 def lower_scatter_add(node: Node, isa: Isa) -> Kernel:
-    """Kernel of ``scatter_add`` and ``segment_sum``: a chunk owns a range of rows of the result and
-    goes through all indices, so that every row's additions come in their order whoever computes it."""
+    """Kernel of ``scatter_add`` and of segments' sums, products and extremes: a chunk owns a range of rows of the
+    result and goes through all indices, so that every row's updates come in their order whoever computes it."""
     result = node.results[0].type
     indices, updates = range(len(node.operands))[-2:]
+    start = node.op.start(result.dtype) if isinstance(node.op, SegmentFold) else 0
     scatter = _Scatter(result.shape[0], prod(result.shape[1:]), node.operands[indices].type, result.dtype,
-                       indices, updates)
+                       indices, updates, start, _FOLDS.get(node.op.name, _add))
     temps = (result.size * 4,) if halves.is_half(result.dtype) else ()
     phase = Phase(scatter.chunks, scatter.emit)
     return Kernel(node, (phase,), key_of(node, isa), temps, label=node.op.name.replace("_", " "))
 
 
-LOWERINGS = {"gather": lower_gather, "scatter_add": lower_scatter_add, "segment_sum": lower_scatter_add}
+LOWERINGS = {"gather": lower_gather, "scatter_add": lower_scatter_add, "segment_sum": lower_scatter_add,
+             "segment_max": lower_scatter_add, "segment_min": lower_scatter_add, "segment_prod": lower_scatter_add}
+
+Fold = Callable[[Emitter, DType, ll.Value, ll.Value], ll.Value]
+
+
+def _add(e: Emitter, dtype: DType, total: ll.Value, update: ll.Value) -> ll.Value:
+    return e.b.fadd(total, update) if dtype.is_float else e.b.add(total, update)
+
+
+def _multiply(e: Emitter, dtype: DType, total: ll.Value, update: ll.Value) -> ll.Value:
+    return e.b.fmul(total, update) if dtype.is_float else e.b.mul(total, update)
+
+
+def _better(sign: str) -> Fold:
+    """What is there where it compares so with the update, which a NaN never does; else the update."""
+    def fold(e: Emitter, dtype: DType, total: ll.Value, update: ll.Value) -> ll.Value:
+        return e.b.select(scalar.compare(e, sign, dtype, total, update), total, update)
+    return fold
+
+
+_FOLDS: dict[str, Fold] = {"segment_max": _better(">"), "segment_min": _better("<"), "segment_prod": _multiply}
 
 
 def _load_index(e: Emitter, base: ll.Value, at: ll.Value, dtype: DType) -> ll.Value:
@@ -92,7 +114,7 @@ def _emit_gather(e: Emitter, rows: int, indices: TensorType, size: int, inner: i
 
 @dataclass(frozen=True)
 class _Scatter:
-    """Rows of ``inner`` elements added to ``rows`` rows: to those of operand 0, or to zeros where the
+    """Rows of ``inner`` elements folded into ``rows`` rows: into those of operand 0, or into ``start`` where the
     indices are operand 0."""
 
     rows: int
@@ -101,6 +123,8 @@ class _Scatter:
     dtype: DType
     index_operand: int
     update_operand: int
+    start: float | int
+    fold: Fold
 
     @property
     def chunks(self) -> int:
@@ -111,7 +135,7 @@ class _Scatter:
         return max(1, min(_MAX_CHUNKS, self.rows, moved // _CHUNK_BYTES, affordable))
 
     def emit(self, e: Emitter) -> None:
-        """Set this chunk's rows to what they start from, add to them, and round what was kept in f32."""
+        """Set this chunk's rows to what they start from, fold the updates into them, and round what was kept in f32."""
         if not self.rows * self.inner:
             return
         half = halves.is_half(self.dtype)
@@ -122,12 +146,12 @@ class _Scatter:
         if self.index_operand:
             self._convert(e, e.operand(0), self.dtype, sums, kept, begin, stop)
         else:
-            self._zero(e, sums, kept, begin, stop)
+            self._fill(e, sums, kept, begin, stop)
         with e.loop(0, self.indices.size, name="index") as i:
             index = _load_index(e, e.operand(self.index_operand), i, self.indices.dtype)
             mine = e.b.and_(e.b.icmp_signed(">=", index, first), e.b.icmp_signed("<", index, end))
             with e.b.if_then(mine):
-                self._add_row(e, sums, kept, index, i)
+                self._fold_row(e, sums, kept, index, i)
         if half:
             self._convert(e, sums, kept, e.result(0), self.dtype, begin, stop)
 
@@ -139,22 +163,23 @@ class _Scatter:
 
         _over_span(e, begin, stop, e.isa.lanes(max(source_type.bytes, target_type.bytes)), piece)
 
-    def _zero(self, e: Emitter, sums: ll.Value, kept: DType, begin: ll.Value, stop: ll.Value) -> None:
+    def _fill(self, e: Emitter, sums: ll.Value, kept: DType, begin: ll.Value, stop: ll.Value) -> None:
+        start = float(self.start) if kept.is_float else self.start
+
         def piece(at: ll.Value, lanes: int) -> None:
-            zero = const(e.vector(stored_type(kept), lanes), 0.0 if kept.is_float else 0)
-            e.store(zero, e.at(sums, at, stored_type(kept)), kept.bytes)
+            value = const(e.vector(stored_type(kept), lanes), start)
+            e.store(value, e.at(sums, at, stored_type(kept)), kept.bytes)
 
         _over_span(e, begin, stop, e.isa.lanes(kept.bytes), piece)
 
-    def _add_row(self, e: Emitter, sums: ll.Value, kept: DType, index: ll.Value, row: ll.Value) -> None:
+    def _fold_row(self, e: Emitter, sums: ll.Value, kept: DType, index: ll.Value, row: ll.Value) -> None:
         target, source = (e.b.mul(at, i64(self.inner)) for at in (index, row))
-        add = e.b.fadd if kept.is_float else e.b.add
 
         def piece(at: ll.Value, lanes: int) -> None:
             place = e.at(sums, e.b.add(target, at), stored_type(kept))
             total = e.load(place, e.vector(stored_type(kept), lanes), kept.bytes)
             update = e.at(e.operand(self.update_operand), e.b.add(source, at), stored_type(self.dtype))
-            e.store(add(total, halves.load(e, update, self.dtype, lanes)), place, kept.bytes)
+            e.store(self.fold(e, kept, total, halves.load(e, update, self.dtype, lanes)), place, kept.bytes)
 
         _over_span(e, i64(0), i64(self.inner), _width(e, kept.bytes, self.inner), piece)
 

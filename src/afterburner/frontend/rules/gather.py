@@ -7,7 +7,7 @@ from math import prod
 
 from ...ir import Shape, Value
 from ...ir.ops import elementwise as ew
-from ...ir.ops.gather import Gather, ScatterAdd, SegmentSum
+from ...ir.ops.gather import Gather, ScatterAdd, SegmentFold, SegmentMax, SegmentMin, SegmentProd, SegmentSum
 from ...ir.ops.reduce import ReduceAnd
 from ...ir.ops.shape import Iota
 from ...ir.types import I32, I64
@@ -124,13 +124,14 @@ def _scattered(ctx: Importer, x: Value, indices: Value, updates: Value) -> Value
     return ctx.reshape(added, x.shape)
 
 
-def _unsorted_segment_sum(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
-    """Rows of data added into the segment their id names; negative ids are dropped."""
-    data, ids = inputs[:2]
-    count = ctx.ints(inputs[2], "the number of segments")[0]
-    f = Formula(ctx)
-    ctx.check(f.lt(ids, count), f"a segment id is not below {count}")
-    return (ctx.emit(SegmentSum(count), ids, data),)
+def _unsorted_segments(kind: type[SegmentSum | SegmentFold]) -> Rule:
+    """Rows of data folded into the segment their id names; negative ids are dropped."""
+    def rule(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
+        data, ids = inputs[:2]
+        count = ctx.ints(inputs[2], "the number of segments")[0]
+        ctx.check(Formula(ctx).lt(ids, count), f"a segment id is not below {count}")
+        return (ctx.emit(kind(count), ids, data),)
+    return rule
 
 
 def _resource_scatter(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
@@ -187,5 +188,8 @@ RULES: dict[str, Rule] = {
     "ScatterNd": _scatter_nd,
     "TensorScatterAdd": _tensor_scatter_add,
     "TensorScatterSub": _tensor_scatter_add,
-    "UnsortedSegmentSum": _unsorted_segment_sum,
+    "UnsortedSegmentMax": _unsorted_segments(SegmentMax),
+    "UnsortedSegmentMin": _unsorted_segments(SegmentMin),
+    "UnsortedSegmentProd": _unsorted_segments(SegmentProd),
+    "UnsortedSegmentSum": _unsorted_segments(SegmentSum),
 }

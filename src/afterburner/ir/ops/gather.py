@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from ml_dtypes import finfo
 
 from ..op import Op, require
-from ..types import TensorType
+from ..types import DType, TensorType, dtype_of
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,77 @@ class SegmentSum(Op):
         indices, updates = arrays
         zeros = np.zeros((self.rows, *updates.shape[indices.ndim:]), updates.dtype)
         return (_added(zeros, indices, updates),)
+
+
+@dataclass(frozen=True)
+class _SegmentFold(Op):
+    """Rows of updates folded into the one of ``rows`` rows that their index names, in the order of the indices, from
+    ``start`` on. Indices outside are dropped. Operands are (indices, updates)."""
+
+    rows: int
+
+    def start(self, dtype: DType) -> float | int:
+        """What a row without updates holds."""
+        raise NotImplementedError
+
+    def fold(self, total: np.ndarray, update: np.ndarray) -> np.ndarray:
+        """The next total of a row."""
+        raise NotImplementedError
+
+    def infer(self, *types: TensorType) -> tuple[TensorType, ...]:
+        return SegmentSum(self.rows).infer(*types)
+
+    def evaluate(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+        indices, updates = arrays
+        flat = indices.reshape(-1).astype(np.int64)
+        wide = updates if updates.dtype.kind in "iu" else updates.astype(np.float64)
+        shape = updates.shape[indices.ndim:]
+        total = np.full((self.rows, *shape), self.start(dtype_of(updates.dtype)), wide.dtype)
+        for row, update in zip(flat, wide.reshape(flat.size, *shape), strict=True):
+            if 0 <= row < self.rows:
+                total[row] = self.fold(total[row], update)
+        return (total.astype(updates.dtype),)
+
+
+class SegmentMax(_SegmentFold):
+    """The largest of each segment's elements and the lowest finite number. A total or an element that is NaN gives the
+    element, as in TensorFlow: what comes before a NaN does not count, and it is the result where it comes last."""
+
+    def start(self, dtype: DType) -> float | int:
+        return _limits(dtype)[0]
+
+    def fold(self, total: np.ndarray, update: np.ndarray) -> np.ndarray:
+        return np.where(total > update, total, update)
+
+
+class SegmentMin(_SegmentFold):
+    """The smallest of each segment's elements and the highest finite number; NaN as in ``segment_max``."""
+
+    def start(self, dtype: DType) -> float | int:
+        return _limits(dtype)[1]
+
+    def fold(self, total: np.ndarray, update: np.ndarray) -> np.ndarray:
+        return np.where(total < update, total, update)
+
+
+class SegmentProd(_SegmentFold):
+    """The product of each segment's elements, 1 of nothing."""
+
+    def start(self, dtype: DType) -> float | int:
+        return 1
+
+    def fold(self, total: np.ndarray, update: np.ndarray) -> np.ndarray:
+        return total * update
+
+
+SegmentFold = SegmentMax | SegmentMin | SegmentProd
+
+
+def _limits(dtype: DType) -> tuple[float | int, float | int]:
+    """The lowest and the highest finite number."""
+    if dtype.is_float:
+        return float(finfo(dtype.numpy).min), float(finfo(dtype.numpy).max)
+    return int(np.iinfo(dtype.numpy).min), int(np.iinfo(dtype.numpy).max)
 
 
 def _added(x: np.ndarray, indices: np.ndarray, updates: np.ndarray) -> np.ndarray:
