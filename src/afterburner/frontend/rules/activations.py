@@ -12,7 +12,7 @@ from ...ir import Value
 from ...ir.types import F64
 from ..flatten import FlatOp
 from ..importer import Importer
-from .formulas import Formula
+from .formulas import Formula, in_f32, polynomial
 
 _SELU_SCALE = 1.0507009873554804934193349852946
 _SELU_SCALE_ALPHA = 1.7580993408473768599402175208123
@@ -205,14 +205,6 @@ _ERFC_F64 = (
 )
 
 
-def _polynomial(f: Formula, x: Value, coefficients: Sequence[float]) -> Value:
-    """By Horner's rule, the coefficient of the highest power first."""
-    value = f.ctx.like(x, coefficients[0])
-    for coefficient in coefficients[1:]:
-        value = f.add(f.mul(value, x), coefficient)
-    return value
-
-
 def _erfc(f: Formula, x: Value) -> Value:
     size = f.abs(x)
     if x.type.dtype == F64:
@@ -226,35 +218,28 @@ def _erfc_tail(f: Formula, size: Value) -> Value:
     """t exp(-x² + P(t)) with t = 1 / (1 + x / 2), relative error below 1.2e-7 for all x above 0
     (Press et al., Numerical Recipes, 2nd ed., 6.2)."""
     t = f.div(1, f.add(1, f.mul(0.5, size)))
-    series = _polynomial(f, t, _ERFC[::-1])
+    series = polynomial(f, t, _ERFC[::-1])
     return f.mul(t, f.exp(f.sub(series, f.square(size))))
 
 
 def _erfc_tail_f64(f: Formula, size: Value) -> Value:
     """For x above 1, relative error below 1e-13, most of it that of the rounded x²; beyond 30 it is 0."""
     x = f.minimum(size, 30)
-    near, far = (f.div(_polynomial(f, x, above), _polynomial(f, x, below)) for above, below in _ERFC_F64)
+    near, far = (f.div(polynomial(f, x, above), polynomial(f, x, below)) for above, below in _ERFC_F64)
     return f.mul(f.exp(f.neg(f.square(x))), f.select(f.lt(x, 8), near, far))
 
 
-def _in_f32(function: Callable[[Formula, Value], Value]) -> Callable[[Formula, Value], Value]:
-    """The function with its intermediate results in f32 where the operand is narrower."""
-    def widened(f: Formula, x: Value) -> Value:
-        return f.cast(function(f, f.widened(x)), x.type.dtype)
-    return widened
-
-
 FORMULAS: dict[str, Callable[..., Value]] = {
-    "Acos": _in_f32(_acos), "Acosh": _in_f32(_acosh), "Asin": _in_f32(_asin), "Asinh": _in_f32(_asinh),
-    "Atan": _in_f32(_atan), "Atanh": _in_f32(_atanh), "Cosh": _in_f32(_cosh), "DivNoNan": _div_no_nan,
-    "Elu": _elu, "EluGrad": _elu_grad, "Erfc": _in_f32(_erfc), "Inv": _reciprocal,
+    "Acos": in_f32(_acos), "Acosh": in_f32(_acosh), "Asin": in_f32(_asin), "Asinh": in_f32(_asinh),
+    "Atan": in_f32(_atan), "Atanh": in_f32(_atanh), "Cosh": in_f32(_cosh), "DivNoNan": _div_no_nan,
+    "Elu": _elu, "EluGrad": _elu_grad, "Erfc": in_f32(_erfc), "Inv": _reciprocal,
     "InvGrad": _reciprocal_grad, "MulNoNan": _mul_no_nan, "Reciprocal": _reciprocal,
     "ReciprocalGrad": _reciprocal_grad, "Relu": _relu, "Relu6": _relu6, "Relu6Grad": _relu6_grad,
     "ReluGrad": _relu_grad, "RsqrtGrad": _rsqrt_grad, "Selu": _selu, "SeluGrad": _selu_grad,
-    "SigmoidGrad": _sigmoid_grad, "Sinh": _in_f32(_sinh), "Softplus": _softplus,
+    "SigmoidGrad": _sigmoid_grad, "Sinh": in_f32(_sinh), "Softplus": _softplus,
     "SoftplusGrad": _softplus_grad, "Softsign": _softsign, "SoftsignGrad": _softsign_grad,
     "SqrtGrad": _sqrt_grad, "Square": _square, "SquaredDifference": _squared_difference,
-    "Tan": _in_f32(_tan), "TanhGrad": _tanh_grad, "Xdivy": _xdivy, "Xlog1py": _xlog1py, "Xlogy": _xlogy,
+    "Tan": in_f32(_tan), "TanhGrad": _tanh_grad, "Xdivy": _xdivy, "Xlog1py": _xlog1py, "Xlogy": _xlogy,
 }
 
 

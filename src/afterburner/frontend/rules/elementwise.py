@@ -10,7 +10,8 @@ from ...ir import Op, Value
 from ...ir.ops import elementwise as ew
 from ..flatten import FlatOp
 from ..importer import Importer, Rule
-from . import activations
+from . import activations, special
+from .fake_quant import FAKE_QUANT_RULES
 from .formulas import Formula
 
 _UNARY: dict[str, type[Op]] = {
@@ -155,7 +156,8 @@ RULES: dict[str, Rule] = {
     **{name: _unary(kind) for name, kind in _UNARY.items()},
     **{name: _binary(kind) for name, kind in _BINARY.items()},
     **{name: _division(kind) for name, kind in _DIVISIONS.items()},
-    **{name: _formula(function) for name, function in activations.FORMULAS.items()},
+    **{name: _formula(function) for name, function in (activations.FORMULAS | special.FORMULAS).items()},
+    **FAKE_QUANT_RULES,
     "AccumulateNV2": _add_n,
     "AddN": _add_n,
     "ApproximateEqual": _approximate_equal,

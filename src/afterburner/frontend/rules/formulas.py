@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from ...ir import Op, Value
 from ...ir.ops import elementwise as ew
 from ...ir.ops.reduce import ReduceMax, ReduceSum
@@ -131,3 +133,18 @@ class Formula:
     def widened(self, x: Value) -> Value:
         """Half-width floats as f32; others as they are."""
         return self.cast(x, F32) if x.type.dtype.is_float and x.type.dtype.bits < 32 else x
+
+
+def polynomial(f: Formula, x: Value, coefficients: Sequence[float]) -> Value:
+    """By Horner's rule, the coefficient of the highest power first."""
+    value = f.ctx.like(x, coefficients[0])
+    for coefficient in coefficients[1:]:
+        value = f.add(f.mul(value, x), coefficient)
+    return value
+
+
+def in_f32(function: Callable[[Formula, Value], Value]) -> Callable[[Formula, Value], Value]:
+    """The function with its intermediate results in f32 where the operand is narrower."""
+    def widened(f: Formula, x: Value) -> Value:
+        return f.cast(function(f, f.widened(x)), x.type.dtype)
+    return widened
