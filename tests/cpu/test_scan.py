@@ -1,13 +1,13 @@
-"""Running sums against the interpreter."""
+"""Running sums and products against the interpreter."""
 
 import numpy as np
 import pytest
 from cpu_harness import INSTRUCTION_SETS, run_kernel
 
 from afterburner.cpu import isa as isas
-from afterburner.cpu.kernels.loops.scan import lower_cumsum
+from afterburner.cpu.kernels.loops.scan import lower_cumulative
 from afterburner.ir import DTYPES, Builder, TensorType
-from afterburner.ir.ops.reduce import Cumsum
+from afterburner.ir.ops.reduce import Cumprod, Cumsum
 
 TOLERANCE = {"f32": 1e-5, "f64": 1e-13, "f16": 1e-3, "bf16": 8e-3}
 
@@ -16,7 +16,7 @@ def check(x, op, name):
     builder = Builder()
     dtype = next(d for d in DTYPES.values() if d.numpy == x.dtype)
     node, isa = builder.emit(op, builder.input(TensorType(dtype, x.shape), "x")).node, isas.host(name)
-    (got,) = run_kernel(lower_cumsum(node, isa), [x], isa, reverse=True)
+    (got,) = run_kernel(lower_cumulative(node, isa), [x], isa, reverse=True)
     with np.errstate(all="ignore"):
         want = op.evaluate(x)[0].astype(np.float64)
     tolerance = TOLERANCE.get(dtype.name, 0)
@@ -32,12 +32,15 @@ def test_cumsum(name, dtype, shape, axis):
     for exclusive in (False, True):
         for reverse in (False, True):
             check(x, Cumsum(axis, exclusive, reverse), name)
+            check((x.astype(np.float64) / 16).astype(x.dtype), Cumprod(axis, exclusive, reverse), name)
 
 
 def test_not_finite():
     x = np.array([1, np.inf, 2, -np.inf, 3, np.nan, 4], np.float32)
     check(x, Cumsum(0, False, False), "avx2")
     check(x, Cumsum(0, True, True), "avx2")
+    for large in (np.array([1e30, 1e30, 1e-30, 0], np.float32), np.array([300, 300, 0.01, 0.01], np.float16)):
+        check(large, Cumprod(0, False, False), "avx2")
 
 
 def test_many_chunks():

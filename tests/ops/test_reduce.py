@@ -74,6 +74,9 @@ def _arguments() -> list[Record]:
     return records
 
 
+_INFINITE = np.array([[np.inf, 1, np.inf, 2], [-np.inf, -np.inf, 3, 1], [1, -5, 2, 0]], np.float32)
+
+
 def _others() -> list[Record]:
     records = []
     for exclusive in (False, True):
@@ -84,6 +87,20 @@ def _others() -> list[Record]:
                 records.append(record("Cumsum", function, floats(6, 5), note=note))
                 records.append(record("Cumsum", function, ints(6, 5), note=note))
                 records.append(record("Cumsum", function, np.full((3, 2), -0.0, np.float32), note=note + "zeros"))
+                function = raw("Cumprod", "x", axis=axis, exclusive=exclusive, reverse=reverse)
+                records += [record("Cumprod", function, floats(6, 5, dtype=d), note=note) for d in FLOATS]
+                records += [record("Cumprod", function, ints(6, 5, dtype=d), note=note) for d in INTS + UINTS]
+                function = raw("CumulativeLogsumexp", "x", axis=axis, exclusive=exclusive, reverse=reverse)
+                records += [record("CumulativeLogsumexp", function, floats(6, 5, dtype=d, scale=3), note=note)
+                            for d in FLOATS]
+                records.append(record("CumulativeLogsumexp", function, _INFINITE, note=note))
+    large = np.array([1e30, 1e30, 1e-30, 0, 1, -2], np.float32)
+    product, logs = (raw(op, "x", axis=0) for op in ("Cumprod", "CumulativeLogsumexp"))
+    records += [record("Cumprod", product, large, exact=True), record("Cumprod", product, floats(0, 3)),
+                record("Cumprod", product, np.array([300, 300, 0.01], np.float16), exact=True),
+                record("CumulativeLogsumexp", logs, floats(1000, scale=30)),
+                record("CumulativeLogsumexp", logs, np.array([1, np.nan], np.float32), checks=False),
+                record("CumulativeLogsumexp", logs, floats(0, 3)), record("CumulativeLogsumexp", logs, floats(1, 3))]
     nchw = raw("BiasAddGrad", "out_backprop", data_format="NCHW")
     records += [
         record("L2Loss", raw("L2Loss", "t"), floats(7, 9)),

@@ -8,10 +8,10 @@ from math import prod
 from ..ir import Builder, Node, Op, Shape, Value
 from ..ir.ops.conv import Conv2d, Conv2dFilterGrad, Conv2dInputGrad
 from ..ir.ops.matmul import Matmul
-from ..ir.ops.reduce import Argmax, Argmin, Cumsum
+from ..ir.ops.reduce import Argmax, Argmin, Cumprod, Cumsum
 from ..ir.ops.shape import Broadcast, Concat, Pad, Reshape, Reverse, Slice, Transpose
 
-_OF_ROWS = (Broadcast, Reshape, Transpose, Slice, Reverse, Argmax, Argmin, Cumsum)
+_OF_ROWS = (Broadcast, Reshape, Transpose, Slice, Reverse, Argmax, Argmin, Cumprod, Cumsum)
 
 
 def is_contraction(op: Op) -> bool:
@@ -77,6 +77,6 @@ def _with_a_further_axis(op: Op, steps: int) -> Op:
             return Pad((0, *op.low), (0, *op.high), (0, *op.interior))
         case Reverse():
             return Reverse(shifted(op.axes))
-        case Concat() | Argmax() | Argmin() | Cumsum():
+        case Concat() | Argmax() | Argmin() | Cumprod() | Cumsum():
             return replace(op, axis=op.axis + 1)
     return replace(op, axes=shifted(op.axes)) if op.reduction else op  # type: ignore[attr-defined,call-arg]

@@ -9,7 +9,7 @@ from ..ir import Builder, Graph, Node, Op, Value, rewrite
 from ..ir.ops.control import Scan
 from ..ir.ops.conv import Conv2d, Conv2dInputGrad
 from ..ir.ops.matmul import Matmul
-from ..ir.ops.reduce import Argmax, Argmin, Cumsum
+from ..ir.ops.reduce import Argmax, Argmin, Cumprod, Cumsum
 from ..ir.ops.shape import Broadcast, Concat, Iota, Pad, Reshape, Reverse, Slice, Transpose
 
 _LEAST_ROWS = 10  # of a piece: a product of fewer reads its matrix for too little
@@ -159,7 +159,7 @@ def _parts(node: Node, batch: int) -> list[str] | None:
             return [_PART, _ALL] if (op.low[0], op.high[0], op.interior[0]) == (0, 0, 0) else None
         case Reverse():
             return [_PART] if 0 not in op.axes else None
-        case Concat() | Argmax() | Argmin() | Cumsum():
+        case Concat() | Argmax() | Argmin() | Cumprod() | Cumsum():
             return [_PART] * len(operands) if op.axis else None
         case Matmul():
             if node.results[0].type.rank > 2:

@@ -129,6 +129,7 @@ def _reduce() -> Iterator[_Row]:
             yield reduce.Argmax(axis, _I64), x
             yield reduce.Argmin(axis, _I32), x
             yield reduce.Cumsum(axis, axis == 0, axis == 1), x
+            yield reduce.Cumprod(axis, axis == 1, axis == 0), x
     for axes in ((0,), (1,), (0, 1)):
         yield reduce.ReduceAnd(axes), (TensorType(_BOOL, (5, 37)),)
         yield reduce.ReduceOr(axes), (TensorType(_BOOL, (5, 37)),)

@@ -24,7 +24,7 @@ from .loops.reductions import (
     scratch_bytes,
     temp_bytes,
 )
-from .loops.scan import lower_cumsum
+from .loops.scan import lower_cumulative
 from .loops.values import LoopValues
 
 _MOST_BOXES = 64
@@ -182,5 +182,6 @@ _ELEMENTWISE = tuple(name for name, op in registered_ops().items() if op.element
 
 LOWERINGS = {
     **{name: lower_loop for name in ("fusion", *_ELEMENTWISE, *_SHAPE, *sorted(REDUCTIONS))},
-    "cumsum": lower_cumsum,
+    "cumprod": lower_cumulative,
+    "cumsum": lower_cumulative,
 }

@@ -12,11 +12,13 @@ from ml_dtypes import finfo
 from ...ir import Op, Value
 from ...ir.ops import elementwise as ew
 from ...ir.ops import reduce as red
+from ...ir.ops.shape import Pad
 from ...ir.types import BOOL
 from ..flatten import FlatOp
 from ..importer import Importer, Rule
 from .formulas import Formula
 from .normalize import NORMALIZE_REFUSALS, NORMALIZE_RULES
+from .response import RESPONSE_RULES
 
 _REDUCTIONS: dict[str, type[Op]] = {
     "All": red.ReduceAnd, "Any": red.ReduceOr, "Max": red.ReduceMax, "Min": red.ReduceMin,
@@ -116,10 +118,39 @@ def _arg(kind: type[Op]) -> Rule:
     return rule
 
 
-def _cumsum(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
-    x = inputs[0]
+def _cumulative(kind: type[red.Cumsum | red.Cumprod]) -> Rule:
+    def rule(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
+        (axis,) = axes_of(ctx, inputs[0], inputs[1])
+        return (ctx.emit(kind(axis, bool(ctx.attr("exclusive")), bool(ctx.attr("reverse"))), inputs[0]),)
+    return rule
+
+
+def _cumulative_logsumexp(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
+    """In steps over which twice as many elements are combined each time. What TensorFlow makes of a NaN depends on the
+    order in which it combines: where one turns up, stock TensorFlow runs."""
+    f, x = Formula(ctx), Formula(ctx).widened(inputs[0])
+    ctx.check(ctx.emit(ew.LogicalNot(), ctx.emit(ew.IsNan(), x)), "sums exponentials of a NaN")
     (axis,) = axes_of(ctx, x, inputs[1])
-    return (ctx.emit(red.Cumsum(axis, bool(ctx.attr("exclusive")), bool(ctx.attr("reverse"))), x),)
+    backwards = bool(ctx.attr("reverse"))
+    if not x.type.size:
+        return inputs[:1]
+    total = _moved(ctx, x, axis, 1, backwards) if ctx.attr("exclusive") else x
+    for step in (1 << i for i in range((x.shape[axis] - 1).bit_length())):
+        total = _log_of_sum(f, total, _moved(ctx, total, axis, step, backwards))
+    return (f.cast(total, inputs[0].type.dtype),)
+
+
+def _moved(ctx: Importer, x: Value, axis: int, step: int, backwards: bool) -> Value:
+    """Moved along an axis, what comes in being the logarithm of 0."""
+    low, high = ((-step, step) if backwards else (step, -step))
+    pads = [tuple(n if i == axis else 0 for i in range(x.type.rank)) for n in (low, high, 0)]
+    return ctx.emit(Pad(*pads), x, ctx.constant(-np.inf, x.type.dtype))
+
+
+def _log_of_sum(f: Formula, x: Value, y: Value) -> Value:
+    """log(exp(x) + exp(y))."""
+    least, most = f.minimum(x, y), f.maximum(x, y)
+    return f.select(f.eq(least, -np.inf), most, f.add(f.log1p(f.exp(f.sub(least, most))), most))
 
 
 def _broadcast_gradient_args(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
@@ -139,12 +170,15 @@ def _broadcast_gradient_args(ctx: Importer, op: FlatOp, inputs: list[Value]) -> 
 
 RULES: dict[str, Rule] = {
     **NORMALIZE_RULES,
+    **RESPONSE_RULES,
     **{name: _reduction(kind) for name, kind in _REDUCTIONS.items()},
     "ArgMax": _arg(red.Argmax),
     "ArgMin": _arg(red.Argmin),
     "BiasAddGrad": _bias_add_grad,
     "BroadcastGradientArgs": _broadcast_gradient_args,
-    "Cumsum": _cumsum,
+    "Cumprod": _cumulative(red.Cumprod),
+    "Cumsum": _cumulative(red.Cumsum),
+    "CumulativeLogsumexp": _cumulative_logsumexp,
     "EuclideanNorm": _euclidean_norm,
     "L2Loss": _l2_loss,
     "Mean": _mean,

@@ -104,6 +104,10 @@ def _cumsum(op: ops.Cumsum, x: mx.array) -> tuple[mx.array, ...]:
     return (total.astype(x.dtype),)
 
 
+def _cumprod(op: ops.Cumprod, x: mx.array) -> tuple[mx.array, ...]:
+    return (mx.cumprod(x, axis=op.axis, reverse=op.reverse, inclusive=not op.exclusive),)
+
+
 LOWERINGS: dict[type[Op], Lowering] = {
     ops.ReduceSum: _reduction(_sum),
     ops.ReduceProd: _reduction(_prod),
@@ -113,5 +117,6 @@ LOWERINGS: dict[type[Op], Lowering] = {
     ops.ReduceOr: _reduction(lambda x, axes: mx.any(x, axis=axes)),
     ops.Argmax: lambda op, x: _arg(op, x, largest=True),
     ops.Argmin: lambda op, x: _arg(op, x, largest=False),
+    ops.Cumprod: _cumprod,
     ops.Cumsum: _cumsum,
 }

@@ -138,10 +138,7 @@ def _first_best(x: np.ndarray, axis: int, better: np.ufunc) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Cumsum(Op):
-    """Running sum along ``axis``; ``exclusive`` leaves the element itself out, ``reverse`` runs
-    from the end."""
-
+class _Cumulative(Op):
     axis: int
     exclusive: bool
     reverse: bool
@@ -152,15 +149,35 @@ class Cumsum(Op):
         require(types[0].dtype.kind != "bool", "does not take bool")
         return types
 
+    def shown(self, total: np.ndarray, start: int) -> np.ndarray:
+        """What was folded in the order of the fold, as the result has it."""
+        if self.exclusive:
+            total = np.roll(total, 1, self.axis)
+            first = [slice(None)] * total.ndim
+            first[self.axis] = slice(0, 1)
+            total[tuple(first)] = start
+        return np.flip(total, self.axis) if self.reverse else total
+
+
+class Cumsum(_Cumulative):
+    """Running sum along ``axis``; ``exclusive`` leaves the element itself out, ``reverse`` runs
+    from the end."""
+
     def evaluate(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
         (x,) = arrays
         wide = x.astype(np.float64) if x.dtype.kind not in "iu" else x
         ordered = np.flip(wide, self.axis) if self.reverse else wide
         total = np.cumsum(ordered, axis=self.axis, dtype=wide.dtype) + wide.dtype.type(0)  # sums start at 0: no -0.0
-        if self.exclusive:
-            total = np.roll(total, 1, self.axis)
-            first = [slice(None)] * x.ndim
-            first[self.axis] = slice(0, 1)
-            total[tuple(first)] = 0
-        total = np.flip(total, self.axis) if self.reverse else total
-        return (total.astype(x.dtype),)
+        return (self.shown(total, 0).astype(x.dtype),)
+
+
+class Cumprod(_Cumulative):
+    """Running product along ``axis``, as ``cumsum``, but rounded after every element: what overflowed stays so."""
+
+    def evaluate(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+        (x,) = arrays
+        total = (np.flip(x, self.axis) if self.reverse else x).copy()
+        along = np.moveaxis(total, self.axis, 0)
+        for i in range(1, len(along)):
+            along[i] *= along[i - 1]
+        return (self.shown(total, 1),)

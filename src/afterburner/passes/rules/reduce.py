@@ -105,5 +105,6 @@ RULES: dict[str, tuple[Rule, ...]] = {
                                      "reduce_and", "reduce_or")},
     "argmax": (empty, _single_choice),
     "argmin": (empty, _single_choice),
+    "cumprod": (empty,),
     "cumsum": (empty,),
 }
