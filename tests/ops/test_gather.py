@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.compiler.tf2xla.ops import gen_xla_ops
 
-from .table import FLOATS, INTS, RUNNERS, UINTS, Record, check, floats, ints, raw, record
+from .table import FLOATS, INTS, RUNNERS, UINTS, Record, bools, check, floats, ints, raw, record
 
 
 def _take(axis: int, batch: int = 0) -> Any:
@@ -109,6 +109,40 @@ def _segments() -> list[Record]:
     return records
 
 
+def _counts() -> list[Record]:
+    numbers, matrix = np.array([1, 2, 2, 7, 0], np.int32), ints(3, 9, low=0, high=8)
+    none = np.zeros(0, np.float32)
+    count = raw("DenseBincount", "input", "weights", size=5)
+    binary = raw("DenseBincount", "input", "weights", size=5, binary_output=True)
+    older = raw("Bincount", "arr", "weights", size=5)
+    records = [record("DenseBincount", count, x, none.astype(t), checks=True)
+               for x in (numbers, matrix, matrix.astype(np.int64), matrix[:1], np.int32(3))
+               for t in (np.float32, np.float64, np.int32, np.int64) if x.dtype == np.int32 or t != np.int64]
+    records += [record("DenseBincount", count, x, floats(*x.shape), checks=True) for x in (numbers, matrix)]
+    records += [record("DenseBincount", binary, x, none, checks=True, note="binary") for x in (numbers, matrix)]
+    records += [record("DenseBincount", binary, matrix, floats(3, 9), checks=True, note="binary"),
+                record("DenseBincount", count, ints(0), none), record("DenseBincount", count, ints(2, 0), none),
+                record("DenseBincount", count, numbers - 1, none, checks=False)]
+    return [*records, record("Bincount", older, matrix, floats(3, 9), checks=True),
+            record("Bincount", older, numbers, np.zeros(0, np.int32), checks=True),
+            record("Bincount", older, numbers - 1, none, checks=False)]
+
+
+def _sequences() -> list[Record]:
+    lengths = np.array([3, 0, 4, 1], np.int64)
+    records = []
+    for batch, along, shape in ((0, 1, (4, 4)), (1, 0, (5, 4, 3)), (2, 0, (4, 2, 4)), (0, 2, (4, 3, 6, 2))):
+        function = raw("ReverseSequence", "input", "seq_lengths", batch_dim=batch, seq_dim=along)
+        records += [record("ReverseSequence", function, x, lengths.astype(t), exact=True, checks=True,
+                           note=f"{batch}{along}")
+                    for x in (floats(*shape), ints(*shape, dtype=np.int8)) for t in (np.int32, np.int64)]
+    function = raw("ReverseSequence", "input", "seq_lengths", batch_dim=0, seq_dim=1)
+    illegal = (record("ReverseSequence", function, floats(4, 3), lengths - less, checks=False) for less in (0, 1))
+    return [*records, *illegal,
+            record("ReverseSequence", function, floats(4, 4, 0), lengths, checks=True),
+            record("ReverseSequence", function, bools(4, 5), lengths, checks=True)]
+
+
 def _one_hots() -> list[Record]:
     indices = np.array([[0, 2, -1], [5, 1, 4]], np.int64)
     records = [
@@ -166,7 +200,7 @@ def _windows() -> list[Record]:
     ]
 
 
-RECORDS = _windows() + _gathers() + _scatters() + _segments() + _one_hots() + _top()
+RECORDS = _windows() + _gathers() + _scatters() + _segments() + _counts() + _sequences() + _one_hots() + _top()
 
 
 @pytest.mark.parametrize("runner", RUNNERS)

@@ -7,13 +7,14 @@ from math import prod
 
 from ...ir import Shape, Value
 from ...ir.ops import elementwise as ew
-from ...ir.ops.gather import Gather, ScatterAdd, SegmentFold, SegmentMax, SegmentMin, SegmentProd, SegmentSum
+from ...ir.ops.gather import Gather, ScatterAdd, SegmentSum
 from ...ir.ops.reduce import ReduceAnd
 from ...ir.ops.shape import Iota
 from ...ir.types import I32, I64
 from ..flatten import FlatOp
 from ..importer import Importer, Rule
 from .formulas import Formula
+from .segments import SEGMENT_RULES
 from .shape import axis_in, cut
 from .window import WINDOW_RULES
 
@@ -124,16 +125,6 @@ def _scattered(ctx: Importer, x: Value, indices: Value, updates: Value) -> Value
     return ctx.reshape(added, x.shape)
 
 
-def _unsorted_segments(kind: type[SegmentSum | SegmentFold]) -> Rule:
-    """Rows of data folded into the segment their id names; negative ids are dropped."""
-    def rule(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
-        data, ids = inputs[:2]
-        count = ctx.ints(inputs[2], "the number of segments")[0]
-        ctx.check(Formula(ctx).lt(ids, count), f"a segment id is not below {count}")
-        return (ctx.emit(kind(count), ids, data),)
-    return rule
-
-
 def _resource_scatter(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
     indices, updates = inputs
     current = ctx.read(op.inputs[0])
@@ -173,7 +164,28 @@ def _in_top_k(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]
     return (f.both(f.both(legal, finite), f.lt(f.sum(above, (1,)), k)),)
 
 
+def _reverse_sequence(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
+    """The first elements of each sequence in reverse, as many as it is long, and the others as they are."""
+    f, (x, lengths) = Formula(ctx), inputs
+    batch, along = (axis_in(ctx, int(ctx.attr(name)), x.type.rank) for name in ("batch_dim", "seq_dim"))
+    if batch == along or lengths.shape != (x.shape[batch],):
+        raise ctx.refuse(f"sequences along axis {along} of {x.type} with lengths {lengths.type} of axis {batch}")
+    count, steps = x.shape[batch], x.shape[along]
+    ctx.check(f.both(f.ge(lengths, 0), f.ge(steps, lengths)), f"a length is outside [0, {steps}]")
+    if not x.type.size:
+        return (x,)
+    perm = (batch, along, *(i for i in range(x.type.rank) if i not in (batch, along)))
+    moved = ctx.transpose(x, perm)
+    step = ctx.emit(Iota(I64, (count, steps), 1))
+    length = ctx.broadcast_along(ctx.cast(lengths, I64), step.shape, (0,))
+    source = f.select(f.lt(step, length), f.sub(f.sub(length, 1), step), step)
+    rows = ctx.reshape(moved, (count * steps, *moved.shape[2:]))
+    reversed_ = ctx.emit(Gather(0), rows, _batched(ctx, source, (count,), steps))
+    return (ctx.transpose(reversed_, [perm.index(i) for i in range(x.type.rank)]),)
+
+
 RULES: dict[str, Rule] = {
+    **SEGMENT_RULES,
     **WINDOW_RULES,
     "Gather": _gather,
     "GatherNd": _gather_nd,
@@ -185,11 +197,8 @@ RULES: dict[str, Rule] = {
     "ResourceGatherNd": _gather_nd,
     "ResourceScatterAdd": _resource_scatter,
     "ResourceScatterSub": _resource_scatter,
+    "ReverseSequence": _reverse_sequence,
     "ScatterNd": _scatter_nd,
     "TensorScatterAdd": _tensor_scatter_add,
     "TensorScatterSub": _tensor_scatter_add,
-    "UnsortedSegmentMax": _unsorted_segments(SegmentMax),
-    "UnsortedSegmentMin": _unsorted_segments(SegmentMin),
-    "UnsortedSegmentProd": _unsorted_segments(SegmentProd),
-    "UnsortedSegmentSum": _unsorted_segments(SegmentSum),
 }

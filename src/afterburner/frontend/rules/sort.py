@@ -1,4 +1,4 @@
-"""The largest elements in order; sorting, which TensorFlow builds from them."""
+"""The largest elements in order; sorting, which TensorFlow builds from them; places in what is sorted."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from ...ir.ops import elementwise as ew
 from ...ir.ops.sort import TopK
 from ..flatten import FlatOp
 from ..importer import Importer, Rule
+from .search import SEARCH_RULES
 
 
 def _top_k(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
@@ -22,4 +23,4 @@ def _top_k(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
     return ctx.add(TopK(k, ctx.dtype("index_type")), x)
 
 
-RULES: dict[str, Rule] = {"TopKV2": _top_k}
+RULES: dict[str, Rule] = {**SEARCH_RULES, "TopKV2": _top_k}
