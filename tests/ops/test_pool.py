@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from .table import BF16, RUNNERS, Record, check, floats, ints, record
+from .table import BF16, RUNNERS, Record, check, floats, ints, raw, record, special
 
 _SETTINGS: tuple[tuple[Any, ...], ...] = (
     ((2, 8, 6, 3), (2, 2), (2, 2), "VALID"),
@@ -78,6 +78,27 @@ RECORDS += [_rectified((3, 2), (3, 2), "SAME", "rectified-padded", True),
             _rectified((3, 3), (2, 2), "SAME", "rectified-overlapping", False),
             _rectified((2, 2), (2, 2), "VALID", "rectified", True),
             _rectified((2, 2), (2, 2), "VALID", "rectified", False)]
+
+
+def _positions(x: np.ndarray, window: Any, strides: Any, padding: str, batch: bool) -> list[Record]:
+    """Maxima with their positions, and the gradient that goes there."""
+    attributes = {"ksize": [1, *window, 1], "strides": [1, *strides, 1], "padding": padding,
+                  "include_batch_in_index": batch}
+    forward = raw("MaxPoolWithArgmax", "input", **attributes)
+    backward = raw("MaxPoolGradWithArgmax", "input", "grad", "argmax", **attributes)
+    y, at = (r.numpy() for r in forward(tf.constant(x)))
+    return [record("MaxPoolWithArgmax", forward, x, exact=True, note=f"{window}{strides}{padding}{batch}"),
+            record("MaxPoolGradWithArgmax", backward, x, floats(*y.shape, dtype=x.dtype, seed=3), at, checks=True,
+                   note=f"{window}{strides}{padding}{batch}")]
+
+
+_ODD = np.random.default_rng(0).choice(special()[:22], (2, 6, 6, 3)).astype(np.float32)
+
+RECORDS += [r for x in (floats(2, 7, 9, 3), ints(2, 8, 8, 3, high=2).astype(np.float32), _ODD)
+            for window, strides, padding in (((2, 2), (2, 2), "VALID"), ((3, 2), (1, 3), "SAME"),
+                                             ((3, 3), (2, 2), "SAME"))
+            for batch in (False, True) for r in _positions(x, window, strides, padding, batch)]
+RECORDS += _positions(floats(1, 4, 4, 1, dtype=np.float64), (2, 2), (2, 2), "SAME", False)
 
 
 @pytest.mark.parametrize("runner", RUNNERS)
