@@ -530,4 +530,4 @@ def test_small_stages_are_given_back_where_there_would_be_many():
     report = taken.functions()["steps"]
     assert report.status == "compiled" and report.taken_ops > report.seen_ops / 2
     assert {op.type for op in report.left if op.reason == BETWEEN} >= {"Mul"}
-    assert {op.type for op in report.left if op.reason != BETWEEN} == {"AdjustHue"}
+    assert {op.type for op in report.left if op.reason != BETWEEN} == {"BesselI0e"}

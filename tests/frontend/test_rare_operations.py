@@ -13,6 +13,7 @@ from tests.frontend.kit import captured, close
 
 _RNG = np.random.default_rng(0)
 _NODES = _RNG.normal(size=(9, 4)).astype(np.float32)
+_PICTURES = _RNG.normal(size=(2, 5, 6, 3)).astype(np.float32)
 _SEGMENTS = np.array([0, 3, 1, 1, 0, 3, 2, 2, 3], np.int32)
 
 
@@ -21,10 +22,49 @@ def _segments(fold: Callable[..., Any]) -> Callable[[Any], Any]:
     return lambda x: tf.tanh(tf.gather(fold(x, _SEGMENTS, 4), _SEGMENTS) * x)
 
 
+def _boxes(method: str) -> Callable[[Any], Any]:
+    """Of two pictures, where the gradient for the boxes is asked for as well."""
+    def cut(x: Any) -> Any:
+        boxes = 0.2 + 0.05 * x[:, 0, 0, :1] * tf.constant([[-1.0, -0.5, 12.0, 9.0]])
+        return tf.image.crop_and_resize(x, boxes, [1, 0], (3, 4), method=method)
+    return cut
+
+
+def _counted(x: Any) -> Any:
+    """Values by the bucket that they lie in, and how many lie there."""
+    bucket = tf.searchsorted(tf.constant([-1.0, 0.0, 0.5]), tf.reshape(x, [-1]), side="right")
+    counts = tf.raw_ops.DenseBincount(input=bucket, size=4, weights=tf.zeros([0]))
+    return tf.reshape(x, [-1]) * tf.gather(counts, bucket)
+
+
+def _normalized(x: Any) -> Any:
+    return tf.nn.local_response_normalization(tf.nn.relu(x), depth_radius=2, bias=1.0, alpha=0.1, beta=0.75)
+
+
+def _pooled(x: Any) -> Any:
+    y, at = tf.nn.max_pool_with_argmax(x, 2, 2, "SAME")
+    return y * tf.cast(at % 3, tf.float32)
+
+
 _CASES: dict[str, tuple[np.ndarray, Callable[[Any], Any]]] = {
     "segments' maxima": (_NODES, _segments(tf.math.unsorted_segment_max)),
     "segments' minima": (_NODES, _segments(tf.math.unsorted_segment_min)),
     "segments' products": (_NODES, _segments(tf.math.unsorted_segment_prod)),
+    "local response": (_PICTURES, _normalized),
+    "hue": (_PICTURES, lambda x: tf.stop_gradient(tf.image.adjust_hue(tf.sigmoid(x), 0.2)) * x),
+    "saturation": (_PICTURES, lambda x: tf.stop_gradient(tf.image.adjust_saturation(tf.sigmoid(x), 0.6)) * x),
+    "buckets": (_NODES, _counted),
+    "sequences": (_NODES, lambda x: tf.reverse_sequence(x, [4, 0, 2, 3, 1, 1, 4, 2, 3], seq_axis=1) * x),
+    "running products": (_NODES, lambda x: tf.math.cumprod(x, axis=1, exclusive=True) * x),
+    "running sums of exponentials": (_NODES, lambda x: tf.math.cumulative_logsumexp(x, axis=0, reverse=True)),
+    "few bits": (_NODES, lambda x: tf.quantization.fake_quant_with_min_max_vars(x, tf.reduce_min(x), tf.reduce_max(x))),
+    "few bits of attributes": (_NODES, lambda x: tf.quantization.fake_quant_with_min_max_args(x, -1, 1, num_bits=4)),
+    "boxes": (_PICTURES, _boxes("bilinear")),
+    "boxes of the nearest": (_PICTURES, lambda x: tf.image.crop_and_resize(
+        x, [[0.1, 0.2, 0.9, 0.7]], [1], (3, 4), method="nearest")),
+    "positions of maxima": (_PICTURES, _pooled),
+    "gamma": (_NODES, lambda x: tf.math.lgamma(tf.nn.softplus(x)) + tf.math.lgamma(x - 0.3)),
+    "inverses": (_NODES, lambda x: tf.math.erfinv(tf.tanh(x)) + tf.math.ndtri(tf.sigmoid(x))),
 }
 
 

@@ -21,8 +21,8 @@ from afterburner.options import overridden
 from .table import Record, check
 
 FAMILIES = (
-    "conv", "control", "elementwise", "gather", "image", "loop", "loss", "matmul", "normalize", "pool", "random",
-    "reduce", "shape", "sort",
+    "conv", "control", "crop", "elementwise", "fake_quant", "gather", "image", "loop", "loss", "matmul", "normalize",
+    "pool", "random", "reduce", "response", "search", "shape", "sort", "special",
 )  # fmt: skip
 
 

@@ -101,7 +101,19 @@ def _contrasts() -> list[Record]:
     return [record("AdjustContrastv2", adjust, x, np.float32(factor)) for x in cases for factor in (0.5, 3, -1)]
 
 
-RECORDS = _resizes() + _colors() + _projections() + _patches() + _contrasts()
+def _adjusted() -> list[Record]:
+    random = np.random.default_rng(3)
+    grey = np.repeat(random.random((4, 5, 1)), 3, axis=2)
+    steps = random.integers(0, 3, (40, 1, 3)) / 2
+    pictures = [random.random((2, 5, 7, 3)), random.random((5, 7, 3)) * 255, grey, steps, np.zeros((0, 2, 3))]
+    hue, saturation = (raw(op, "images", name) for op, name in (("AdjustHue", "delta"), ("AdjustSaturation", "scale")))
+    return [record(op, function, x.astype(np.float32), np.float32(by), note=str(by))
+            for op, function, values in (("AdjustHue", hue, (0.1, -0.4, 1, -1, 0)),
+                                         ("AdjustSaturation", saturation, (0.3, 1, 2.5, 0, 40)))
+            for x in pictures for by in values]
+
+
+RECORDS = _resizes() + _colors() + _projections() + _patches() + _contrasts() + _adjusted()
 
 
 @pytest.mark.parametrize("runner", RUNNERS)

@@ -1,4 +1,4 @@
-"""Images: resizing, turning and shearing by projective maps, and their colours."""
+"""Images: cutting and resizing, turning and shearing by projective maps, and their colours."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import numpy as np
 
 from ...ir import Shape, Value
 from ...ir.ops.gather import Gather
-from ...ir.ops.shape import Concat, Iota, Pad
+from ...ir.ops.shape import Iota, Pad
 from ...ir.types import F32, I32, I64
 from ..flatten import FlatOp
 from ..importer import Importer, Rule
+from .colors import COLOR_RULES
 from .conv import Layout, pads_of
+from .crop import CROP_RULES
 from .formulas import Formula
 from .resize import RESIZE_RULES
 from .shape import cut
@@ -153,62 +155,11 @@ def _patches(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
     return (ctx.reshape(ctx.transpose(x, (0, 1, 3, 2, 4, 5)), (n, rows, columns, prod(window) * channels)),)
 
 
-def _contrast(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
-    """Differences to an image's mean by channel."""
-    f, x = Formula(ctx), inputs[0]
-    if not x.type.size:
-        return (x,)
-    rank = x.type.rank
-    kept = (*range(rank - 3), rank - 1)
-    mean = f.along(f.mul(f.sum(x, (rank - 3, rank - 2)), 1 / prod(x.shape[-3:-1])), x, kept)
-    factor = ctx.broadcast_along(inputs[1], x.shape, ())
-    return (f.add(f.mul(f.sub(x, mean), factor), mean),)
-
-
-def _channels(ctx: Importer, x: Value) -> list[Value]:
-    last = x.type.rank - 1
-    if x.shape[last] != 3:
-        raise ctx.refuse(f"colours of {x.shape[last]} channels")
-    return [cut(ctx, x, last, i, i + 1) for i in range(3)]
-
-
-def _together(ctx: Importer, channels: list[Value]) -> Value:
-    return ctx.emit(Concat(channels[0].type.rank - 1), *channels)
-
-
-def _rgb_to_hsv(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
-    f = Formula(ctx)
-    red, green, blue = _channels(ctx, inputs[0])
-    value = f.maximum(f.maximum(red, green), blue)
-    spread = f.sub(value, f.minimum(f.minimum(red, green), blue))
-    saturation = f.select(f.gt(value, 0), f.div(spread, value), 0)
-    unit = f.mul(f.div(1, spread), 1 / 6)
-    hue = f.select(f.eq(green, value), f.add(f.mul(unit, f.sub(blue, red)), 2 / 6),
-                   f.add(f.mul(unit, f.sub(red, green)), 4 / 6))
-    hue = f.select(f.eq(red, value), f.mul(unit, f.sub(green, blue)), hue)
-    hue = f.select(f.gt(spread, 0), hue, 0)
-    hue = f.select(f.lt(hue, 0), f.add(hue, 1), hue)
-    return (_together(ctx, [hue, saturation, value]),)
-
-
-def _hsv_to_rgb(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
-    f = Formula(ctx)
-    hue, saturation, value = _channels(ctx, inputs[0])
-    angle, rest = f.mul(hue, 6), f.sub(1, saturation)
-
-    def color(share: Value) -> Value:
-        return f.mul(f.add(rest, f.mul(saturation, f.minimum(f.maximum(share, 0), 1))), value)
-
-    return (_together(ctx, [color(f.sub(f.abs(f.sub(angle, 3)), 1)), color(f.sub(2, f.abs(f.sub(angle, 2)))),
-                            color(f.sub(2, f.abs(f.sub(angle, 4))))]),)
-
-
 RULES: dict[str, Rule] = {
+    **COLOR_RULES,
+    **CROP_RULES,
     **RESIZE_RULES,
-    "AdjustContrastv2": _contrast,
     "ExtractImagePatches": _patches,
-    "HSVToRGB": _hsv_to_rgb,
     "ImageProjectiveTransformV2": _projective,
     "ImageProjectiveTransformV3": _projective,
-    "RGBToHSV": _rgb_to_hsv,
 }
