@@ -68,6 +68,31 @@ _CASES: dict[str, tuple[np.ndarray, Callable[[Any], Any]]] = {
 }
 
 
+def test_cases_that_assign() -> None:
+    """Each branch may write a variable."""
+    def step(index: Any, x: Any, total: Any, count: Any) -> Any:
+        def add() -> Any:
+            total.assign_add(tf.reduce_sum(x))
+            return x * 2.0
+
+        def reset() -> Any:
+            total.assign(0.0)
+            count.assign_add(1.0)
+            return x - total
+
+        return tf.tanh(tf.switch_case(index, [add, reset, lambda: x + count])) * 2.0 + 1.0
+
+    def run() -> list[Any]:
+        variables, function = [tf.Variable(1.5), tf.Variable(0.0)], tf.function(step)
+        results = [function(tf.constant(i), tf.constant(_NODES), *variables) for i in (0, 1, 2, 0, -1, 9)]
+        return [*results, *variables]
+
+    expected = run()
+    with captured() as taken:
+        close(run(), expected)
+    assert taken.count
+
+
 @pytest.mark.parametrize("name", _CASES)
 def test_steps(name: str) -> None:
     start, function = _CASES[name]

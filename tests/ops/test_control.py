@@ -38,6 +38,18 @@ def _mixed(x: tf.Tensor) -> Any:
 
 _NAN = np.array([1, np.nan], np.float32)
 
+def _of_three(x: Any, index: Any) -> Any:
+    return tf.switch_case(index, [lambda: x + 1, lambda: x * 3, lambda: -x])
+
+
+def _asserting_in_case(x: Any, index: Any) -> Any:
+    def failing() -> Any:
+        with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(x > 1e9), [x])]):
+            return x * 3
+
+    return tf.switch_case(index, [lambda: x + 1, failing, lambda: -x])
+
+
 RECORDS = [
     record("IdentityN", _mixed, floats(3), exact=True),
     record("StopGradient", tf.stop_gradient, floats(3), exact=True),
@@ -54,6 +66,9 @@ RECORDS = [
     record("If", _asserting_guarded, np.abs(floats(4)) + 1, exact=True, checks=True),
     record("If", _asserting_guarded, -np.abs(floats(4)), checks=False),
     record("StatelessIf", lambda x, b: tf.cond(b, lambda: x + 1, lambda: x * 3), floats(4), bools(), exact=True),
+    *(record("StatelessCase", _of_three, floats(4), np.int32(i), exact=True, note=str(i)) for i in (-1, 0, 1, 2, 3)),
+    *(record("Case", _asserting_in_case, floats(4), np.int32(i), checks=i != 1, exact=True, note=str(i))
+      for i in (0, 1, 2)),
     record("If", _guarded, floats(4), np.True_, exact=True, checks=True),
     record("If", _guarded, _NAN, np.False_, exact=True, checks=True, note="guarded"),
     record("If", _guarded, _NAN, np.True_, checks=False, note="guarded"),

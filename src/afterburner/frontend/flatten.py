@@ -266,8 +266,22 @@ def branch_graph(op: FlatOp, attribute: str) -> Any:
     return _function(op.source.graph, op.source, attribute).graph
 
 
+def nested_graphs(op: FlatOp, attributes: Iterable[str]) -> list[Any]:
+    """The FuncGraphs that attributes of a loop or conditional name, some by a list of them.
+
+    Raises:
+        ValueError: the body of one is not known to the graph.
+    """
+    values = (op.source.get_attr(name) for name in attributes)
+    named = [f.name for value in values for f in (value if isinstance(value, list) else [value])]
+    return [_named(op.source.graph, op.source, name).graph for name in named]
+
+
 def _function(graph: Any, op: tf.Operation, attribute: str) -> Any:
-    name = op.get_attr(attribute).name
+    return _named(graph, op, op.get_attr(attribute).name)
+
+
+def _named(graph: Any, op: tf.Operation, name: str) -> Any:
     for around in _graphs_around(graph):
         function = around._get_function(name)  # noqa: SLF001
         if function is not None and not hasattr(function, "graph"):

@@ -12,7 +12,7 @@ from ..errors import NotTaken
 from ..ir import Graph, IRError, TensorType, Value, verify
 from ..options import options
 from .dtypes import has_ir_dtype
-from .flatten import LOOPS, FlatOp, FlatTensor, branch_graph, flatten
+from .flatten import LOOPS, FlatOp, FlatTensor, flatten, nested_graphs
 from .importer import Importer, Refused
 from .rules import IGNORED_INPUTS, NESTED, REFUSALS, RULES, list_rule
 
@@ -53,8 +53,8 @@ def _refusal(op: FlatOp) -> str | None:
             return f"{dtype.name} tensors"
         if op.type != "Const":
             return "strings"
-    for name in NESTED.get(op.type, ()):
-        for inner in flatten(branch_graph(op, name), op.name).ops:
+    for graph in nested_graphs(op, NESTED.get(op.type, ())):
+        for inner in flatten(graph, op.name).ops:
             reason = supported(inner)
             if reason is not None:
                 return f"{reason} inside a {'loop' if op.type in LOOPS else 'branch'}"
@@ -74,8 +74,8 @@ def variable_dtypes(ops: Sequence[FlatOp]) -> dict[FlatTensor, tf.DType]:
     for op in ops:
         handles = [(i, t) for i, t in enumerate(op.inputs) if t.dtype == tf.resource]
         if handles and op.type in NESTED:
-            for name in NESTED[op.type]:
-                flat = flatten(branch_graph(op, name), op.name)
+            for graph in nested_graphs(op, NESTED[op.type]):
+                flat = flatten(graph, op.name)
                 inside = variable_dtypes(flat.ops)
                 first = 0 if op.type in LOOPS else 1  # that of a conditional is the condition
                 found.update({t: inside[flat.arguments[i - first]] for i, t in handles

@@ -3,7 +3,7 @@
 ``RULES``: operation type -> rule ``(importer, op, operands) -> results``. Operands and results are those
 with an element type of the IR, in order; resources and strings are left out.
 ``REFUSALS`` (optional): operation type -> the reason, if any, why its static attributes are not taken.
-``NESTED`` (optional): operation type -> the attributes that name functions imported along with it.
+``NESTED`` (optional): operation type -> the attributes that name functions (or lists of them) imported along with it.
 ``IGNORED_INPUTS`` (optional): operation type -> number of leading inputs that are read at all.
 """
 

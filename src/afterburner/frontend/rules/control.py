@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from ...ir import Value
-from ...ir.ops.elementwise import IsFinite
+from ...ir.ops.elementwise import Equal, IsFinite
 from ...ir.types import BOOL
-from ..flatten import LOOPS, FlatOp, branch_graph, flatten
+from ..flatten import LOOPS, FlatOp, flatten, nested_graphs
 from ..importer import Importer, Rule
 from . import conv, matmul
 
@@ -57,16 +57,32 @@ def _if(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
     condition = ctx.cast(inputs[0], BOOL)
     if condition.shape:
         raise ctx.refuse("a condition that is no scalar")
-    then, other = (flatten(branch_graph(op, name), op.name) for name in NESTED[op.type])
+    then, other = (flatten(graph, op.name) for graph in nested_graphs(op, NESTED[op.type]))
     return ctx.branch(condition, (lambda: ctx.import_graph(then, op.inputs[1:]),
                                   lambda: ctx.import_graph(other, op.inputs[1:])))
 
 
+def _case(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
+    """One of several branches by its number, the last one for all numbers that name none."""
+    index, graphs = inputs[0], nested_graphs(op, NESTED[op.type])
+    if index.shape:
+        raise ctx.refuse("a number of a branch that is no scalar")
+    branches = [flatten(graph, op.name) for graph in graphs]
+
+    def from_branch(i: int) -> list[Value]:
+        if i == len(branches) - 1:
+            return ctx.import_graph(branches[i], op.inputs[1:])
+        condition = ctx.emit(Equal(), index, ctx.like(index, i))
+        return ctx.branch(condition, (lambda: ctx.import_graph(branches[i], op.inputs[1:]),
+                                      lambda: from_branch(i + 1)))
+    return from_branch(0)
+
+
 def _refuse_expensive(op: FlatOp) -> str | None:
-    """Both branches are computed, so neither may cost much."""
+    """All branches are computed, so none may cost much."""
     heavy = matmul.RULES.keys() | conv.RULES.keys() | set(LOOPS)
-    for name in NESTED[op.type]:
-        for inner in flatten(branch_graph(op, name), op.name).ops:
+    for graph in nested_graphs(op, NESTED[op.type]):
+        for inner in flatten(graph, op.name).ops:
             if inner.type in heavy:
                 return f"a branch with {inner.type}"
     return None
@@ -74,6 +90,7 @@ def _refuse_expensive(op: FlatOp) -> str | None:
 
 RULES: dict[str, Rule] = {
     "Assert": _assert,
+    "Case": _case,
     "CheckNumerics": _check_numerics,
     "CheckNumericsV2": _check_numerics,
     "Const": _const,
@@ -85,11 +102,15 @@ RULES: dict[str, Rule] = {
     "PlaceholderWithDefault": _placeholder_with_default,
     "PreventGradient": _identity,
     "Snapshot": _identity,
+    "StatelessCase": _case,
     "StatelessIf": _if,
     "StopGradient": _identity,
 }
 
-NESTED = {name: ("then_branch", "else_branch") for name in ("If", "StatelessIf")}
+NESTED = {
+    **{name: ("then_branch", "else_branch") for name in ("If", "StatelessIf")},
+    **{name: ("branches",) for name in ("Case", "StatelessCase")},
+}
 
 REFUSALS = {name: _refuse_expensive for name in NESTED}
 
