@@ -18,11 +18,19 @@ def _resizes() -> list[Record]:
         for size in ((8, 10), (7, 3), (4, 5)):
             options = {"align_corners": align, "half_pixel_centers": centers}
             note = f"{size}{align}{centers}"
-            for op in ("ResizeNearestNeighbor", "ResizeBilinear"):
+            for op in ("ResizeNearestNeighbor", "ResizeBilinear", "ResizeBicubic"):
                 function = raw(op, "images", size=size, **options)
-                records.append(record(op, function, x, exact=op != "ResizeBilinear", note=note))
-            gradient = raw("ResizeBilinearGrad", "grads", "original_image", **options)
-            records.append(record("ResizeBilinearGrad", gradient, floats(2, *size, 3), x, note=note))
+                records.append(record(op, function, x, exact=op == "ResizeNearestNeighbor", note=note))
+            for op in ("ResizeBilinearGrad", "ResizeBicubicGrad"):
+                gradient = raw(op, "grads", "original_image", **options)
+                records.append(record(op, gradient, floats(2, *size, 3), x, note=note))
+    for size in ((8, 10), (7, 3), (4, 5), (1, 2), (2, 2)):
+        for align in (False, True):
+            area = raw("ResizeArea", "images", size=size, align_corners=align)
+            records += [record("ResizeArea", area, of, note=f"{size}{align}")
+                        for of in (x, floats(1, 9, 13, 2), ints(2, 6, 4, 1).astype(np.uint8))]
+    larger = raw("ResizeBicubic", "images", size=(9, 33), half_pixel_centers=True)
+    records += [record("ResizeBicubic", larger, of) for of in (floats(1, 5, 6, 1), ints(2, 6, 4, 3).astype(np.uint8))]
     nearest = raw("ResizeNearestNeighborGrad", "grads", size=(4, 5), half_pixel_centers=True)
     records.append(record("ResizeNearestNeighborGrad", nearest, floats(2, 8, 15, 3)))
     return records

@@ -1,4 +1,4 @@
-"""Resizing of images, by the nearest pixel or linearly."""
+"""Resizing of images: by the nearest pixel, linearly, by cubic curves, or by the area that a pixel covers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ...ir import Value
+from ...ir.ops import elementwise as ew
 from ...ir.ops.gather import Gather
 from ...ir.ops.matmul import Matmul
 from ...ir.ops.reduce import ReduceSum
@@ -15,6 +16,8 @@ from ...ir.types import F32, I32
 from ..flatten import FlatOp
 from ..importer import Importer, Rule
 from .formulas import Formula
+
+_STEPS = 1024  # in which TensorFlow's cubic kernel is tabled
 
 
 def _sources(ctx: Importer, old: int, new: int) -> np.ndarray:
@@ -84,12 +87,104 @@ def _bilinear(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]
 def _bilinear_grad(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
     """The transposed interpolation matrices applied to rows and columns."""
     dy, shape = inputs[0], inputs[1].shape
-    n, _, new_width, c = dy.shape
     rows, columns = (_matrix(ctx, shape[axis], dy.shape[axis]) for axis in (1, 2))
-    down = ctx.emit(Matmul(), _repeated(ctx, rows, n), ctx.reshape(dy, (n, dy.shape[1], new_width * c)))
-    across = ctx.reshape(down, (n * shape[1], new_width, c))
-    dx = ctx.emit(Matmul(), _repeated(ctx, columns, n * shape[1]), across)
-    return (ctx.cast(ctx.reshape(dx, shape), inputs[1].type.dtype),)
+    return (ctx.cast(_transposed(ctx, dy, rows, columns), inputs[1].type.dtype),)
+
+
+def _transposed(ctx: Importer, dy: Value, rows: Value, columns: Value) -> Value:
+    """Matrices [old,new] applied to rows and columns."""
+    n, new_height, new_width, c = dy.shape
+    height, width = rows.shape[0], columns.shape[0]
+    down = ctx.emit(Matmul(), _repeated(ctx, rows, n), ctx.reshape(dy, (n, new_height, new_width * c)))
+    across = ctx.reshape(down, (n * height, new_width, c))
+    dx = ctx.emit(Matmul(), _repeated(ctx, columns, n * height), across)
+    return ctx.reshape(dx, (n, height, width, c))
+
+
+def _scale(ctx: Importer, old: int, new: int) -> np.float32:
+    """Pixels of the old size to one of the new."""
+    if ctx.attr("align_corners") and new > 1:
+        return np.float32(old - 1) / np.float32(new - 1)
+    return np.float32(old) / np.float32(new)
+
+
+def _cubic_table(a: float) -> np.ndarray:
+    """The cubic kernel at 0 to 1 and at 1 to 2, in 1024 steps, f32[2,1025]."""
+    x = np.arange(_STEPS + 1) / _STEPS
+    y = (x.astype(np.float32) + np.float32(1)).astype(np.float64)
+    return np.stack([((a + 2) * x - (a + 3)) * x * x + 1, ((a * y - 5 * a) * y + 8 * a) * y - 4 * a]).astype(np.float32)
+
+
+def _cubic_taps(ctx: Importer, old: int, new: int) -> tuple[np.ndarray, np.ndarray]:
+    """For each of ``new`` positions four sources and their shares; with centers at halves (Keys's kernel) sources
+    outside have none."""
+    centers, scale, half = bool(ctx.attr("half_pixel_centers")), _scale(ctx, old, new), np.float32(0.5)
+    position = np.arange(new, dtype=np.float32)
+    place = (position + half) * scale - half if centers else position * scale
+    first = np.floor(place)
+    step = np.rint((place - first) * np.float32(_STEPS)).astype(np.int64)
+    near, far = _cubic_table(-0.5 if centers else -0.75)
+    shares = np.stack([far[step], near[step], near[_STEPS - step], far[_STEPS - step]], axis=1)
+    sources = first.astype(np.int64)[:, None] + np.arange(-1, 3)
+    bounded = np.clip(sources, 0, old - 1)
+    if centers:
+        shares = np.where(bounded == sources, shares, np.float32(0))
+        total = ((shares[:, 0] + shares[:, 1]) + shares[:, 2]) + shares[:, 3]
+        kept = np.abs(total) >= 1000 * np.finfo(np.float32).tiny
+        shares = np.where(kept[:, None], shares * (1 / np.where(kept, total, 1))[:, None], shares)
+    return bounded, shares.astype(np.float32)
+
+
+def _bicubic(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
+    """Along rows, then columns, in f32."""
+    x = ctx.cast(inputs[0], F32)
+    for axis, new in zip((1, 2), ctx.ints(inputs[1], "the size"), strict=True):
+        x = _of_taps(ctx, x, axis, *_cubic_taps(ctx, x.shape[axis], new))
+    return (x,)
+
+
+def _of_taps(ctx: Importer, x: Value, axis: int, sources: np.ndarray, shares: np.ndarray) -> Value:
+    """Sums of elements along an axis by their shares."""
+    taken = ctx.emit(Gather(axis), x, ctx.constant(sources, I32))
+    wide = ctx.broadcast_along(ctx.constant(shares, F32), taken.shape, (axis, axis + 1))
+    return ctx.emit(ReduceSum((axis + 1,)), ctx.emit(ew.Mul(), taken, wide))
+
+
+def _bicubic_grad(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
+    dy, (_, height, width, _) = inputs[0], inputs[1].shape
+    rows, columns = (_matrix_of(ctx, old, *_cubic_taps(ctx, old, new))
+                     for old, new in ((height, dy.shape[1]), (width, dy.shape[2])))
+    return (ctx.cast(_transposed(ctx, dy, rows, columns), inputs[1].type.dtype),)
+
+
+def _matrix_of(ctx: Importer, old: int, sources: np.ndarray, shares: np.ndarray) -> Value:
+    matrix = np.zeros((old, len(sources)), np.float32)
+    np.add.at(matrix, (sources, np.arange(len(sources))[:, None]), shares)
+    return ctx.constant(matrix)
+
+
+def _area_taps(ctx: Importer, old: int, new: int) -> tuple[np.ndarray, np.ndarray]:
+    """For each of ``new`` positions the sources it covers, and how much of each; missing ones have no share."""
+    scale = _scale(ctx, old, new)
+    start, end = (np.arange(i, new + i, dtype=np.float32) * scale for i in (0, 1))
+    first, last = np.floor(start).astype(np.int64), np.ceil(end).astype(np.int64)
+    sources = first[:, None] + np.arange((last - first).max(initial=0))
+    low, high = start[:, None], end[:, None]
+    above = (sources + 1).astype(np.float32)
+    begun = np.where(above > high, scale, above - low)
+    whole = np.where(above > high, high - sources.astype(np.float32), np.float32(1))
+    shares = np.where(sources < low, begun, whole)
+    return np.clip(sources, 0, old - 1), np.where(sources < last[:, None], shares, 0).astype(np.float32)
+
+
+def _area(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
+    """Along columns, then rows, in f32."""
+    f, x = Formula(ctx), ctx.cast(inputs[0], F32)
+    height, width = ctx.ints(inputs[1], "the size")
+    scales = [_scale(ctx, x.shape[axis], new) for axis, new in ((1, height), (2, width))]
+    for axis, new in ((2, width), (1, height)):
+        x = _of_taps(ctx, x, axis, *_area_taps(ctx, x.shape[axis], new))
+    return (f.mul(x, float(np.float32(1 / float(scales[0] * scales[1])))),)
 
 
 def _matrix(ctx: Importer, old: int, new: int) -> Value:
@@ -105,6 +200,9 @@ def _repeated(ctx: Importer, matrix: Value, count: int) -> Value:
 
 
 RESIZE_RULES: dict[str, Rule] = {
+    "ResizeArea": _area,
+    "ResizeBicubic": _bicubic,
+    "ResizeBicubicGrad": _bicubic_grad,
     "ResizeBilinear": _bilinear,
     "ResizeBilinearGrad": _bilinear_grad,
     "ResizeNearestNeighbor": _nearest,
