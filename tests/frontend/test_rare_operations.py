@@ -60,6 +60,7 @@ _CASES: dict[str, tuple[np.ndarray, Callable[[Any], Any]]] = {
     "few bits": (_NODES, lambda x: tf.quantization.fake_quant_with_min_max_vars(x, tf.reduce_min(x), tf.reduce_max(x))),
     "few bits of attributes": (_NODES, lambda x: tf.quantization.fake_quant_with_min_max_args(x, -1, 1, num_bits=4)),
     "cubic curves": (_PICTURES, lambda x: tf.image.resize(x, (8, 4), "bicubic")),
+    "smooth shrinking": (_PICTURES, lambda x: tf.image.resize(x, (3, 4), "lanczos3", antialias=True)),
     "areas": (_PICTURES, lambda x: tf.stop_gradient(tf.image.resize(x, (2, 4), "area")) * x[:, :2, :4]),
     "boxes": (_PICTURES, _boxes("bilinear")),
     "boxes of the nearest": (_PICTURES, lambda x: tf.image.crop_and_resize(

@@ -36,6 +36,26 @@ def _resizes() -> list[Record]:
     return records
 
 
+def _scaled() -> list[Record]:
+    records = []
+    x = floats(2, 7, 9, 3)
+    kinds = ("lanczos1", "lanczos3", "lanczos5", "gaussian", "box", "triangle", "keyscubic", "mitchellcubic")
+    moved = np.array([0.7, 1.6], np.float32), np.array([1.3, -2.1], np.float32)
+    for kind in kinds:
+        for antialias in (False, True):
+            for size in ((3, 4), (7, 9), (15, 10), (1, 1)):
+                scale = np.array([size[0] / 7, size[1] / 9], np.float32)
+                for by, shift in ((scale, np.zeros(2, np.float32)), moved):
+                    options = {"scale": by, "translation": shift, "kernel_type": kind, "antialias": antialias}
+                    note = f"{kind}{size}{antialias}{by is moved[0]}"
+                    forward = raw("ScaleAndTranslate", "images", size=size, **options)
+                    back = raw("ScaleAndTranslateGrad", "grads", "original_image", **options)
+                    records += [record("ScaleAndTranslate", forward, x, note=note),
+                                record("ScaleAndTranslateGrad", back, floats(2, *size, 3), x, note=note)]
+    bytes_ = raw("ScaleAndTranslate", "images", size=(4, 4), scale=moved[0], translation=moved[1])
+    return [*records, record("ScaleAndTranslate", bytes_, ints(1, 7, 9, 3).astype(np.uint8))]
+
+
 def _colors() -> list[Record]:
     random = np.random.default_rng(0)
     pictures = random.random((2, 5, 7, 3))
@@ -121,7 +141,7 @@ def _adjusted() -> list[Record]:
             for x in pictures for by in values]
 
 
-RECORDS = _resizes() + _colors() + _projections() + _patches() + _contrasts() + _adjusted()
+RECORDS = _resizes() + _scaled() + _colors() + _projections() + _patches() + _contrasts() + _adjusted()
 
 
 @pytest.mark.parametrize("runner", RUNNERS)

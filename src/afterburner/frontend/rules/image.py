@@ -17,6 +17,7 @@ from .colors import COLOR_RULES
 from .conv import Layout, pads_of
 from .crop import CROP_RULES
 from .formulas import Formula
+from .resample import RESAMPLE_RULES
 from .resize import RESIZE_RULES
 from .shape import cut
 
@@ -158,6 +159,7 @@ def _patches(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
 RULES: dict[str, Rule] = {
     **COLOR_RULES,
     **CROP_RULES,
+    **RESAMPLE_RULES,
     **RESIZE_RULES,
     "ExtractImagePatches": _patches,
     "ImageProjectiveTransformV2": _projective,

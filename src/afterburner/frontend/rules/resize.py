@@ -88,10 +88,10 @@ def _bilinear_grad(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[V
     """The transposed interpolation matrices applied to rows and columns."""
     dy, shape = inputs[0], inputs[1].shape
     rows, columns = (_matrix(ctx, shape[axis], dy.shape[axis]) for axis in (1, 2))
-    return (ctx.cast(_transposed(ctx, dy, rows, columns), inputs[1].type.dtype),)
+    return (ctx.cast(transposed(ctx, dy, rows, columns), inputs[1].type.dtype),)
 
 
-def _transposed(ctx: Importer, dy: Value, rows: Value, columns: Value) -> Value:
+def transposed(ctx: Importer, dy: Value, rows: Value, columns: Value) -> Value:
     """Matrices [old,new] applied to rows and columns."""
     n, new_height, new_width, c = dy.shape
     height, width = rows.shape[0], columns.shape[0]
@@ -139,11 +139,11 @@ def _bicubic(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
     """Along rows, then columns, in f32."""
     x = ctx.cast(inputs[0], F32)
     for axis, new in zip((1, 2), ctx.ints(inputs[1], "the size"), strict=True):
-        x = _of_taps(ctx, x, axis, *_cubic_taps(ctx, x.shape[axis], new))
+        x = of_taps(ctx, x, axis, *_cubic_taps(ctx, x.shape[axis], new))
     return (x,)
 
 
-def _of_taps(ctx: Importer, x: Value, axis: int, sources: np.ndarray, shares: np.ndarray) -> Value:
+def of_taps(ctx: Importer, x: Value, axis: int, sources: np.ndarray, shares: np.ndarray) -> Value:
     """Sums of elements along an axis by their shares."""
     taken = ctx.emit(Gather(axis), x, ctx.constant(sources, I32))
     wide = ctx.broadcast_along(ctx.constant(shares, F32), taken.shape, (axis, axis + 1))
@@ -152,12 +152,13 @@ def _of_taps(ctx: Importer, x: Value, axis: int, sources: np.ndarray, shares: np
 
 def _bicubic_grad(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
     dy, (_, height, width, _) = inputs[0], inputs[1].shape
-    rows, columns = (_matrix_of(ctx, old, *_cubic_taps(ctx, old, new))
+    rows, columns = (matrix_of(ctx, old, *_cubic_taps(ctx, old, new))
                      for old, new in ((height, dy.shape[1]), (width, dy.shape[2])))
-    return (ctx.cast(_transposed(ctx, dy, rows, columns), inputs[1].type.dtype),)
+    return (ctx.cast(transposed(ctx, dy, rows, columns), inputs[1].type.dtype),)
 
 
-def _matrix_of(ctx: Importer, old: int, sources: np.ndarray, shares: np.ndarray) -> Value:
+def matrix_of(ctx: Importer, old: int, sources: np.ndarray, shares: np.ndarray) -> Value:
+    """The matrix [old,new] of shares of sources."""
     matrix = np.zeros((old, len(sources)), np.float32)
     np.add.at(matrix, (sources, np.arange(len(sources))[:, None]), shares)
     return ctx.constant(matrix)
@@ -183,7 +184,7 @@ def _area(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
     height, width = ctx.ints(inputs[1], "the size")
     scales = [_scale(ctx, x.shape[axis], new) for axis, new in ((1, height), (2, width))]
     for axis, new in ((2, width), (1, height)):
-        x = _of_taps(ctx, x, axis, *_area_taps(ctx, x.shape[axis], new))
+        x = of_taps(ctx, x, axis, *_area_taps(ctx, x.shape[axis], new))
     return (f.mul(x, float(np.float32(1 / float(scales[0] * scales[1])))),)
 
 
