@@ -33,7 +33,7 @@ def _boxes(method: str) -> Callable[[Any], Any]:
 def _counted(x: Any) -> Any:
     """Values by the bucket that they lie in, and how many lie there."""
     bucket = tf.searchsorted(tf.constant([-1.0, 0.0, 0.5]), tf.reshape(x, [-1]), side="right")
-    counts = tf.raw_ops.DenseBincount(input=bucket, size=4, weights=tf.zeros([0]))
+    counts = tf.math.bincount(bucket, minlength=4, maxlength=4, dtype=tf.float32)
     return tf.reshape(x, [-1]) * tf.gather(counts, bucket)
 
 

@@ -414,8 +414,10 @@ class Generator:
     def _scan(self) -> None:
         x = self._pick(lambda v: v.type.rank > 0 and v.type.dtype.name != "f64")
         if x is not None and self.random.random() < 0.5:
-            self._add(reduce.Cumsum(self.random.randrange(x.type.rank), self.random.random() < 0.5,
-                                    self.random.random() < 0.5), x)
+            # Products of floats soon differ by more than sums do.
+            kind = reduce.Cumprod if x.type.dtype.is_integer and self.random.random() < 0.5 else reduce.Cumsum
+            self._add(kind(self.random.randrange(x.type.rank), self.random.random() < 0.5,
+                           self.random.random() < 0.5), x)
 
     def _sort(self) -> None:
         # Of floats that differ in the last bit the order would, too.
