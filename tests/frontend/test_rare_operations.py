@@ -115,3 +115,27 @@ def test_steps(name: str) -> None:
     (report,) = taken.functions().values()
     assert not report.left, report.left
     assert taken.count == 1
+
+
+_ERRORS: dict[str, tuple[Any, Callable[[Any], Any]]] = {
+    "segments": ([0, 9], lambda ids: tf.math.unsorted_segment_max(tf.ones((2, 3)), ids, 2)),
+    "lengths": ([7, 0], lambda lengths: tf.reverse_sequence(tf.ones((2, 3)), lengths, seq_axis=1)),
+    "numbers": ([1, -2], lambda numbers: tf.math.bincount(numbers, minlength=4, maxlength=4, dtype=tf.float32)),
+    "pictures": ([0, 3], lambda which: tf.image.crop_and_resize(tf.ones((2, 4, 4, 1)), tf.ones((2, 4)), which, (2, 2))),
+}
+
+
+@pytest.mark.parametrize("name", _ERRORS)
+def test_errors(name: str) -> None:
+    """TensorFlow raises them when the function runs; so it does here."""
+    wrong, function = _ERRORS[name]
+
+    def step(given: Any) -> Any:
+        return tf.tanh(function(given)) * 2.0 + 1.0
+
+    with captured() as taken:
+        ours = tf.function(step)
+        close(ours(tf.constant([0, 1])), step(tf.constant([0, 1])))
+        with pytest.raises((tf.errors.InvalidArgumentError, tf.errors.OutOfRangeError)):
+            ours(tf.constant(wrong))
+    assert taken.count

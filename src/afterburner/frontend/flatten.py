@@ -19,9 +19,11 @@ LOOPS = ("While", "StatelessWhile")
 _MAX_DEPTH = 64
 _OURS = str(Path(__file__).parents[1])  # the package's folder
 
-# Where XLA and plain TensorFlow differ: random streams, integer division by zero, unchecked gathers.
+# Where XLA and plain TensorFlow differ: random streams, integer division by zero, unchecked positions and lengths, NaN
+# among extremes.
 _XLA_DIFFERS = ("Random", "StatelessRandom", "FloorDiv", "FloorMod", "TruncateDiv", "TruncateMod", "Gather",
-                "ResourceGather", "Scatter", "ResourceScatter")
+                "ResourceGather", "Scatter", "ResourceScatter", "UnsortedSegmentMax", "UnsortedSegmentMin",
+                "UnsortedSegmentProd", "ReverseSequence", "DenseBincount", "Bincount", "MaxPoolGradWithArgmax")
 _XLA_DIFFERS_EXACTLY = ("Div", "Mod")
 _XLA_ATTRIBUTE = "_XlaMustCompile"
 
