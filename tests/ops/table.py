@@ -28,7 +28,8 @@ FLOATS: tuple[Any, ...] = (np.dtype(np.float32), np.dtype(np.float64), np.dtype(
 _ROUNDING = {np.dtype(np.float64): 1e-14}  # of the norm of the float64 result; TensorFlow's own is taken for exact
 INTS: tuple[Any, ...] = tuple(np.dtype(t) for t in (np.int8, np.int16, np.int32, np.int64))
 UINTS: tuple[Any, ...] = tuple(np.dtype(t) for t in (np.uint8, np.uint16, np.uint32, np.uint64))
-_NARROW = (np.dtype(np.float32), np.dtype(np.float16), BF16)
+_HALVES = (np.dtype(np.float16), BF16)
+_NARROW = (np.dtype(np.float32), *_HALVES)
 
 
 @dataclass(frozen=True)
@@ -193,12 +194,14 @@ def _call(concrete: Any, arguments: Sequence[np.ndarray]) -> list[tf.Tensor]:
 
 
 def _truth(case: Record) -> list[np.ndarray] | None:
-    """Results for the arguments as float64; None where the operation does not take them."""
-    wide = [a.astype(np.float64) if a.dtype in _NARROW else a for a in case.arguments]
-    try:
-        return [np.asarray(r.numpy()) for r in _call(_trace(case.function, wide), wide)]
-    except (TypeError, ValueError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError):
-        return None
+    """Results for the arguments as float64, or as float32 where TensorFlow takes only these; None where neither."""
+    for wide, narrow in ((np.float64, _NARROW), (np.float32, _HALVES)):
+        arguments = [a.astype(wide) if a.dtype in narrow else a for a in case.arguments]
+        try:
+            return [np.asarray(r.numpy()) for r in _call(_trace(case.function, arguments), arguments)]
+        except (TypeError, ValueError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError):
+            continue
+    return None
 
 
 def compare(ours: np.ndarray, stock: np.ndarray, truth: np.ndarray | None, exact: bool) -> None:

@@ -22,7 +22,7 @@ from .table import Record, check
 
 FAMILIES = (
     "conv", "control", "crop", "elementwise", "fake_quant", "gather", "image", "loop", "loss", "matmul", "normalize",
-    "pool", "random", "reduce", "response", "search", "shape", "sort", "special",
+    "pool", "random", "reduce", "response", "search", "shape", "sort", "special", "volume",
 )  # fmt: skip
 
 

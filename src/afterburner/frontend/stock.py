@@ -38,9 +38,14 @@ def tensorflow_version() -> str:
 
 
 @cache
+def uses_onednn() -> bool:
+    """Whether TensorFlow has oneDNN's kernels in place of its own, as far as there are such."""
+    return bool(_pywrap_util_port.IsMklEnabled())
+
+
 def keeps_freed_memory() -> bool:
     """Whether TensorFlow's allocator never gives memory back to the system: that which it has with oneDNN."""
-    return bool(_pywrap_util_port.IsMklEnabled())
+    return uses_onednn()
 
 
 def runner(

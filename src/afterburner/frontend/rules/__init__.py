@@ -15,12 +15,28 @@ import tensorflow as tf
 
 from ..flatten import FlatOp
 from ..importer import Rule
-from . import control, conv, elementwise, gather, image, loop, loss, matmul, pool, random, reduce, shape, sort, state
+from . import (
+    control,
+    conv,
+    elementwise,
+    gather,
+    image,
+    loop,
+    loss,
+    matmul,
+    pool,
+    random,
+    reduce,
+    shape,
+    sort,
+    state,
+    volume,
+)
 
 FAMILIES = {
     "control": control, "conv": conv, "elementwise": elementwise, "gather": gather, "image": image, "loop": loop,
     "loss": loss, "matmul": matmul, "pool": pool, "random": random, "reduce": reduce, "shape": shape, "sort": sort,
-    "state": state,
+    "state": state, "volume": volume,
 }
 
 RULES: dict[str, Rule] = {name: rule for family in FAMILIES.values() for name, rule in family.RULES.items()}

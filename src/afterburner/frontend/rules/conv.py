@@ -46,7 +46,11 @@ def refuse_layout(op: FlatOp) -> str | None:
     form = op.attr("data_format").decode()
     if form not in ("NHWC", "NCHW"):
         return f"the layout {form}"
-    channel = form.index("C")
+    return refuse_windows(op, form.index("C"))
+
+
+def refuse_windows(op: FlatOp, channel: int) -> str | None:
+    """Why windows are not taken: they reach across images or channels, which lie along the axis ``channel``."""
     names = {attribute.name for attribute in op.source.op_def.attr}
     for name in ("strides", "ksize", "dilations"):
         listed = op.attr(name) if name in names else ()
@@ -66,11 +70,11 @@ def pads_of(ctx: Importer, layout: Layout, size: Sequence[int], window: Sequence
         first = 4 if layout.nchw else 2
         rows, columns = listed[first: first + 2], listed[first + 2: first + 4]
         return (int(rows[0]), int(rows[1])), (int(columns[0]), int(columns[1]))
-    rows, columns = (_same(size[i], window[i], strides[i], dilation[i]) for i in (0, 1))
+    rows, columns = (same_pads(size[i], window[i], strides[i], dilation[i]) for i in (0, 1))
     return rows, columns
 
 
-def _same(size: int, window: int, stride: int, dilation: int) -> tuple[int, int]:
+def same_pads(size: int, window: int, stride: int, dilation: int) -> tuple[int, int]:
     """Enough padding for ceil(size / stride) results; the odd one goes to the end."""
     needed = (-(-size // stride) - 1) * stride + (window - 1) * dilation + 1 - size
     total = max(needed, 0)
@@ -78,7 +82,9 @@ def _same(size: int, window: int, stride: int, dilation: int) -> tuple[int, int]
 
 
 @dataclass(frozen=True)
-class _Geometry:
+class Geometry:
+    """What the three operations of a two-dimensional convolution share."""
+
     strides: tuple[int, int]
     padding: Pads
     dilation: tuple[int, int]
@@ -88,7 +94,7 @@ class _Geometry:
         return kind(self.strides, self.padding, self.dilation, self.groups, *shape)  # type: ignore[call-arg]
 
 
-def _geometry(ctx: Importer, layout: Layout, x: Shape, filter_: Shape, depthwise: bool) -> _Geometry:
+def _geometry(ctx: Importer, layout: Layout, x: Shape, filter_: Shape, depthwise: bool) -> Geometry:
     """From the NHWC input shape and TensorFlow's filter shape."""
     if len(x) != 4 or len(filter_) != 4:
         raise ctx.refuse(f"input of shape {list(x)} and filter of shape {list(filter_)}")
@@ -96,7 +102,7 @@ def _geometry(ctx: Importer, layout: Layout, x: Shape, filter_: Shape, depthwise
     padding = pads_of(ctx, layout, x[1:3], filter_[:2], strides, dilation)
     if not depthwise and (filter_[2] == 0 or x[3] % filter_[2]):
         raise ctx.refuse(f"{x[3]} channels and a filter of shape {list(filter_)}")
-    return _Geometry(strides, padding, dilation, x[3] if depthwise else x[3] // filter_[2])
+    return Geometry(strides, padding, dilation, x[3] if depthwise else x[3] // filter_[2])
 
 
 def _grouped(filter_: Shape) -> Shape:
