@@ -105,8 +105,12 @@ def _sum(f: Formula, parts: Sequence[Value]) -> Value:
 def _windows(ctx: Importer, x: Shape, window: Sequence[int], strides: Sequence[int],
              dilation: Sequence[int] = (1, 1, 1)) -> Windows:
     """Of the current operation, from the input's shape [N,D,H,W,C]."""
-    size = x[1:4]
-    pads = tuple(map(same_pads, size, window, strides, dilation)) if ctx.attr("padding") == "SAME" else ((0, 0),) * 3
+    size, pads = x[1:4], ((0, 0),) * 3
+    if ctx.attr("padding") == "SAME":
+        if any((-(-n // s) - 1) * s + (w - 1) * d + 1 <= n - 2 for n, w, s, d in
+               zip(size, window, strides, dilation, strict=True)):
+            raise ctx.refuse("SAME windows that leave out two elements or more: TensorFlow's kernels differ in where")
+        pads = tuple(map(same_pads, size, window, strides, dilation))
     found = Windows(size, tuple(window), tuple(strides), pads, tuple(dilation))
     if min(found.count) < 0:
         raise ctx.refuse(f"windows {list(window)} of an input of shape {list(x)}")
