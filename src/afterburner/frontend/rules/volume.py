@@ -105,7 +105,8 @@ def _sum(f: Formula, parts: Sequence[Value]) -> Value:
 def _windows(ctx: Importer, x: Shape, window: Sequence[int], strides: Sequence[int],
              dilation: Sequence[int] = (1, 1, 1)) -> Windows:
     """Of the current operation, from the input's shape [N,D,H,W,C]."""
-    size, pads = x[1:4], ((0, 0),) * 3
+    size = x[1:4]
+    pads: tuple[tuple[int, int], ...] = ((0, 0),) * 3
     if ctx.attr("padding") == "SAME":
         if any((-(-n // s) - 1) * s + (w - 1) * d + 1 <= n - 2 for n, w, s, d in
                zip(size, window, strides, dilation, strict=True)):
