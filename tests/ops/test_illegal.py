@@ -60,6 +60,12 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[np.ndarray, ...]]] = {
         lambda x, s: tf.raw_ops.FusedBatchNormGradV3(
             y_backprop=x, x=x, scale=s, reserve_space_1=s, reserve_space_2=s, reserve_space_3=s, is_training=False)[0],
         (floats(2, 2, 2, 3), floats(1))),
+    "planes of another volume": (lambda x, dy: tf.raw_ops.Conv3DBackpropFilterV2(
+        input=x, filter_sizes=[1, 1, 1, 3, 2], out_backprop=dy, strides=[1] * 5, padding="SAME"),
+        (floats(2, 4, 3, 3, 3), floats(4, 2, 3, 3, 2))),
+    "a mean over another volume": (lambda dy: tf.raw_ops.AvgPool3DGrad(
+        orig_input_shape=[2, 4, 4, 4, 3], grad=dy, ksize=[1, 2, 2, 2, 1], strides=[1, 2, 2, 2, 1], padding="SAME"),
+        (floats(4, 1, 2, 2, 3),)),
     "one row added to three": (tf.tensor_scatter_nd_add, (floats(6, 3), _ROWS, floats(1, 3))),
     "one row added to three of a variable": (_scatter_to_variable, (_ROWS, floats(1, 3))),
 }

@@ -9,6 +9,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from afterburner.errors import NotTaken
+from afterburner.frontend.stock import uses_onednn
+
+from .steps import import_concrete
 from .table import BF16, FLOATS, RUNNERS, Record, check, floats, ints, record
 
 _ONE = (1, 1, 1)
@@ -23,13 +27,15 @@ class _Setting:
     w: tuple[int, ...]
     strides: tuple[int, int, int] = _ONE
     padding: str = "SAME"
+    dilation: tuple[int, int, int] = _ONE
 
     def attributes(self) -> dict[str, Any]:
         """Attributes of the raw operation."""
-        return {"strides": [1, *self.strides, 1], "padding": self.padding}
+        return {"strides": [1, *self.strides, 1], "padding": self.padding,
+                "dilations": [1, *self.dilation, 1]}
 
     def __str__(self) -> str:
-        return f"{list(self.w)}s{list(self.strides)}{self.padding}".replace(" ", "")
+        return f"{list(self.w)}s{list(self.strides)}{self.padding}d{list(self.dilation)}".replace(" ", "")
 
 
 _SETTINGS = (
@@ -48,6 +54,12 @@ _SETTINGS = (
     _Setting((1, 1, 1, 1, 3), (3, 3, 3, 3, 2)),
     _Setting((1, 4, 3, 3, 1), (4, 3, 3, 1, 1), padding="VALID"),
     _Setting((0, 3, 3, 3, 2), (3, 3, 3, 2, 2)),
+    _Setting((1, 0, 3, 3, 2), (3, 3, 3, 2, 2)),
+    _Setting((1, 3, 0, 3, 2), (3, 3, 3, 2, 2)),
+)
+_DILATED = (
+    _Setting((1, 7, 8, 6, 3), (3, 3, 3, 3, 4), dilation=(2, 2, 2)),
+    _Setting((1, 9, 5, 6, 5), (3, 2, 2, 5, 2), (1, 1, 1), "VALID", (3, 2, 2)),
 )
 
 
@@ -92,6 +104,10 @@ _POOLS: tuple[tuple[Any, ...], ...] = (
     ((2, 3, 4, 2, 1), (3, 4, 2), (3, 4, 2), "VALID"),
     ((1, 1, 1, 1, 1), (2, 2, 2), (2, 2, 2), "SAME"),
 )
+_EMPTY: tuple[tuple[Any, ...], ...] = (
+    ((0, 4, 4, 4, 2), (2, 2, 2), (2, 2, 2), "VALID"),
+    ((1, 4, 4, 4, 0), (2, 2, 2), (2, 2, 2), "SAME"),
+)
 
 
 def _pools(x: np.ndarray, window: Any, strides: Any, padding: str, note: str = "") -> list[Record]:
@@ -129,8 +145,11 @@ def _close(*shape: int) -> np.ndarray:
 
 
 RECORDS = [r for s in _SETTINGS for r in _convolutions(s)]
+RECORDS += [r for s in _DILATED for r in _convolutions(s) if uses_onednn()]  # without, TensorFlow raises an error
 RECORDS += [r for d in FLOATS for s in _SETTINGS[:6] for r in _convolutions(s, d)]
 RECORDS += [r for d in _POOLED for shape, *rest in _POOLS for r in _pools(floats(*shape, dtype=d), *rest)]
+RECORDS += [r for shape, *rest in _EMPTY if not uses_onednn()
+            for r in _pools(floats(*shape), *rest)]  # which aborts
 RECORDS += _pools(ints(2, 6, 5, 4, 3, high=2).astype(np.float32), (2, 2, 2), (2, 2, 2), "SAME", "ties")
 RECORDS += _pools(ints(2, 6, 5, 4, 3, high=2).astype(BF16), (2, 2, 2), (2, 2, 2), "SAME", "ties")
 RECORDS += _pools(ints(1, 6, 5, 4, 3, high=2).astype(np.float32), (3, 3, 3), (2, 2, 2), "SAME", "ties")
@@ -143,3 +162,31 @@ RECORDS += _pools(_close(1, 4, 6, 4, 3), (2, 3, 2), (1, 2, 2), "VALID", "close")
 @pytest.mark.parametrize("case", RECORDS, ids=str)
 def test_volume(case: Record, runner: str) -> None:
     check(case, RUNNERS[runner])
+
+
+_VOLUME, _FILTER = (1, 9, 9, 9, 4), (1, 1, 1, 4, 4)
+
+
+def _conv(strides: int = 1, dilation: int = 1, layout: str = "NDHWC") -> Any:
+    spatial = slice(1, 4) if layout == "NDHWC" else slice(2, 5)
+    attributes = {"strides": [1] * 5, "dilations": [1] * 5}
+    attributes["strides"][spatial], attributes["dilations"][spatial] = [strides] * 3, [dilation] * 3
+    return lambda x, w: tf.raw_ops.Conv3D(input=x, filter=w, padding="SAME", data_format=layout, **attributes)
+
+
+_REFUSED: dict[str, tuple[Any, np.ndarray, np.ndarray]] = {
+    "the layout NCDHW": (_conv(layout="NCDHW"), floats(1, 4, 3, 3, 3), floats(*_FILTER)),
+    "input of shape .* and filter of shape": (_conv(), floats(*_VOLUME), floats(1, 1, 1, 2, 4)),
+    "leave out two elements": (_conv(strides=3), floats(*_VOLUME), floats(*_FILTER)),
+    "dilated convolution of float64": (_conv(dilation=2), floats(*_VOLUME, dtype=np.float64),
+                                       floats(*_FILTER, dtype=np.float64)),
+}
+
+
+@pytest.mark.parametrize("reason", _REFUSED)
+def test_is_left_to_tensorflow(reason: str) -> None:
+    function, *arguments = _REFUSED[reason]
+    specs = [tf.TensorSpec(None, a.dtype) for a in arguments]
+    concrete = tf.function(function).get_concrete_function(*specs)
+    with pytest.raises((NotTaken, AssertionError), match=reason):
+        import_concrete(concrete, arguments)

@@ -24,6 +24,7 @@ from .formulas import Formula
 from .shape import concat, cut
 
 _EQUAL = 1e-5  # TensorFlow's own kernel takes an element this close to its window's maximum for the maximum
+_WITH_ALL_KERNELS = (tf.float32, tf.bfloat16)  # others have no pooling in TensorFlow, and no kernels of oneDNN
 
 
 @dataclass(frozen=True)
@@ -221,6 +222,11 @@ def _convolution(ctx: Importer, x: Shape, w: Shape) -> _Convolution:
     return _Convolution(x, w, _windows(ctx, x, w[:3], _spatial(ctx, "strides"), _spatial(ctx, "dilations")))
 
 
+def _require_shape(ctx: Importer, x: Value, shape: Shape) -> None:
+    if x.shape != shape:
+        raise ctx.refuse(f"an operand of shape {list(x.shape)} instead of {list(shape)}")
+
+
 def _conv(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
     x, w = inputs
     return (_convolution(ctx, x.shape, w.shape).forward(ctx, x, w),)
@@ -228,18 +234,26 @@ def _conv(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
 
 def _input_grad(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
     shape, w, dy = ctx.ints(inputs[0], "the input's shape"), inputs[1], inputs[2]
-    return (_convolution(ctx, shape, w.shape).input_grad(ctx, w, dy),)
+    convolution = _convolution(ctx, shape, w.shape)
+    _require_shape(ctx, dy, convolution.y)
+    return (convolution.input_grad(ctx, w, dy),)
 
 
 def _filter_grad(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
     x, shape, dy = inputs[0], ctx.ints(inputs[1], "the filter's shape"), inputs[2]
-    return (_convolution(ctx, x.shape, shape).filter_grad(ctx, x, dy),)
+    convolution = _convolution(ctx, x.shape, shape)
+    _require_shape(ctx, dy, convolution.y)
+    return (convolution.filter_grad(ctx, x, dy),)
 
 
 def _pool_windows(ctx: Importer, x: Shape) -> Windows:
     if len(x) != 5:
         raise ctx.refuse(f"pools an input of shape {list(x)}")
     return _windows(ctx, x, _spatial(ctx, "ksize"), _spatial(ctx, "strides"))
+
+
+def _pooled(x: Shape, windows: Windows) -> Shape:
+    return (x[0], *windows.count, x[4])
 
 
 def _plane_maxima(ctx: Importer, windows: Windows, x: Value) -> list[Value]:
@@ -263,6 +277,8 @@ def _max_pool_grad(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[V
     which is used where the pooling is in the same function, gives it to the first of equals."""
     x, y, dy = inputs
     windows, source = _pool_windows(ctx, x.shape), op.inputs[1].op
+    for operand in (y, dy):
+        _require_shape(ctx, operand, _pooled(x.shape, windows))
     if uses_onednn() and source is not None and source.type == "MaxPool3D":
         return (_to_first(ctx, windows, x, y, dy),)
     if windows.window == windows.strides:
@@ -319,6 +335,7 @@ def _avg_pool(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]
 def _avg_pool_grad(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
     shape, dy = ctx.ints(inputs[0], "the input's shape"), Formula(ctx).widened(inputs[1])
     windows = _pool_windows(ctx, shape)
+    _require_shape(ctx, dy, _pooled(shape, windows))
     share = _divided(ctx, windows.depth, dy)
     spread = _images(ctx, windows.depth.put_all(ctx, [share] * windows.window[0]))
     grad = ctx.emit(AvgPoolGrad(*windows.plane, (shape[0] * shape[1], *shape[2:])), spread)
@@ -338,8 +355,17 @@ def _refuse(op: FlatOp) -> str | None:
 
 
 def _refuse_pool(op: FlatOp) -> str | None:
+    """Also what TensorFlow has no kernel for, so that it raises its error."""
     dtype = op.outputs[0].dtype
-    return _refuse(op) if dtype in (tf.float32, tf.bfloat16) else f"pooling of {dtype.name} volumes"
+    return _refuse(op) if dtype in _WITH_ALL_KERNELS else f"pooling of {dtype.name} volumes"
+
+
+def _refuse_conv(op: FlatOp) -> str | None:
+    """Also what TensorFlow has no kernel for, so that it raises its error."""
+    dilated, dtype = any(n != 1 for n in op.attr("dilations")), op.outputs[0].dtype
+    if dilated and not (uses_onednn() and dtype in _WITH_ALL_KERNELS):
+        return f"dilated convolution of {dtype.name} volumes without oneDNN's kernels"
+    return _refuse(op)
 
 
 RULES: dict[str, Rule] = {
@@ -352,4 +378,4 @@ RULES: dict[str, Rule] = {
     "MaxPool3DGrad": _max_pool_grad,
 }
 
-REFUSALS = {name: _refuse_pool if "Pool" in name else _refuse for name in RULES}
+REFUSALS = {name: _refuse_pool if "Pool" in name else _refuse_conv for name in RULES}
