@@ -46,7 +46,7 @@ def test_every_gradient(name):
     test_training.test_every_gradient(name)
 
 
-@pytest.mark.parametrize("name", ["mlp", "lenet"])
+@pytest.mark.parametrize("name", ["mlp", "lenet", "volumes"])
 def test_trains_as_on_tensorflow(name):
     for function in test_training.check_training(name):
         assert {part.device for part in function.parts} == {"gpu emulated by MLX's cpu device"}

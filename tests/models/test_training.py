@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tests.frontend import kit
 from tests.frontend.kit import captured, close
-from tests.models.zoo import CASES, Case, floats
+from tests.models.zoo import CASES, VOLUMES, Case, floats
 
 PIPELINE = {"IteratorGetNext", "OptionalFromValue"}
 
@@ -81,14 +81,14 @@ def _optimizer(name: str) -> keras.optimizers.Optimizer:
     }[name]()
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [*CASES, *VOLUMES])
 def test_training(name):
     check_training(name)
 
 
 def check_training(name):
     """Losses, scores and weights as on stock TensorFlow; the compiled functions."""
-    case = CASES[name]
+    case = {**CASES, **VOLUMES}[name]
     expected = _train(case, "adam", 0.25)
     with captured() as taken:
         losses, history, scores, weights = _train(case, "adam", 0.25)

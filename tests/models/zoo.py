@@ -65,6 +65,27 @@ def autoencoder(dropout: float) -> keras.Model:
         L.UpSampling2D(2), L.MaxPooling2D(2), L.Conv2D(2, 3, padding="same", activation="sigmoid")])
 
 
+def volumes(dropout: float) -> keras.Model:
+    inputs = L.Input((7, 6, 8, 2))
+    x = L.ZeroPadding3D(((1, 0), (1, 1), (0, 0)))(inputs)
+    fine = L.ReLU()(L.BatchNormalization()(L.Conv3D(4, 3, padding="same", use_bias=False)(x)))
+    x = L.SpatialDropout3D(dropout)(L.MaxPooling3D(2)(fine))
+    middle = L.Conv3D(6, 3, padding="same", activation="elu")(x)
+    x = L.Conv3D(8, (3, 2, 3), padding="same", activation="elu")(L.AveragePooling3D(2)(middle))
+    x = L.Concatenate()([L.Conv3DTranspose(6, 3, strides=2, padding="same")(x), middle])
+    x = L.Concatenate()([L.UpSampling3D(2)(L.Conv3D(6, 3, padding="same", activation="tanh")(x)), fine])
+    return keras.Model(inputs, L.Conv3D(2, 1)(L.Cropping3D(((1, 0), (1, 1), (0, 0)))(x)))
+
+
+def volume_classes(dropout: float) -> keras.Model:
+    inputs = L.Input((5, 9, 10, 1))
+    x = L.Conv3D(6, (3, 5, 5), strides=(1, 2, 2), padding="same", activation="tanh")(inputs)
+    x = L.MaxPooling3D(3, strides=2, padding="same")(x)
+    x = L.AveragePooling3D((1, 2, 2), padding="same")(L.Conv3D(8, 3, strides=(2, 1, 1), padding="same")(x))
+    x = L.Concatenate()([L.GlobalAveragePooling3D()(x), L.GlobalMaxPooling3D()(x)])
+    return keras.Model(inputs, L.Dense(5)(L.Dropout(dropout)(x)))
+
+
 @dataclass(frozen=True)
 class Case:
     """A model, the shape of a sample, its loss and its metrics."""
@@ -102,3 +123,5 @@ CASES = {
     "mlp": Case(mlp, (20,), 5), "lenet": Case(lenet, (14, 14, 1), 5), "residual": Case(residual, (12, 12, 3), 5),
     "autoencoder": Case(autoencoder, (8, 8, 2), 0),
 }
+VOLUMES = {"volumes": Case(volumes, (7, 6, 8, 2), 0), "volume_classes": Case(volume_classes, (5, 9, 10, 1), 5)}
+"""TensorFlow has no pooling of float64 for them."""
