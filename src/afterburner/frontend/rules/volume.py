@@ -60,40 +60,52 @@ class Windows:
 
     def take(self, ctx: Importer, x: Value, tap: Shape, fill: float = 0.0) -> Value:
         """What lies at one place of all windows, [N,count,…]; ``fill`` where that is padding."""
-        spans = self._spans()
-        low = self._filled(x, [pad[0] - at for pad, at in zip(self.pads, self._offsets(tap), strict=True)])
-        high = self._filled(x, [s - n - a for s, n, a in zip(spans, self.size, low[1:], strict=False)])
-        x = _padded(ctx, x, low, high, (0,) * x.type.rank, fill)
+        before, after = self._margins(tap)
+        x = _padded(ctx, x, _entries(x, before), _entries(x, after), _entries(x, []), fill)
         if all(s == 1 for s in self.strides):
             return x
-        return ctx.emit(Slice((0,) * x.type.rank, x.shape, self._filled(x, self.strides, 1)), x)
+        return ctx.emit(Slice(_entries(x, []), x.shape, _entries(x, self.strides, 1)), x)
 
     def put(self, ctx: Importer, part: Value, tap: Shape) -> Value:
         """``part``, [N,count,…], where ``take`` takes it from, and zeros elsewhere: [N,size,…]."""
-        spans = self._spans()
-        low = self._filled(part, [at - pad[0] for pad, at in zip(self.pads, self._offsets(tap), strict=True)])
-        high = self._filled(part, [n - s - a for s, n, a in zip(spans, self.size, low[1:], strict=False)])
-        return _padded(ctx, part, low, high, self._filled(part, [s - 1 for s in self.strides]), 0.0)
+        low, high = (_entries(part, [-n for n in margin]) for margin in self._margins(tap))
+        return _padded(ctx, part, low, high, _entries(part, [s - 1 for s in self.strides]))
 
     def put_all(self, ctx: Importer, parts: Sequence[Value]) -> Value:
-        """The sum of one part for every tap, in float32 at least."""
+        """The sum of one part for every tap, in float32 at least. Axis by axis, so that most of it is small."""
         f = Formula(ctx)
-        whole = _sum(f, [self.put(ctx, f.widened(part), tap) for part, tap in zip(parts, self.taps, strict=True)])
-        return ctx.cast(whole, parts[0].type.dtype)
+        sums = [f.widened(part) for part in parts]
+        for axis in reversed(range(len(self.window))):
+            along, n = self._only(axis), self.window[axis]
+            rows = [sums[i: i + n] for i in range(0, len(sums), n)]
+            sums = [_sum(f, [along.put(ctx, *at) for at in zip(row, along.taps, strict=True)]) for row in rows]
+        return ctx.cast(sums[0], parts[0].type.dtype)
 
-    def _spans(self) -> list[int]:
-        """From what a place is in the first window to what it is in the last."""
-        return [(n - 1) * s + 1 if n else 0 for n, s in zip(self.count, self.strides, strict=True)]
+    def _only(self, axis: int) -> Windows:
+        """Along one axis, where those behind it are whole and those before it are still windows."""
+        before, after = axis, len(self.window) - axis - 1
+        one, none = (1,), ((0, 0),)
+        return Windows(
+            size=(*self.count[:axis], *self.size[axis:]),
+            window=(*one * before, self.window[axis], *one * after),
+            strides=(*one * before, self.strides[axis], *one * after),
+            pads=(*none * before, self.pads[axis], *none * after),
+            dilation=self.dilation,
+        )
 
-    def _offsets(self, tap: Shape) -> list[int]:
-        return [i * d for i, d in zip(tap, self.dilation, strict=True)]
+    def _margins(self, tap: Shape) -> tuple[list[int], list[int]]:
+        """How far a place reaches beyond the axes, in the first window and in the last; negative within them."""
+        before = [pad[0] - i * d for pad, i, d in zip(self.pads, tap, self.dilation, strict=True)]
+        spans = [(n - 1) * s + 1 if n else 0 for n, s in zip(self.count, self.strides, strict=True)]
+        return before, [span - n - m for span, n, m in zip(spans, self.size, before, strict=True)]
 
-    def _filled(self, x: Value, entries: Sequence[int], other: int = 0) -> Shape:
-        """Entries for these axes as entries for all axes of ``x``."""
-        return (other, *entries, *(other,) * (x.type.rank - 1 - len(entries)))
+
+def _entries(x: Value, entries: Sequence[int], other: int = 0) -> Shape:
+    """An entry for every axis of ``x``: those given from axis 1 on, ``other`` for the rest."""
+    return (other, *entries, *(other,) * (x.type.rank - 1 - len(entries)))
 
 
-def _padded(ctx: Importer, x: Value, low: Shape, high: Shape, interior: Shape, fill: float) -> Value:
+def _padded(ctx: Importer, x: Value, low: Shape, high: Shape, interior: Shape, fill: float = 0.0) -> Value:
     if not any((*low, *high, *interior)):
         return x
     return ctx.emit(Pad(low, high, interior), x, ctx.constant(fill, x.type.dtype))
@@ -297,10 +309,10 @@ def _to_all_of_tiles(ctx: Importer, windows: Windows, x: Value, y: Value, dy: Va
     before = [pad[0] for pad in windows.pads]
     after = [n * w - size - low for n, w, size, low in
              zip(windows.count, windows.window, windows.size, before, strict=True)]
-    low, high, none = (0, *before, 0), (0, *after, 0), (0,) * 5
-    tiled = _padded(ctx, x, low, high, none, 0.0)
+    tiled = _padded(ctx, x, _entries(x, before), _entries(x, after), _entries(x, []))
     dx = _where_largest(ctx, tiled, *(_repeated(ctx, v, windows.window, tiled.shape) for v in (y, dy)))
-    return _padded(ctx, dx, tuple(-n for n in low), tuple(-n for n in high), none, 0.0)
+    low, high = (_entries(x, [-n for n in margin]) for margin in (before, after))
+    return _padded(ctx, dx, low, high, _entries(x, []))
 
 
 def _repeated(ctx: Importer, y: Value, times: Shape, shape: Shape) -> Value:
