@@ -60,11 +60,14 @@ class Windows:
 
     def take(self, ctx: Importer, x: Value, tap: Shape, fill: float = 0.0) -> Value:
         """What lies at one place of all windows, [N,count,…]; ``fill`` where that is padding."""
-        before, after = self._margins(tap)
-        x = _padded(ctx, x, _entries(x, before), _entries(x, after), _entries(x, []), fill)
         if all(s == 1 for s in self.strides):
-            return x
-        return ctx.emit(Slice(_entries(x, []), x.shape, _entries(x, self.strides, 1)), x)
+            before, after = self._margins(tap)
+            return _padded(ctx, x, _entries(x, before), _entries(x, after), _entries(x, []), fill)
+        low, high = zip(*self.pads, strict=True)
+        x = _padded(ctx, x, _entries(x, low), _entries(x, high), _entries(x, []), fill)  # the same for all places
+        starts = _entries(x, [i * d for i, d in zip(tap, self.dilation, strict=True)])
+        ends = [i + span for i, span in zip(starts[1:], self._spans(), strict=False)]
+        return ctx.emit(Slice(starts, (x.shape[0], *ends, *x.shape[1 + len(ends):]), _entries(x, self.strides, 1)), x)
 
     def put(self, ctx: Importer, part: Value, tap: Shape) -> Value:
         """``part``, [N,count,…], where ``take`` takes it from, and zeros elsewhere: [N,size,…]."""
@@ -96,8 +99,11 @@ class Windows:
     def _margins(self, tap: Shape) -> tuple[list[int], list[int]]:
         """How far a place reaches beyond the axes, in the first window and in the last; negative within them."""
         before = [pad[0] - i * d for pad, i, d in zip(self.pads, tap, self.dilation, strict=True)]
-        spans = [(n - 1) * s + 1 if n else 0 for n, s in zip(self.count, self.strides, strict=True)]
-        return before, [span - n - m for span, n, m in zip(spans, self.size, before, strict=True)]
+        return before, [span - n - m for span, n, m in zip(self._spans(), self.size, before, strict=True)]
+
+    def _spans(self) -> list[int]:
+        """From what a place is in the first window to what it is in the last."""
+        return [(n - 1) * s + 1 if n else 0 for n, s in zip(self.count, self.strides, strict=True)]
 
 
 def _entries(x: Value, entries: Sequence[int], other: int = 0) -> Shape:
