@@ -11,7 +11,7 @@ from ...ir.ops.elementwise import Equal, IsFinite
 from ...ir.types import BOOL
 from ..flatten import LOOPS, FlatOp, flatten, nested_graphs
 from ..importer import Importer, Rule
-from . import conv, matmul
+from . import conv, matmul, volume
 
 
 def _const(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
@@ -80,7 +80,7 @@ def _case(ctx: Importer, op: FlatOp, inputs: list[Value]) -> Sequence[Value]:
 
 def _refuse_expensive(op: FlatOp) -> str | None:
     """All branches are computed, so none may cost much."""
-    heavy = matmul.RULES.keys() | conv.RULES.keys() | set(LOOPS)
+    heavy = matmul.RULES.keys() | conv.RULES.keys() | volume.RULES.keys() | set(LOOPS)
     for graph in nested_graphs(op, NESTED[op.type]):
         for inner in flatten(graph, op.name).ops:
             if inner.type in heavy:
