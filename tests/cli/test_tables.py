@@ -70,6 +70,11 @@ def test_report_tells_everything() -> None:
     assert text.index("loop: mul") < text.index("matmul + add")  # the slowest first
 
 
+def test_one_thread_is_no_plural() -> None:
+    assert "Ran on cpu, 1 thread.\n" in printed(Report("cpu", 1, [step()]))
+    assert "Ran on cpu, 2 threads.\n" in printed(Report("cpu", 2, [step()]))
+
+
 def test_who_was_found_fastest_is_told_with_all_times() -> None:
     function = replace(step(), choices=[
         ChoiceReport("f32[8]", "gpu", {"cpu": 2e-3, "gpu": 1e-3, "TensorFlow": 1.5e-3}, 9, "measured"),

@@ -34,7 +34,8 @@ def print_report(report: Record, console: Console | None = None, every: bool = F
         console.print("No graph function was called: nothing could be compiled. "
                       "What runs eagerly, op by op, stays on TensorFlow.")
         return
-    console.print(f"Ran on {escape(report['device'])}, {report['threads']} threads.")
+    threads = report["threads"]
+    console.print(f"Ran on {escape(report['device'])}, {threads} thread{'' if threads == 1 else 's'}.")
     console.print(_function_table(report["functions"], console.width))
     for function in report["functions"]:
         _print_function(function, console, every)
