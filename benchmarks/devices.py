@@ -63,8 +63,9 @@ def run(side: str, name: str, chosen: argparse.Namespace, folder: Path) -> tuple
 
 def is_hopeless(choices: list[dict[str, Any]]) -> bool:
     """Whether a trial found the gpu far from the fastest for every graph."""
-    timed = [c["seconds"] for c in choices if hardware.GPU in c["seconds"]]
-    return bool(timed) and all(s[hardware.GPU] > HOPELESS * min(s.values()) for s in timed)
+    gpu = hardware.label(hardware.GPU)
+    timed = [c["seconds"] for c in choices if gpu in c["seconds"]]
+    return bool(timed) and all(s[gpu] > HOPELESS * min(s.values()) for s in timed)
 
 
 def compare(name: str, chosen: argparse.Namespace) -> bool:

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .hardware import CPU, GPU, devices, names
+from .hardware import CPU, GPU, devices, label, names
 from .ir import Graph, print_graph
 from .ir.text import anonymous
 from .options import Options, options
@@ -121,7 +121,7 @@ def _choices() -> Choices:
     from .frontend.contest import Choices
 
     return Choices(names, lambda graph: doubt(graph, _isa()), lambda graph: _identity(anonymous(graph)), _decisions,
-                   whole=_identity)
+                   whole=_identity, label=label)
 
 
 def _isa() -> Isa:

@@ -10,6 +10,7 @@ from .errors import AfterburnerError
 from .options import OptionError, options
 
 CPU, GPU = "cpu", "gpu"
+_EMULATED = "emulated by MLX's CPU device: slow, for tests"
 
 
 class NoDevice(OptionError):
@@ -40,6 +41,11 @@ def devices() -> tuple[Device, ...]:
 def names() -> tuple[str, ...]:
     """The names of what is here, the cpu first."""
     return (CPU,) if why_no_gpu() else (CPU, GPU)
+
+
+def label(name: str) -> str:
+    """What reports call a device, or anything else that may run a graph: of a gpu that is emulated it says so."""
+    return "emulated gpu" if name == GPU and _gpu(options().gpu_emulate)[0] == _EMULATED else name
 
 
 def require(name: str) -> None:
@@ -87,5 +93,4 @@ def _gpu(emulate: bool) -> tuple[str, str]:
         try_out(device)
     except AfterburnerError as error:
         return "", str(error)
-    emulated = "emulated by MLX's CPU device: slow, for tests"
-    return emulated if device.emulated else f"{device.name} ({device.backend})", ""
+    return _EMULATED if device.emulated else f"{device.name} ({device.backend})", ""

@@ -68,7 +68,7 @@ class ChoiceReport:
     """Who was found fastest for a set of shapes.
 
     Attributes:
-        chosen: a device of ours, or "TensorFlow".
+        chosen: a device of ours ("emulated gpu" where there is no other), or "TensorFlow".
         seconds: the least time of a step of each candidate that could run.
         steps: of the program, how many were measured.
         origin: "measured" in this process, or "cache".

@@ -59,6 +59,10 @@ def test_every_report_says_that_a_gpu_is_emulated(program: Path) -> None:
     pytest.importorskip("mlx.core")
     text = _run(program, "--device", "gpu", AFTERBURNER_GPU_EMULATE="1")
     assert "on gpu emulated by MLX's cpu device" in text
+    for source in (r"measured in \d+ steps", "measured before"):
+        text = _run(program, "--device", "any", AFTERBURNER_GPU_EMULATE="1")
+        assert re.search(rf"ranked: stays on .* ms on emulated gpu.*\({source}\)", text), text
+        assert "on gpu (" not in text and " on gpu a" not in text
 
 
 def _without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

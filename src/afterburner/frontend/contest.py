@@ -7,8 +7,9 @@ of that step. TensorFlow takes part as it does in a fallback, by running the ope
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from tensorflow.python.framework import config
 
@@ -37,6 +38,7 @@ class Choices:
         decisions: earlier outcomes; None where nothing is kept.
         clock: seconds from some moment on.
         whole: as ``identity``, of the text of a function in pieces; None where these are not tried.
+        label: what reports call a candidate.
     """
 
     devices: Callable[[], tuple[str, ...]] = lambda: (CPU,)
@@ -45,6 +47,7 @@ class Choices:
     decisions: Callable[[], Decisions | None] = lambda: None
     clock: Callable[[], float] = time.perf_counter
     whole: Callable[[str], str] | None = None
+    label: Callable[[str], str] = str
 
     def candidates(self, graph: Graph, stock_may_run: bool) -> tuple[str, ...]:
         """Who may run a graph under the options in force, the preferred first.
@@ -67,6 +70,14 @@ class Choices:
         if decisions is None or not decisions.any():
             return None
         return decisions.get(self.identity(graph), candidates)
+
+    def report(self, signature: str, decision: Decision, measured: bool,
+               dropped: Mapping[str, str] = MappingProxyType({})) -> ChoiceReport:
+        """An outcome as the report keeps it."""
+        label = self.label
+        return ChoiceReport(signature, label(decision.chosen),
+                            {label(name): seconds for name, seconds in decision.seconds.items()}, decision.steps,
+                            "measured" if measured else "cache", {label(name): why for name, why in dropped.items()})
 
     def keep(self, graph: Graph, candidates: tuple[str, ...], decision: Decision) -> None:
         """Remember an outcome."""
@@ -141,10 +152,3 @@ class Plan:
     def lost(self) -> bool:
         """Whether TensorFlow was found faster."""
         return self.variant is None and self.contest is None
-
-
-def choice_report(signature: str, decision: Decision, measured: bool, dropped: dict[str, str]) -> ChoiceReport:
-    """An outcome as the report keeps it."""
-    return ChoiceReport(signature, decision.chosen, dict(decision.seconds), decision.steps,
-                        "measured" if measured else "cache", dict(dropped))
-

@@ -13,12 +13,12 @@ import tensorflow as tf
 from ..errors import NotTaken, StrictError
 from ..ir import Graph, TensorType, print_graph
 from ..options import options
-from ..report import Recorder, part_report
+from ..report import Entry, Recorder, part_report
 from ..runtime.buffers import BufferPool
 from ..runtime.collector import paused_collector
 from ..runtime.executable import Executable, Unsupported
 from . import failures
-from .contest import CPU, STOCK, Choices, Contest, Plan, choice_report
+from .contest import CPU, STOCK, Choices, Contest, Plan
 from .dtypes import ir_dtype
 from .exclusion import InUse
 from .flatten import FlatTensor
@@ -50,6 +50,10 @@ class Engine:
     pool: BufferPool
     recorder: Recorder
     choices: Choices = field(default_factory=Choices)
+
+    def tell_moved(self, entry: Entry, device: str, why: Unsupported) -> None:
+        """Note that the cpu runs a part, since the device that was asked for cannot."""
+        self.recorder.moved(entry, f"on the {CPU}, since the {self.choices.label(device)} cannot: {why}")
 
 
 _MOST_SEEN = 256  # shapes and values whose calls are counted
@@ -230,7 +234,7 @@ class NativeStage:
             contest = Contest(imported, signature, candidates)
             contest.variants[candidates[0]] = self._make(imported, candidates[0], signature, started)
             return Plan(None, contest)
-        choice = choice_report(signature, kept, False, {})
+        choice = choices.report(signature, kept, False)
         self.engine.recorder.chosen(self.entry, choice)
         self.take.lost |= kept.chosen == STOCK
         return Plan(None if kept.chosen == STOCK else self._make(imported, kept.chosen, signature, started))
@@ -271,7 +275,7 @@ class NativeStage:
         except Unsupported as error:
             if device == CPU:
                 raise
-            self.engine.recorder.moved(self.entry, f"on the {CPU}, since the {device} cannot: {error}")
+            self.engine.tell_moved(self.entry, device, error)
             return self._make(imported, CPU, signature, started)
 
     def _ready(self, key: Any, contest: Contest) -> str | None:
@@ -308,7 +312,7 @@ class NativeStage:
             plan.variant, plan.contest = contest.variants.get(decision.chosen), None
         if not contest.broken:
             self.engine.choices.keep(contest.imported.graph, contest.candidates, decision)
-        choice = choice_report(contest.signature, decision, True, contest.trial.dropped)
+        choice = self.engine.choices.report(contest.signature, decision, True, contest.trial.dropped)
         self.engine.recorder.chosen(self.entry, choice)
         self.take.lost |= plan.lost
 

@@ -16,7 +16,7 @@ from ..options import options
 from ..report import Entry
 from ..runtime.decisions import Decision
 from ..runtime.trial import Trial
-from .contest import ANY, CPU, STOCK, choice_report, is_deterministic
+from .contest import ANY, CPU, STOCK, is_deterministic
 
 if TYPE_CHECKING:
     from .native import Engine
@@ -93,7 +93,7 @@ class WholeContests:
         return self._engine.choices.whole(f"{self._text()}\n{kind}")
 
     def _tell(self, decision: Decision, measured: bool) -> None:
-        self._engine.recorder.chosen(self._entry, choice_report("all pieces", decision, measured, {}))
+        self._engine.recorder.chosen(self._entry, self._engine.choices.report("all pieces", decision, measured))
 
 
 def contests(engine: Engine, entry: Entry, text: Callable[[], str]) -> WholeContests | None:
