@@ -230,3 +230,42 @@ def test_errors_are_tensorflows() -> None:
 def test_keras_refuses_graph_mode_as_on_stock() -> None:
     stock, ours, _ = both(KERAS)
     assert stock == ours and len(stock) >= 1
+
+
+SWITCHED = """
+import numpy as np
+import tensorflow.compat.v1 as tf
+from tensorflow.python.compiler.mlcompute import mlcompute
+tf.disable_eager_execution()
+
+def trained(dtype, devices):
+    with tf.Graph().as_default(), tf.Session() as session:
+        x = tf.placeholder(dtype, [None, 6])
+        w = tf.get_variable("w", initializer=np.linspace(-1, 1, 18).reshape(6, 3).astype(dtype.as_numpy_dtype))
+        loss = tf.reduce_mean(tf.square(tf.tanh(x @ w) - 0.5))
+        train = tf.train.AdamOptimizer(0.05).minimize(loss)
+        session.run(tf.global_variables_initializer())
+        for device in devices:
+            mlcompute.set_mlc_device(device)
+            for step in range(4):
+                session.run([train, loss], {x: np.full((4, 6), 0.1 * (step + 1))})
+        return session.run(w)
+
+cpu = trained(tf.float32, ["cpu"] * 3)
+for devices in (["gpu"] * 3, ["cpu", "gpu", "cpu"], ["gpu", "any", "gpu"]):
+    print(np.abs(trained(tf.float32, devices) - cpu).max() < 1e-5)
+print(np.abs(trained(tf.float64, ["gpu"] * 3) - cpu).max() < 1e-5)
+"""
+
+
+def test_a_device_chosen_by_name(tmp_path: Path) -> None:
+    """Also in the middle of a training, and where it cannot compute what is asked for."""
+    pytest.importorskip("mlx.core", reason="MLX has no wheel for this machine", exc_type=ImportError)
+    path = tmp_path / "program.py"
+    path.write_text(SWITCHED)
+    done = afterburner("run", "--strict", str(path), AFTERBURNER_GPU_EMULATE="1", AFTERBURNER_VERBOSITY="line")
+    assert (done.returncode, done.stdout) == (0, "True\n" * 4), done.stderr
+    told = [line for line in done.stderr.splitlines() if line.startswith("afterburner: session.run(Adam")]
+    on_gpu = [" on gpu emulated by MLX's cpu device" in line for line in told]
+    assert on_gpu == [False, True, False, True, True, False, False, False], told
+    assert "on the cpu, since the emulated gpu cannot: float64" in told[-2] and " on cpu (" in told[-1]

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from ..ir import TensorType
+from ..ir import Graph, TensorType
 from ..options import options
 from ..report import Entry, part_report
 from ..runtime.collector import paused_collector
+from ..runtime.executable import Executable, Unsupported
+from .contest import ANY, CPU
 from .dtypes import ir_dtype
 from .flatten import FlatTensor
 from .function import Engine
@@ -58,7 +60,7 @@ class Spare:
 class CompiledStage:
     """A stage for one set of shapes."""
 
-    def __init__(self, imported: Imported, executable: Any) -> None:
+    def __init__(self, imported: Imported, executable: Executable) -> None:
         self.executable = executable
         self._variables = imported.variables
         graph = imported.graph
@@ -121,7 +123,7 @@ class SessionStage:
         shapes = tuple(a.shape for a in inputs), tuple(variables[v].shape for v in self._stage.resources)
         constants = {t: np.asarray(values[t]) for t in self._shapes}
         known = tuple(array.tobytes() for array in constants.values())
-        key = (options().precision, options().device, shapes, known)
+        key = (options().setting, shapes, known)
         compiled = self._compiled.get(key)
         if compiled is None:
             compiled = self._compiled[key] = self._compile(inputs, variables, constants)
@@ -139,7 +141,18 @@ class SessionStage:
                   for v, dtype in variable_dtypes(stage.ops).items()}
         with paused_collector():
             imported = import_ops(stage.ops, self.inputs, types, stage.outputs, states, constants, self._name)
-            executable = self._engine.compile(imported.graph, "cpu")
+            executable = self._executable(imported.graph)
         report = part_report(", ".join(map(str, types)), ops, executable, time.perf_counter() - started)
         self._engine.recorder.compiled(self._entry, report, executable)
         return CompiledStage(imported, executable)
+
+    def _executable(self, graph: Graph) -> Executable:
+        """On the device that was asked for by name, else, and where that one cannot, on the cpu."""
+        device = options().device
+        if device in (ANY, CPU):
+            return self._engine.compile(graph, CPU)
+        try:
+            return self._engine.compile(graph, device)
+        except Unsupported as error:
+            self._engine.tell_moved(self._entry, device, error)
+            return self._engine.compile(graph, CPU)
