@@ -11,6 +11,7 @@ from ..options import options as current_options
 from ..runtime.executable import KernelInfo, Part, Unsupported
 from .backend import TF32, check_types, mx, mx_dtype
 from .devices import Device, choose
+from .narrow import narrow
 from .program import Program
 from .transfer import Reader, Writer
 
@@ -42,6 +43,7 @@ def compile_graph(graph: Graph, options: Options | None = None, device: Device |
     if TF32 and not (chosen.fast or where.emulated):
         raise Unsupported("MLX was loaded with fast precision, and multiplies float32 with fewer digits until the "
                           "process ends")
+    graph = narrow(graph)
     _check_types(graph)
     return GpuExecutable(graph, where, not where.emulated if fuse is None else fuse, chosen)
 
