@@ -17,7 +17,7 @@ from afterburner.ir import parse_graph
 from afterburner.options import overridden, set_options
 from afterburner.runtime.cache import ObjectCache
 from afterburner.runtime.decisions import LIMIT_BYTES, Decisions
-from afterburner.runtime.executable import Unsupported
+from afterburner.runtime.executable import Unsupported, UnsupportedNow
 from tests.frontend.kit import captured, close
 from tests.interpreter_target import view
 
@@ -229,6 +229,25 @@ def test_a_device_that_cannot_compile_a_graph_takes_no_part(tmp_path):
     with captured(refuse, world.choices(), device="gpu") as taken:
         np.testing.assert_allclose([step(iterator).numpy() for _ in range(STEPS)], expected, rtol=1e-6)
     assert taken.functions()["step"].moved == ["on the cpu, since the gpu cannot: no such kernel"]
+
+
+@pytest.mark.parametrize("error, kept", [(Unsupported("for good"), True), (UnsupportedNow("until the end"), False),
+                                         (MemoryError("just now"), False)], ids=lambda value: str(value))
+def test_only_what_holds_for_other_processes_is_kept(tmp_path, error, kept):
+    world = World(cpu=0.5, gpu=0.1)
+
+    def refuse(executable: Any) -> Any:
+        if executable.target == "gpu":
+            raise error
+        return world.wrap(executable)
+
+    v, step, iterator = _training()
+    with captured(refuse, world.choices(tmp_path / "d"), compile_after=1, strict=False, dump=tmp_path) as taken:
+        for _ in range(STEPS):
+            step(iterator)
+    (choice,) = taken.functions()["step"].choices
+    assert choice.chosen == "cpu" and str(error) in choice.dropped["gpu"]
+    assert (tmp_path / "d").exists() == kept
 
 
 def test_a_step_that_tensorflow_has_to_repeat_is_not_compared():

@@ -99,7 +99,7 @@ class Contest:
         imported: what they compute.
         signature: the shapes, as the report tells them.
         variants: our candidates that are compiled.
-        broken: whether one failed in the middle of a step, so that the outcome is not kept.
+        broken: whether one failed, or cannot take part in this process, so that the outcome is not kept.
         fast: whether they are compiled with fast precision.
         unconfirmed: devices whose results nothing was compared with yet; the cpu's are what others are compared with.
     """

@@ -16,7 +16,7 @@ from ..options import options
 from ..report import Entry, Recorder, part_report
 from ..runtime.buffers import BufferPool
 from ..runtime.collector import paused_collector
-from ..runtime.executable import Executable, Unsupported
+from ..runtime.executable import Executable, Unsupported, UnsupportedNow
 from . import failures
 from .contest import CPU, STOCK, Choices, Contest, Plan
 from .dtypes import ir_dtype
@@ -300,7 +300,7 @@ class NativeStage:
         what = failures.describe(f"{self.name} on {name}", when, error)
         if when == "run" and options().strict:
             raise StrictError(what) from error
-        contest.broken |= when == "run"
+        contest.broken |= when == "run" or not isinstance(error, Unsupported) or isinstance(error, UnsupportedNow)
         contest.trial.drop(name, what)
 
     def _settle(self, plan: Plan, contest: Contest) -> None:

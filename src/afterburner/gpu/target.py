@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from ..ir import Graph, Node, TensorType
 from ..options import Options
 from ..options import options as current_options
-from ..runtime.executable import KernelInfo, Part, Unsupported
+from ..runtime.executable import KernelInfo, Part, UnsupportedNow
 from .backend import TF32, check_types, mx, mx_dtype
 from .devices import Device, choose
 from .narrow import narrow
@@ -41,8 +41,8 @@ def compile_graph(graph: Graph, options: Options | None = None, device: Device |
     if chosen.fault == "codegen":
         raise PlantedFault("planted failure of code generation")
     if TF32 and not (chosen.fast or where.emulated):
-        raise Unsupported("MLX was loaded with fast precision, and multiplies float32 with fewer digits until the "
-                          "process ends")
+        raise UnsupportedNow("MLX was loaded with fast precision, and multiplies float32 with fewer digits until the "
+                             "process ends")
     graph = narrow(graph)
     _check_types(graph)
     return GpuExecutable(graph, where, not where.emulated if fuse is None else fuse, chosen)

@@ -13,6 +13,10 @@ class Unsupported(Exception):
     """A target cannot compile a node; the message says which and why."""
 
 
+class UnsupportedNow(Unsupported):
+    """A target cannot compile a graph in this process, but may in another."""
+
+
 @dataclass(frozen=True)
 class KernelInfo:
     """One kernel as ``explain`` shows it.
