@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .hardware import CPU, GPU, devices, label, names
+from .hardware import CPU, GPU, devices, label, mlx_version, names
 from .ir import Graph, print_graph
 from .ir.text import anonymous
 from .options import Options, options
@@ -132,11 +132,12 @@ def _isa() -> Isa:
 
 def _identity(text: str) -> str:
     """All that may change which device is fastest for what a text describes."""
-    from .cpu.engine import object_key
+    from .cpu.engine import code_version, object_key
     from .frontend.stock import intra_op_threads, tensorflow_version
 
     threads = options().threads or intra_op_threads()
-    about = (str(threads), tensorflow_version(), *map(str, devices()), text)
+    ours = (code_version("gpu"), mlx_version()) if GPU in names() else ()
+    about = (str(threads), tensorflow_version(), *map(str, devices()), *ours, text)
     return object_key("\n".join(about), _isa())
 
 

@@ -48,6 +48,13 @@ def label(name: str) -> str:
     return "emulated gpu" if name == GPU and _gpu(options().gpu_emulate)[0] == _EMULATED else name
 
 
+def mlx_version() -> str:
+    """Of the library that a gpu is reached through, which is here."""
+    from .gpu.devices import mlx_version
+
+    return mlx_version()
+
+
 def require(name: str) -> None:
     """Make sure that a device can be had.
 

@@ -13,7 +13,9 @@ import pytest
 
 pytest.importorskip("mlx.core", reason="MLX has no wheel for this machine", exc_type=ImportError)
 
+from afterburner import compile as compile_module  # noqa: E402
 from afterburner.compile import compile_graph as compile_for_any  # noqa: E402
+from afterburner.cpu import engine  # noqa: E402
 from afterburner.gpu import backend, devices, target  # noqa: E402
 from afterburner.gpu.target import GpuExecutable, PlantedFault, compile_graph  # noqa: E402
 from afterburner.ir import interpret, parse_graph  # noqa: E402
@@ -177,6 +179,18 @@ def test_a_process_that_began_fast_computes_exactly_elsewhere(monkeypatch: pytes
     with pytest.raises(Unsupported, match="MLX was loaded with fast precision"):
         compile_graph(parse_graph(STEP), device=devices.Device("a card", "CUDA"))
     compile_graph(parse_graph(STEP), device=DEVICE)  # MLX's CPU device knows one precision
+
+
+def test_a_decision_holds_for_versions_of_mlx_and_of_what_calls_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for emulate, version, sources in ((False, "1", "a"), (True, "1", "a"), (True, "2", "a"), (True, "2", "b"),
+                                      (False, "2", "b")):
+        monkeypatch.setattr(backend.mx, "__version__", version)
+        monkeypatch.setattr(engine, "code_version", lambda *folders, sources=sources: sources if folders else "cpu")
+        with overridden(gpu_emulate=emulate):
+            found.append(compile_module._identity("graph"))
+    assert len(set(found)) == 4 or devices.gpus()
+    assert (found[0] == found[-1]) == (not devices.gpus())
 
 
 def test_large_products_of_integers_are_refused() -> None:

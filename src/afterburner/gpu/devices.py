@@ -92,6 +92,15 @@ def try_out(device: Device) -> None:
         raise NoGpu(f"{device} computes {found} where {_SQUARES} is right")
 
 
+def mlx_version() -> str:
+    """MLX's version.
+
+    Raises:
+        NoGpu: MLX is not installed, or cannot be loaded.
+    """
+    return str(_mlx().__version__)
+
+
 def _mlx() -> Any:
     try:
         from .backend import mx
