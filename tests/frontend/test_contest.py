@@ -231,6 +231,22 @@ def test_a_device_that_cannot_compile_a_graph_takes_no_part(tmp_path):
     assert taken.functions()["step"].moved == ["on the cpu, since the gpu cannot: no such kernel"]
 
 
+@pytest.mark.parametrize("steps", [1, 2, 4, 5, 8])
+def test_a_trial_ends_on_the_cpu_where_determinism_is_asked_for_on_the_way(steps, tmp_path, monkeypatch):
+    world = World(cpu=2.0, gpu=1.0)
+    expected, final = _stock()
+    v, step, iterator = _training()
+    with captured(world.wrap, world.choices(tmp_path / "d"), compile_after=1) as taken:
+        results = [step(iterator).numpy() for _ in range(steps)]
+        monkeypatch.setattr(config, "is_op_determinism_enabled", lambda: True)
+        world.runs.clear()
+        results += [step(iterator).numpy() for _ in range(STEPS - steps)]
+    np.testing.assert_allclose(results, expected, rtol=1e-6)
+    np.testing.assert_allclose(v.numpy(), final, rtol=1e-6)
+    assert world.runs == ["cpu"] * (STEPS - max(steps, 1))
+    assert taken.functions()["step"].choices == [] and not (tmp_path / "d").exists()
+
+
 @pytest.mark.parametrize("error, kept", [(Unsupported("for good"), True), (UnsupportedNow("until the end"), False),
                                          (MemoryError("just now"), False)], ids=lambda value: str(value))
 def test_only_what_holds_for_other_processes_is_kept(tmp_path, error, kept):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.framework import config
 
 from afterburner.frontend import capture
 from afterburner.frontend.contest import Choices
@@ -107,6 +108,21 @@ def test_nothing_is_measured_where_the_options_say_who_runs(monkeypatch, changes
     report = run(12, race, monkeypatch, **changes)
     assert report.status == "compiled" and report.choices == []
     assert race.ran.count("whole") == 1  # the first call
+
+
+@pytest.mark.parametrize("calls", [2, 4, 6])
+def test_a_trial_ends_where_determinism_is_asked_for_on_the_way(monkeypatch, calls):
+    _, step = counting()
+    race = Race(piece=4.0, whole=1.0)
+    race.enter(monkeypatch)
+    with captured(race.wrap, Choices(whole=lambda text: text, clock=race.clock), compile_after=1) as taken:
+        for call in range(calls + 8):
+            if call == calls:
+                monkeypatch.setattr(config, "is_op_determinism_enabled", lambda: True)
+                race.ran.clear()
+            step(X)
+    report = taken.functions()["step"]
+    assert report.status == "compiled" and report.choices == [] and set(race.ran) == {"piece"}
 
 
 def test_a_decision_is_kept(monkeypatch, tmp_path):

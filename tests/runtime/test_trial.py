@@ -120,3 +120,17 @@ def test_who_is_next_may_be_asked_while_a_step_is_recorded() -> None:
             thread.join()
         sys.setswitchinterval(interval)
     assert failures == []
+
+
+@pytest.mark.parametrize("dropped", [(), ("cpu",)])
+def test_a_trial_that_is_stopped_takes_the_preferred_one_of_those_left(dropped: tuple[str, ...]) -> None:
+    trial = Trial(("cpu", "gpu", "stock"))
+    for seconds in (9.0, 5.0, 5.0, 1.0, 1.0):
+        trial.record(trial.next(), seconds)
+    for name in dropped:
+        trial.drop(name, "broken")
+    trial.stop()
+    assert trial.chosen == trial.next() == ("gpu" if dropped else "cpu")
+    trial.record("gpu", 0.1)
+    trial.stop()
+    assert trial.chosen == ("gpu" if dropped else "cpu") and trial.steps == 5

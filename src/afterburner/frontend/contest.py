@@ -101,6 +101,7 @@ class Contest:
         variants: our candidates that are compiled.
         broken: whether one failed, or cannot take part in this process, so that the outcome is not kept.
         fast: whether they are compiled with fast precision.
+        stopped: whether measuring was forbidden on the way, so that the outcome is nothing that was found.
         unconfirmed: devices whose results nothing was compared with yet; the cpu's are what others are compared with.
     """
 
@@ -109,11 +110,18 @@ class Contest:
     candidates: tuple[str, ...]
     variants: dict[str, Variant] = field(default_factory=dict)
     broken: bool = False
+    stopped: bool = False
     fast: bool = field(default_factory=lambda: options().fast)
 
     def __post_init__(self) -> None:
         self.trial = Trial(self.candidates)
         self.unconfirmed = set(self.candidates) - {CPU, STOCK}
+
+    def heed(self) -> None:
+        """Measure no more where the program has asked for determinism since the trial began."""
+        if not self.stopped and self.trial.chosen is None and is_deterministic():
+            self.stopped = True
+            self.trial.stop()
 
     def name_of(self, variant: Variant) -> str:
         """The candidate that a variant belongs to."""

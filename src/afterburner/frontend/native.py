@@ -146,6 +146,7 @@ class NativeStage:
 
     def _compete(self, key: Any, plan: Plan, contest: Contest, arguments: Sequence[Any], values: list[Any]) -> None:
         """One step by the candidate whose turn it is, timed."""
+        contest.heed()
         name = self._ready(key, contest)
         now, results = self.engine.choices.clock, None
         began = now()
@@ -310,11 +311,13 @@ class NativeStage:
                 return
             decision = contest.decision()
             plan.variant, plan.contest = contest.variants.get(decision.chosen), None
+        self.take.lost |= plan.lost
+        if contest.stopped:
+            return
         if not contest.broken:
             self.engine.choices.keep(contest.imported.graph, contest.candidates, decision)
         choice = self.engine.choices.report(contest.signature, decision, True, contest.trial.dropped)
         self.engine.recorder.chosen(self.entry, choice)
-        self.take.lost |= plan.lost
 
     def is_contested(self) -> bool:
         """Whether candidates take turns in some shapes."""

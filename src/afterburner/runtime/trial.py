@@ -82,6 +82,11 @@ class Trial:
                 self._visits.remove(name)
             self._close_if_decided()
 
+    def stop(self) -> None:
+        """Choose the preferred one of those left, whatever they took."""
+        with self._lock:
+            self.chosen = self.chosen or self._remaining()[0]
+
     def _note(self, name: str, seconds: float) -> None:
         if not self._warm:
             self._warm = True
