@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import typer
-from commands import afterburner
+from commands import SRC, afterburner, run
 
 from afterburner import cli
 from afterburner.cli.app import app
@@ -91,3 +94,21 @@ def test_no_arguments_is_help(tmp_path: Path) -> None:
     done = afterburner(cwd=tmp_path)
     assert done.returncode == 0
     assert all(name in done.stdout for name in ("run", "explain", "bench", "doctor", "cache"))
+
+
+@pytest.mark.parametrize("command", ["cache show", "doctor"])
+def test_a_reader_that_leaves_gets_no_traceback(command: str) -> None:
+    """As ``| head`` does."""
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        done = subprocess.run([sys.executable, "-m", "afterburner", *command.split()], stdout=write,
+                              stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": SRC}, timeout=300)
+    finally:
+        os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_without_an_output_a_command_runs() -> None:
+    code = "import sys; sys.stdout = None; from afterburner.cli import main; sys.exit(main(['cache', 'show']))"
+    assert run("-c", code).returncode == 0

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from .errors import CommandError
 from .plain import plain_run
 
 Action = Callable[[], int]
+_NOT_HEARD = 141  # as of a program that SIGPIPE ended
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,4 +55,16 @@ def _parsed(given: list[str]) -> Action:
     from .app import parse
 
     outcome: Any = parse(given)
-    return outcome if callable(outcome) else lambda: int(outcome or 0)
+    action: Action = outcome if callable(outcome) else lambda: int(outcome or 0)
+    return action if given[:1] in (["run"], ["explain"]) else lambda: _heard(action)
+
+
+def _heard(action: Action) -> int:
+    """A command's status; where nobody reads its output any more, as behind ``| head``, it ends quietly."""
+    try:
+        status = action()
+        print(end="", flush=True)
+        return status
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the end
+        return _NOT_HEARD
