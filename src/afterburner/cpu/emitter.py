@@ -234,6 +234,11 @@ class Emitter:
         """Store a scalar or vector; ``align`` in bytes."""
         self.b.store(value, address, align=align)
 
+    def stream(self, line: ll.Value, address: ll.Value) -> None:
+        """Store a whole cache line, which the address begins, past the caches."""
+        stored = self.b.store(line, address, align=64)
+        stored.set_metadata("nontemporal", self.module.add_metadata([ll.Constant(I32, 1)]))
+
     def prefetch(self, address: ll.Value, to_write: bool = False, at_once: bool = False) -> None:
         """Ask for the cache line of an address that will be read, or written, soon; any address will do. What is
         needed at once comes to the first-level cache."""

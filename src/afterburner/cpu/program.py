@@ -225,7 +225,8 @@ stamp:  ; by each worker before it counts its chunks: the last one's stays, also
   %stamp.p = getelementptr i64, ptr %profile, i64 %s.line
   store atomic i64 %now, ptr %stamp.p monotonic, align 8
   br label %add
-add:
+add:  ; what was stored past the caches comes first
+  $fence
   %before = atomicrmw add ptr %complete.p, i64 %mine acq_rel
   %after = add i64 %before, %mine
   %last = icmp eq i64 %after, %total
@@ -274,15 +275,17 @@ RUNTIME_SYMBOLS = (*TEAM_SYMBOLS, "program_run", "copy_chunk")
 
 def runtime_text(triple: str) -> str:
     """The LLVM module of the team and of the walk over programs."""
-    values = {
+    is_x86 = triple.startswith("x86_64")
+    values: dict[str, object] = {
         "POINTERS": _POINTERS, "TABLE": _TABLE, "POINTER_COUNT": _POINTER_COUNT, "SEGMENTS": _SEGMENTS,
         "SEGMENT_COUNT": _SEGMENT_COUNT, "ITEMS": _ITEMS, "PHASES": _PHASES, "SYNC": _SYNC,
         "SYNC_BYTES": _SYNC_BYTES, "SYNC_STRIDE": _SYNC_STRIDE, "SCRATCH": _SCRATCH,
         "SCRATCH_STRIDE": _SCRATCH_STRIDE, "PROFILE": _PROFILE, "SHARES": _SHARES, "BASES": FRAME_BASES,
         "ARENA": FRAME_BASES + ARENA,
-        "copy": COPY_CHUNK, "line": LINE,
+        "copy": COPY_CHUNK, "line": LINE, "fence": "call void @llvm.x86.sse.sfence()" if is_x86 else "",
     }
-    return f'target triple = "{triple}"\n' + team_text(triple) + Template(_TEXT).substitute(values)
+    declared = "declare void @llvm.x86.sse.sfence()\n" if is_x86 else ""
+    return f'target triple = "{triple}"\n' + team_text(triple) + declared + Template(_TEXT).substitute(values)
 
 
 class Slot(NamedTuple):

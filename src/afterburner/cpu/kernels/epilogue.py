@@ -9,7 +9,7 @@ from functools import cached_property, partial, reduce
 import numpy as np
 from llvmlite import ir as ll
 
-from ...ir import DTYPES, DType, Graph, Node, Value, print_graph
+from ...ir import DTYPES, DType, Graph, Node, TensorType, Value, print_graph
 from ...ir.ops.shape import Slice
 from .. import scalar
 from ..emitter import I8, Emitter, i64
@@ -60,6 +60,7 @@ def element_of_columns(e: Emitter, offset: ll.Value, row: int, pitch: int) -> ll
         return offset
     return e.b.add(offset, e.b.mul(e.b.udiv(offset, i64(row)), i64(pitch - row)))
 
+PAST_CACHES = 8 << 20  # bytes of a result of which a third-level cache has little left when it is read
 COLD_BYTES = 1 << 20  # of a result: what is read and written with it is then not in the second-level cache
 EARLY_STEPS = 64  # products an element: 400 cycles of a register tile, about what memory takes to answer
 
@@ -167,7 +168,7 @@ class Contraction:
     def streams(self, e: Emitter) -> list[Stream]:
         """What finishing a tile reads and writes besides the sums, element by element."""
         written = [Stream(e.result(i), v.type.dtype.bytes, True) for i, v in enumerate(self.node.results)
-                   if v.shape == self.shapes[-1]]
+                   if v.shape == self.shapes[-1] and not self.goes_past_caches(v.type, e.isa)]
         inputs = [i.value for i in self.body.inputs] if self.body is not None else []
         finishing = {v for n in self.after for v in n.operands}
         given = [Stream(e.operand(i), v.type.dtype.bytes, False) for i, v in enumerate(inputs)
@@ -182,6 +183,19 @@ class Contraction:
         wide = value.node.operands[0]
         return e.at(self._pointer(e, wide), value.node.op.starts[-1], scalar.memory_type(wide.type.dtype))
 
+    def goes_past_caches(self, type_: TensorType, isa: Isa) -> bool:
+        """Whether a result of this type is stored in whole lines that do not enter the caches: lines of a large result
+        need not be read, nor taken from another core, before they are written.
+
+        Every register of a full row of channels must be a line, so channels of groups may not end within one.
+        """
+        if isa.name != "avx512" or self.root.op.name not in ("conv2d", "conv2d_input_grad"):
+            return False
+        channels, groups = self.shapes[-1][-1], self.root.op.groups  # type: ignore[attr-defined]
+        lanes = isa.vector_bytes // type_.dtype.bytes
+        return (type_.dtype == self.dtype and type_.dtype.name in ("f32", "f64") and groups in (1, channels)
+                and channels % lanes == 0 and type_.bytes >= PAST_CACHES)
+
     def key(self, isa: Isa) -> str:
         """Text that determines the code."""
         if self.body is not None:
@@ -193,7 +207,7 @@ class Contraction:
         """Stores the results for a tile of sums."""
         num = numeric(self.dtype, isa)
         if self.body is None:
-            return store_result(num, self.dtype)
+            return store_result(num, self.dtype, past_caches=self.goes_past_caches(self.root.results[0].type, isa))
         return Epilogue(self, num).finish
 
     @property
@@ -224,7 +238,7 @@ def contraction_of(node: Node, made: bool = False) -> Contraction:
     return found
 
 
-def store_result(num: Numeric, dtype: DType, result: int = 0) -> Finish:
+def store_result(num: Numeric, dtype: DType, result: int = 0, past_caches: bool = False) -> Finish:
     """Writes tiles as they are."""
 
     def finish(e: Emitter, tile: Tile, offset: ll.Value, stride: int, column: ll.Value, last: int) -> None:
@@ -233,9 +247,17 @@ def store_result(num: Numeric, dtype: DType, result: int = 0) -> Finish:
             for v, value in enumerate(row):
                 lanes = last if v == len(row) - 1 else num.lanes
                 address = e.at(base, r * stride + v * num.lanes, scalar.memory_type(dtype))
-                store_part(e, scalar.to_memory(e, value, dtype), address, lanes, dtype.bytes)
+                _store(e, scalar.to_memory(e, value, dtype), address, lanes, dtype, past_caches)
 
     return finish
+
+
+def _store(e: Emitter, raw: ll.Value, address: ll.Value, lanes: int, dtype: DType, past_caches: bool) -> None:
+    """Store the first ``lanes`` of a register of a row."""
+    if past_caches and lanes * dtype.bytes == LINE:
+        e.stream(raw, address)
+    else:
+        store_part(e, raw, address, lanes, dtype.bytes)
 
 
 class Epilogue:
@@ -338,7 +360,8 @@ class Epilogue:
                 dtype = output.value.type.dtype
                 raw = scalar.to_memory(e, self._value(e, output.value, at, values, shared), dtype)
                 address = e.at(e.result(i), at.offset, scalar.memory_type(dtype))
-                store_part(e, raw, address, lanes, dtype.bytes)
+                past_caches = self.contraction.goes_past_caches(output.value.type, e.isa)
+                _store(e, raw, address, lanes, dtype, past_caches)
         return summed
 
     def value_in_row(self, e: Emitter, value: Value, vector: int, column: ll.Value, lanes: int,
