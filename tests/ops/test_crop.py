@@ -38,8 +38,8 @@ def _of_size(x: np.ndarray, size: tuple[int, int], method: str, note: str) -> li
                        for t in (np.float32, np.float64))
     dy = floats(5, *size, 3, seed=1)
     records = [record("CropAndResize", cut, x, _BOXES, _IMAGES, note=note),
-               record("CropAndResizeGradImage", back, dy, _BOXES, _IMAGES, note=note),
-               record("CropAndResizeGradImage", back_wide, dy, _BOXES, _IMAGES, note=f"{note} wide")]
+               record("CropAndResizeGradImage", back_wide, dy, _BOXES, _IMAGES, note=f"{note} wide"),
+               record("CropAndResizeGradImage", back, dy, _BOXES, _IMAGES, note=note)]
     if method == "nearest":
         return records
     ends = raw("CropAndResizeGradBoxes", "grads", "image", "boxes", "box_ind")
