@@ -60,10 +60,11 @@ def test_tiny_numbers_may_be_zero() -> None:
 
 def test_shaking_changes_last_bits() -> None:
     x = np.array([1.0, -3.0, 0.0, np.inf], np.float32)
-    y = shaken(x, grain_of([TensorType(F32, ())]))
+    y = shaken(x, grain_of([TensorType(F32, ())]), 0)
     assert y.dtype == x.dtype and y[2] == 0 and np.isinf(y[3])
+    assert np.any(shaken(np.ones(64, np.float32), grain_of([]), 1) != shaken(np.ones(64, np.float32), grain_of([]), 2))
     assert np.all(y[:2] != x[:2]) and np.allclose(x[:2], y[:2], rtol=1e-6)
-    half = shaken(x.astype(BF16.numpy), grain_of([TensorType(F32, ()), TensorType(BF16, ())]))
+    half = shaken(x.astype(BF16.numpy), grain_of([TensorType(F32, ()), TensorType(BF16, ())]), 0)
     assert half.dtype == BF16.numpy and half[0] != 1 and is_float(TensorType(BF16, ()))
     assert not is_float(TensorType(I32, ())) and grain_of([TensorType(I32, ())]) == grain_of([TensorType(F32, ())])
 
