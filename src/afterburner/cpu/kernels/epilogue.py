@@ -15,7 +15,7 @@ from .. import scalar
 from ..emitter import I8, Emitter, i64
 from ..isa import Isa
 from ..kernel import Unsupported
-from .gemm import LINE, Numeric, Tile, load_part, numeric, store_part
+from .gemm import LINE, PAST_CACHES, Numeric, Tile, load_part, numeric, store_part
 from .loops.values import table
 
 Finish = Callable[[Emitter, Tile, ll.Value, int, ll.Value, int], None]
@@ -60,7 +60,6 @@ def element_of_columns(e: Emitter, offset: ll.Value, row: int, pitch: int) -> ll
         return offset
     return e.b.add(offset, e.b.mul(e.b.udiv(offset, i64(row)), i64(pitch - row)))
 
-PAST_CACHES = 8 << 20  # bytes of a result of which a third-level cache has little left when it is read
 COLD_BYTES = 1 << 20  # of a result: what is read and written with it is then not in the second-level cache
 EARLY_STEPS = 64  # products an element: 400 cycles of a register tile, about what memory takes to answer
 

@@ -101,7 +101,12 @@ def maps_of(body: Graph, space: Space, isa: Isa) -> Maps:
 
 def _stored(elements: Elements, body: Graph, space: Space) -> list[Stored]:
     position = Index(0, strides(space.sizes))
-    return [Stored(i, elements.at_linear(body.outputs[i].value, position), position) for i in space.maps]
+    return [_output(elements, body, i, position) for i in space.maps]
+
+
+def _output(elements: Elements, body: Graph, number: int, position: Index) -> Stored:
+    value = body.outputs[number].value
+    return Stored(number, elements.at_linear(value, position), position, value.type.size)
 
 
 def _whole(sizes: tuple[int, ...]) -> tuple[Range, ...]:
@@ -146,7 +151,7 @@ def reduction_of(body: Graph, space: Space) -> Reduction:
         value = body.outputs[i].value
         if value.type.size != work.kept_points:
             raise Unsupported("a fusion's result differs in size from its reductions")
-        results.append(Stored(i, after.at_linear(value, position), position))
+        results.append(_output(after, body, i, position))
     return Reduction(work.sizes, work.reduced, reducers, work.maps, tuple(results), position)
 
 
@@ -168,7 +173,7 @@ def _empty_nests(body: Graph, space: Space, isa: Isa) -> tuple[MapNest, ...]:
     position = Index(0, strides(sizes))
     reduced = {r: (_neutral(node), position) for node in space.reductions for r in node.results}
     elements = Elements(body, _whole(sizes), reduced)
-    stored = [Stored(i, elements.at_linear(body.outputs[i].value, position), position) for i in space.results]
+    stored = [_output(elements, body, i, position) for i in space.results]
     return (plan_map(stored, range(len(sizes)), _whole(sizes), sizes, isa),)
 
 

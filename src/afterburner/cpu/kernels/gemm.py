@@ -22,6 +22,7 @@ _WORTH_HALVING, _MANY = 0.75, 8  # chunks
 _UNROLLED = 72  # multiply-adds written out instead of a loop
 _WRITTEN_OUT = 48  # of a turn of a loop, whose own instructions weigh little beside so many
 LINE = 64  # bytes of a cache line
+PAST_CACHES = 8 << 20  # bytes of a result of which a third-level cache has little left when it is read
 TALLEST, WIDEST = 14, 12  # rows and registers of a tile
 
 

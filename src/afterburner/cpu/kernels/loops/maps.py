@@ -14,6 +14,7 @@ from ... import halves, scalar
 from ...emitter import I8, Emitter, i64
 from ...index import Index, Range
 from ...isa import Isa
+from ..gemm import LINE, PAST_CACHES
 from .expr import Apply, Expr, Load, topological
 from .nest import (
     COSTLY,
@@ -40,11 +41,24 @@ _TILE = 1024  # elements; tiles of a cut inner loop are a multiple of this
 
 @dataclass(frozen=True)
 class Stored:
-    """One output: result ``number`` of the kernel gets ``expr`` at ``index``."""
+    """One output: result ``number`` of the kernel, of ``size`` elements in all, gets ``expr`` at ``index``."""
 
     number: int
     expr: Expr
     index: Index
+    size: int
+
+    def place(self, e: Emitter, inner: Loop, lanes: int) -> Place:
+        """Where it is stored by registers of ``lanes`` along a loop."""
+        return Place(e.result(self.number), self.index, self.expr.dtype, self._goes_past_caches(inner, lanes, e.isa))
+
+    def _goes_past_caches(self, inner: Loop, lanes: int, isa: Isa) -> bool:
+        """Whether it is large and every register a line; it may be a row of whole lines itself."""
+        others = [step for axis, step in enumerate(self.index.coefs) if axis not in inner.axes]
+        starts = (self.size, self.index.const, inner.first, *others)
+        return (isa.name == "avx512" and lanes * self.expr.dtype.bytes == LINE and bool(inner.axes)
+                and self.size * self.expr.dtype.bytes >= PAST_CACHES and self.index.coefs[inner.lead] == 1
+                and all(start % lanes == 0 for start in starts))
 
 
 @dataclass(frozen=True)
@@ -257,7 +271,7 @@ def map_values(e: Emitter, nest: MapNest, tables: dict[Expr, Place]) -> LoopValu
     middle = (nest.across,) if nest.across else nest.middle
     levels = [outer, *([loop.axes] for loop in middle)]
     levels.insert(0 if nest.spans else len(levels), [nest.inner.axes])
-    places = [Place(e.result(s.number), s.index, s.expr.dtype) for s in nest.stored]
+    places = [s.place(e, nest.inner, nest.lanes) for s in nest.stored]
     return LoopValues(e, [s.expr for s in nest.stored], places, levels, nest.inner.axes, nest.lanes, tables)
 
 

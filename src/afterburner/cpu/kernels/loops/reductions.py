@@ -175,7 +175,8 @@ class ReduceEmitter:
         self.e, self.work, self.nest = e, work, nest
         self.inputs = [r.inputs for r in work.reducers]
         roots = [*(x for r in work.reducers for x in r.inputs), *(s.expr for s in work.maps)]
-        self.places = [Place(e.result(s.number), s.index, s.expr.dtype) for s in work.maps]
+        inner = nest.inner_kept if nest.columns else nest.reduced[-1]
+        self.places = [s.place(e, inner, nest.lanes) for s in work.maps]
         kept: list[list[tuple[int, ...]]] = [[loop.axes for loop in nest.flat.loops]]
         vector = nest.inner_kept.axes if nest.columns else nest.reduced[-1].axes
         if nest.columns:

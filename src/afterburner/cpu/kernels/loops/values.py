@@ -18,6 +18,7 @@ from ....ir import DType
 from ... import halves, scalar
 from ...emitter import I32, I64, PTR, Emitter, const, i64, like
 from ...index import Index
+from ..gemm import LINE
 from .expr import (
     INDEX,
     Apply,
@@ -53,11 +54,13 @@ class Piece:
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """Where a result is stored: element ``index`` of buffer ``base``."""
+    """Where a result is stored: element ``index`` of buffer ``base``; with ``past_caches`` each whole register goes
+    to a line of its own, past the caches."""
 
     base: ll.Value
     index: Index
     dtype: DType
+    past_caches: bool = False
 
 
 class LoopValues:
@@ -184,7 +187,11 @@ class LoopValues:
 
     def store(self, place: Place, raw: ll.Value) -> None:
         """Store at ``place`` what ``stored`` gave, as many lanes as it has."""
-        self.e.store(raw, self.pointer(place), place.dtype.bytes)
+        whole = isinstance(raw.type, ll.VectorType) and raw.type.count * place.dtype.bytes == LINE
+        if place.past_caches and whole:
+            self.e.stream(raw, self.pointer(place))
+        else:
+            self.e.store(raw, self.pointer(place), place.dtype.bytes)
 
     def pointer(self, place: Load | Place) -> ll.Value:
         """Address of the element (of lane 0) at the current point, inside all levels."""
