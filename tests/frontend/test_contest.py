@@ -102,7 +102,7 @@ def test_every_step_of_a_trial_is_a_step_of_the_training():
     (choice,) = report.choices
     assert choice.chosen == "gpu" and choice.steps <= 10 and choice.origin == "measured"
     assert choice.seconds == pytest.approx({"cpu": 1.1, "gpu": 0.9, STOCK: 1.0})
-    compared = ["gpu", "cpu", "cpu"]  # the first step of a gpu: nobody else's results are used
+    compared = ["gpu", "cpu", "cpu", "cpu"]  # the first step of a gpu: nobody else's results are used
     assert world.runs == ["cpu"] * 3 + compared + ["gpu"] * 2 + ["gpu"] * (STEPS - 1 - 9)
     assert str(choice) == "stays on gpu: 900 ms on gpu against 1.1e+03 ms on cpu against 1e+03 ms on TensorFlow " \
                           "(measured in 9 steps)"
