@@ -73,6 +73,32 @@ def test_computes_what_the_interpreter_does_and_says_where() -> None:
     assert executable.kernel_seconds() == executable.peak_fractions() == ()
 
 
+def test_constants_that_were_folded_backwards() -> None:
+    graph = parse_graph("""
+        graph products(%x: f32[3]) {
+          %0: f32[3] = constant() {value=[2.0,3.0,5.0]}
+          %1: f32[3] = cumprod(%0) {axis=0, exclusive=False, reverse=True}
+          %2: f32[3] = add(%x, %1)
+          return %2
+        }""")
+    executable = compile_graph(optimize(graph, lower=False), device=DEVICE)
+    (found,) = run(executable, [np.zeros(3, np.float32)])
+    np.testing.assert_array_equal(found, [30, 15, 5])
+
+
+def test_results_in_other_rows_of_the_callers_memory() -> None:
+    executable = compile_graph(parse_graph(FUSIBLE), device=DEVICE)
+    inputs = inputs_of(executable)
+    expected = run(executable, inputs)
+    rows = [[aligned(t) for t in executable.output_types] for _ in range(3)]
+    for row in (*rows, [rows[0][0], rows[2][1]]):
+        for output in row:
+            output.fill(0)
+        executable.run([a.ctypes.data for a in inputs], [o.ctypes.data for o in row])
+        for output, wanted in zip(row, expected, strict=True):
+            np.testing.assert_array_equal(output, wanted)
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="MLX's CPU device fuses with g++")
 @pytest.mark.skipif(sys.platform == "win32", reason="MLX has no wheel there")
 def test_fused_by_mlx_it_computes_the_same() -> None:

@@ -19,7 +19,7 @@ class Constant(Op):
     value: np.ndarray = field(repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "value", np.asarray(self.value))
+        object.__setattr__(self, "value", np.asarray(self.value, order="C"))  # others read it as dense memory
 
     def infer(self, *types: TensorType) -> tuple[TensorType, ...]:
         require(not types, "takes no operands")
