@@ -73,17 +73,19 @@ def test_computes_what_the_interpreter_does_and_says_where() -> None:
     assert executable.kernel_seconds() == executable.peak_fractions() == ()
 
 
-def test_constants_that_were_folded_backwards() -> None:
-    graph = parse_graph("""
-        graph products(%x: f32[3]) {
-          %0: f32[3] = constant() {value=[2.0,3.0,5.0]}
-          %1: f32[3] = cumprod(%0) {axis=0, exclusive=False, reverse=True}
-          %2: f32[3] = add(%x, %1)
+@pytest.mark.parametrize("values", [[2.0, 3.0, 5.0], [7.0]])
+def test_constants_that_were_folded_backwards(values: list[float]) -> None:
+    size = len(values)
+    graph = parse_graph(f"""
+        graph products(%x: f32[{size}]) {{
+          %0: f32[{size}] = constant() {{value={values}}}
+          %1: f32[{size}] = cumprod(%0) {{axis=0, exclusive=False, reverse=True}}
+          %2: f32[{size}] = add(%x, %1)
           return %2
-        }""")
+        }}""")
     executable = compile_graph(optimize(graph, lower=False), device=DEVICE)
-    (found,) = run(executable, [np.zeros(3, np.float32)])
-    np.testing.assert_array_equal(found, [30, 15, 5])
+    (found,) = run(executable, [np.zeros(size, np.float32)])
+    np.testing.assert_array_equal(found, np.cumprod(values[::-1])[::-1])
 
 
 def test_results_in_other_rows_of_the_callers_memory() -> None:

@@ -156,7 +156,7 @@ class _Cumulative(Op):
             first = [slice(None)] * total.ndim
             first[self.axis] = slice(0, 1)
             total[tuple(first)] = start
-        return np.flip(total, self.axis) if self.reverse else total
+        return np.flip(total, self.axis).copy() if self.reverse else total
 
 
 class Cumsum(_Cumulative):
