@@ -37,10 +37,20 @@ HOPELESS = 3.0
 
 def side(name: str, workload: str, cache: Path, threads: int) -> Side:
     """A process of a workload on a device, or on stock TensorFlow."""
-    ours = {"AFTERBURNER_DEVICE": name, "AFTERBURNER_STRICT": "1"} if name != STOCK else {"AFTERBURNER_DISABLE": "1"}
-    environment = {"AFTERBURNER_CACHE_DIR": str(cache), "AFTERBURNER_GPU_EMULATE": "1",
-                   "AFTERBURNER_VERBOSITY": "silent", **ours}
-    return Side(name, workload, Path(afterburner.__path__[0]).parent if name != STOCK else None, environment, threads)
+    if name == STOCK:
+        return Side(name, workload, None, {}, threads)
+    environment = {"AFTERBURNER_CACHE_DIR": str(cache), "AFTERBURNER_GPU_EMULATE": "1", "AFTERBURNER_STRICT": "1",
+                   "AFTERBURNER_VERBOSITY": "silent", "AFTERBURNER_DEVICE": name}
+    return Side(name, workload, Path(afterburner.__path__[0]).parent, environment, threads)
+
+
+def tried(workload: str, cache: Path, threads: int) -> list[dict[str, Any]]:
+    """What a process of ``any`` has chosen when each of its graphs has made as many steps as a trial may take."""
+    with side(ANY, workload, cache, threads) as process:
+        for unit in range(len(process.units)):
+            for _ in range(LIMIT):
+                process.milliseconds(unit)
+        return process.end()
 
 
 def is_hopeless(choices: list[dict[str, Any]]) -> bool:
@@ -54,7 +64,7 @@ def compare(workload: str, turns: int, threads: int, folder: Path | None) -> boo
     """Print a workload's lines; whether all is as it should be."""
     with ExitStack() as stack:
         cache = folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        choices = stack.enter_context(side(ANY, workload, cache, threads)).end()
+        choices = tried(workload, cache, threads)
         trials = ", ".join(f"{c['chosen']} after {c['steps']} steps" for c in choices) or "nothing was tried to its end"
         fine = all(c["steps"] <= LIMIT for c in choices)
         if turns == 0:

@@ -1,7 +1,7 @@
 """A workload in a process that stays, so that several can take turns at its calls: what disturbs a machine for longer
 than a turn disturbs all of them.
 
-    python benchmarks/turns.py WORKLOAD stock|ours [THREADS]
+    python benchmarks/turns.py WORKLOAD stock|ours THREADS
 
 is such a process. It builds the workload, makes three calls of each unit and writes their names; then for each number
 of a unit that it reads, the milliseconds a unit of one call; at the end of its input, what devices were chosen. All
@@ -43,6 +43,8 @@ class Side:
         self.name, self.workload = name, workload
         folder = package or Path(__file__).parents[1] / "src"
         known = {**os.environ, "PYTHONPATH": str(folder.resolve()), "TF_CPP_MIN_LOG_LEVEL": "3", **environment}
+        if package is None:
+            known["AFTERBURNER_DISABLE"] = "1"  # also behind ``afterburner install``
         words = [__file__, workload, STOCK if package is None else "ours", str(threads)]
         self._process = subprocess.Popen([sys.executable, *words], env=known, text=True, stdin=subprocess.PIPE,
                                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
