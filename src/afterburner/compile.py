@@ -68,7 +68,7 @@ def _for_gpu(graph: Graph, settings: Options, dump: Dump | None) -> Executable:
     from .gpu.target import compile_graph as compile_for_gpu
 
     optimized = optimize(graph, skip=settings.skip_passes, dump=dump, lower=False)
-    return compile_for_gpu(optimized, settings, device)
+    return compile_for_gpu(optimized, settings, device, handover=_handover_code())
 
 
 def _dumper(graph: Graph, settings: Options) -> Dump | None:

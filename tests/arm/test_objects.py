@@ -28,7 +28,8 @@ KNOWN = {
     "_memcpy", "_memmove", "_memset", "_bzero", "_fmod", "_fmodf",
     "_clock_gettime", "_nanosleep", "_sched_yield", "_pthread_mutex_init", "_pthread_mutex_lock",
     "_pthread_mutex_unlock", "_pthread_cond_init", "_pthread_cond_wait", "_pthread_cond_broadcast",
-    "_PyList_New", "_PyList_SetItem", "_PyCapsule_New", "_PyInterpreterState_Get",
+    "_PyList_New", "_PyList_GetItem", "_PyList_SetItem", "_PyCapsule_New", "_PyInterpreterState_Get",
+    "_PyObject_GetBuffer", "_PyBuffer_IsContiguous", "_PyBuffer_Release",
     "_PyInterpreterState_ThreadHead", "_PyThreadState_Next"}
 
 

@@ -30,12 +30,13 @@ def available() -> bool:
 
 def gpu_problem(case: Case) -> str | None:
     """What is wrong with the GPU target's results, or None; compared as ``target_problem`` does."""
+    from afterburner.cpu.handover import handover_code
     from afterburner.gpu.target import compile_graph
 
     graph = optimize(case.graph, lower=False)
     try:
         with overridden(gpu_emulate=True):
-            executable = compile_graph(graph)
+            executable = compile_graph(graph, handover=handover_code())
     except Unsupported:
         return None
     first, second = run_twice(executable, case.arguments)

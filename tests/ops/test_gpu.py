@@ -14,6 +14,7 @@ import pytest
 
 pytest.importorskip("mlx.core", reason="MLX has no wheel for this machine", exc_type=ImportError)
 
+from afterburner.cpu.handover import handover_code  # noqa: E402
 from afterburner.gpu.target import compile_graph  # noqa: E402
 from afterburner.ir import Graph  # noqa: E402
 from afterburner.options import overridden  # noqa: E402
@@ -26,7 +27,7 @@ from .test_cpu import FAMILIES, aligned, records  # noqa: E402
 
 def run_emulated(graph: Graph, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Optimise and compile a graph, and run it twice, which must give the same bits."""
-    executable = compile_graph(optimize(graph, lower=False))
+    executable = compile_graph(optimize(graph, lower=False), handover=handover_code())
     inputs = [np.ascontiguousarray(a) for a in arrays]
     first, second = ([aligned(t) for t in graph.output_types] for _ in range(2))
     for outputs in (first, second):

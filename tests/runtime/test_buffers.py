@@ -18,7 +18,7 @@ OTHER = TensorType(DTYPES["i32"], (1 << 9, 1 << 9))
 
 @pytest.fixture
 def pool():
-    return BufferPool(lambda: HandoverCode(0, 0, 0))
+    return BufferPool(lambda: HandoverCode(0, 0, 0, 0))
 
 
 def _hold(row, *positions):

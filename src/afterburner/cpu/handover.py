@@ -1,4 +1,5 @@
-"""Native help in handing buffers to TensorFlow: their deleter, capsules for many at once, and many overwritten."""
+"""Native help with many tensors at once: capsules for TensorFlow and their deleter, old values overwritten, and what
+other libraries hold copied."""
 
 from __future__ import annotations
 
@@ -15,6 +16,10 @@ _FLAG_OFFSET = 48  # bytes: DLManagedTensor.manager_ctx follows the 48-byte DLTe
 _TEXT = """
 declare ptr @PyList_New(i64)
 declare i32 @PyList_SetItem(ptr, i64, ptr)
+declare ptr @PyList_GetItem(ptr, i64)
+declare i32 @PyObject_GetBuffer(ptr, ptr, i32)
+declare i32 @PyBuffer_IsContiguous(ptr, i8)
+declare void @PyBuffer_Release(ptr)
 declare ptr @PyCapsule_New(ptr, ptr, ptr)
 declare ptr @PyInterpreterState_Get()
 declare ptr @PyInterpreterState_ThreadHead(ptr)
@@ -103,12 +108,59 @@ done:
 refuse:
   ret i32 0
 }
+
+; Copy the elements of %objects (a list) from number %i on, as many %bytes of each as are said there, to where %to says.
+; The number of the first that does not show so many bytes in row-major order, with Python's error set if it shows none;
+; %count if all do. Called with the GIL held.
+define i64 @afterburner_copy(ptr %objects, ptr %to, ptr %bytes, i64 %first, i64 %count) {
+entry:
+  %view = alloca [$view x i8], align 8
+  %size.at = getelementptr i8, ptr %view, i64 $size
+  br label %head
+head:
+  %i = phi i64 [ %first, %entry ], [ %i.next, %copy ]
+  %more = icmp slt i64 %i, %count
+  br i1 %more, label %look, label %done
+look:
+  %object = call ptr @PyList_GetItem(ptr %objects, i64 %i)
+  %failed = call i32 @PyObject_GetBuffer(ptr %object, ptr %view, i32 $strided)
+  %shown = icmp eq i32 %failed, 0
+  br i1 %shown, label %compare, label %done
+compare:
+  %dense = call i32 @PyBuffer_IsContiguous(ptr %view, i8 $row.major)
+  %is.dense = icmp ne i32 %dense, 0
+  %size = load i64, ptr %size.at
+  %wanted.at = getelementptr i64, ptr %bytes, i64 %i
+  %wanted = load i64, ptr %wanted.at
+  %is.whole = icmp eq i64 %size, %wanted
+  %plain = and i1 %is.dense, %is.whole
+  br i1 %plain, label %copy, label %refuse
+copy:
+  %from = load ptr, ptr %view
+  %slot = getelementptr ptr, ptr %to, i64 %i
+  %target = load ptr, ptr %slot
+  call void @llvm.memcpy.p0.p0.i64(ptr %target, ptr %from, i64 %size, i1 false)
+  call void @PyBuffer_Release(ptr %view)
+  %i.next = add i64 %i, 1
+  br label %head
+refuse:
+  call void @PyBuffer_Release(ptr %view)
+  br label %done
+done:
+  ret i64 %i
+}
 """
+
+# Py_buffer: { void *buf; PyObject *obj; Py_ssize_t len; ... }, 80 bytes, as Python's stable ABI has it.
+_CONSTANTS = {"$flag": _FLAG_OFFSET, "$view": 80, "$size": 16, "$strided": 0x18, "$row.major": ord("C")}
 
 
 def text(triple: str) -> str:
     """The LLVM module of all functions."""
-    return f'target triple = "{triple}"\n' + _TEXT.replace("$flag", str(_FLAG_OFFSET))
+    code = _TEXT
+    for name, value in _CONSTANTS.items():
+        code = code.replace(name, str(value))
+    return f'target triple = "{triple}"\n' + code
 
 
 @lru_cache(maxsize=1)
@@ -121,6 +173,6 @@ def handover_code() -> HandoverCode:
     code, _ = cached(source, isa, lambda: compile_text(source, isa), object_cache(options()))
     library = jit.Library(code, isa)
     library.keep()  # TensorFlow may call the deleter until the process ends
-    names = ("afterburner_release", "afterburner_capsules", "afterburner_overwrite")
+    names = ("afterburner_release", "afterburner_capsules", "afterburner_overwrite", "afterburner_copy")
     symbols = library.load(names)
     return HandoverCode(*[symbols[name] for name in names])

@@ -54,8 +54,11 @@ class Route:
         if not self._match(arguments, leaves):
             return MISS
         flat = (*leaves, *self._captures)
-        with atomic_function.InterpolateRuntimeError(self._function):
+        try:
             outputs = self._run(self._function, flat)
+        except Exception:
+            with atomic_function.InterpolateRuntimeError(self._function):
+                raise
         return MISS if outputs is None else self._pack(outputs)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import itertools
 import operator
 import sys
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ from .second_opinion import SecondOpinion
 from .stock import keeps_freed_memory
 from .tensors import address, hand_over
 from .undisturbed import undisturbed
-from .variables import Known, Value, clock, known, refresh, require_shapes, writers
+from .variables import Known, Value, clock, known, learn_all, refresh, require_shapes, writers
 
 _CHECK = TensorType(BOOL, ())
 _NO_CHECKS = Row([])
@@ -154,18 +153,17 @@ class Variant:
         for record in changed:
             record.forget()
         overwriter = self._overwriter
-        if overwriter is not None and overwriter.write(updates, [v[5] for v in old], [v[1] for v in old]):
-            for record, value, left in zip(changed, old, kept, strict=True):
-                record.learn(value[0], value[1], moment, left, value[5])
-            return
+        if overwriter is not None:
+            counters, destinations = [value[5] for value in old], [value[1] for value in old]
+            if overwriter.write(updates, counters, destinations):
+                learn_all(changed, moment, [value[0] for value in old], destinations, kept, counters)
+                return
         tensors = hand_over(self.pool, updates)
         counters = overwriter.counters(tensors) if overwriter is not None else [0] * len(tensors)
         self._write([bound.handles[position] for position in self.updated] + tensors)
         if overwriter is not None:  # nothing may fail from here on: the variables have their new values
             counters = overwriter.only_bound(counters)
-        news = zip(tensors, updates.addresses, itertools.repeat(moment), kept, counters)
-        for record, new in zip(changed, news, strict=True):
-            record.learn(*new)
+        learn_all(changed, moment, tensors, updates.addresses, kept, counters)
 
     def _compute(self, inputs: list[int], outputs: list[int], held: Sequence[Value]) -> Sequence[Any]:
         """Run the executable; for each new value what it keeps of it on its device.

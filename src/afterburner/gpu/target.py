@@ -8,12 +8,13 @@ from collections.abc import Callable, Sequence
 from ..ir import Graph, Node, TensorType
 from ..options import Options
 from ..options import options as current_options
+from ..runtime.buffers import HandoverCode
 from ..runtime.executable import KernelInfo, Part, UnsupportedNow
 from .backend import TF32, check_types, mx, mx_dtype
 from .devices import Device, choose
 from .narrow import narrow
 from .program import Program
-from .transfer import Reader, Writer
+from .transfer import Reader, Writers
 
 
 class PlantedFault(RuntimeError):
@@ -21,7 +22,7 @@ class PlantedFault(RuntimeError):
 
 
 def compile_graph(graph: Graph, options: Options | None = None, device: Device | None = None,
-                  fuse: bool | None = None) -> GpuExecutable:
+                  fuse: bool | None = None, handover: HandoverCode | None = None) -> GpuExecutable:
     """Make an executable of a graph.
 
     Args:
@@ -30,6 +31,7 @@ def compile_graph(graph: Graph, options: Options | None = None, device: Device |
         device: where it runs; None for the first GPU, or what emulates it where the options ask for that.
         fuse: whether MLX joins operations into kernels of its own; None for yes on a GPU, no where it is
             emulated: MLX's CPU device would call a C++ compiler for every kernel, a second or two each.
+        handover: native code that copies results to the caller.
 
     Raises:
         NoGpu: there is no such device.
@@ -45,7 +47,7 @@ def compile_graph(graph: Graph, options: Options | None = None, device: Device |
                              "process ends")
     graph = narrow(graph)
     _check_types(graph)
-    return GpuExecutable(graph, where, not where.emulated if fuse is None else fuse, chosen)
+    return GpuExecutable(graph, where, not where.emulated if fuse is None else fuse, chosen, handover)
 
 
 def _check_types(graph: Graph) -> None:
@@ -59,7 +61,8 @@ def _check_types(graph: Graph) -> None:
 class GpuExecutable:
     """A compiled graph (see ``runtime.executable.Executable``)."""
 
-    def __init__(self, graph: Graph, device: Device, fuse: bool, settings: Options) -> None:
+    def __init__(self, graph: Graph, device: Device, fuse: bool, settings: Options,
+                 handover: HandoverCode | None) -> None:
         self.input_types: tuple[TensorType, ...] = graph.input_types
         self.output_types: tuple[TensorType, ...] = graph.output_types
         self.arena_bytes = 0  # MLX allocates what lies between
@@ -78,8 +81,8 @@ class GpuExecutable:
         self.kernels: tuple[KernelInfo, ...] = tuple(_info(node) for node in program.nodes)
         self._profile = _Profile(len(self.kernels)) if settings.profile else None
         self._readers = [Reader(t).read for t in self.input_types]
-        self._places = [Writer(t).place for t in self.output_types]
-        self._function: Callable[..., Sequence[mx.array]] = mx.compile(program) if fuse else program
+        self._writers = Writers(self.output_types, handover)
+        self._function: Callable[..., list[mx.array]] = mx.compile(program) if fuse else program
         with self._lock, mx.stream(self._where):  # what MLX cannot do is found now
             program.check([mx.zeros(t.shape, mx_dtype(t.dtype)) for t in self.input_types])
 
@@ -105,11 +108,10 @@ class GpuExecutable:
             results = self._computed(arrays)
             if version is None:
                 self._variables = []
-            for place_at, result, address in zip(self._places, results, outputs, strict=True):
-                place_at(address)(result)
+            self._writers.write(results, outputs)
         return results
 
-    def _computed(self, arrays: list[mx.array]) -> Sequence[mx.array]:
+    def _computed(self, arrays: list[mx.array]) -> list[mx.array]:
         if self._profile is not None:
             return self._program.timed(arrays, self._profile.add)
         results = self._function(*arrays)

@@ -43,11 +43,15 @@ class HandoverCode:
         release: ``void(DLManagedTensor*)``, the deleter: stores 1 through ``flag``.
         capsules: ``PyObject*(DLManagedTensor**, count)``: a list of DLPack capsules, flags cleared.
         overwrite: ``int32(moves*, count, int32 references, threads)``: see ``BufferPool.overwrite``.
+        copy: ``int64(PyObject* objects, void** to, int64* bytes, first, count)``: copies the memory that objects of a
+            list show, each so many bytes, from number ``first`` on; gives the number of the first that does not
+            show so many in row-major order, else ``count``.
     """
 
     release: int
     capsules: int
     overwrite: int
+    copy: int
 
 
 class _DLDevice(ctypes.Structure):
