@@ -19,7 +19,7 @@ from .generate import Case
 # Relative error allowed per type: a few roundings and the vector math's ulps, amplified by what follows.
 _TOLERANCE = {"f64": 1e-9, "f32": 1e-3, "f16": 5e-2, "bf16": 2e-1}
 # Operations whose last bits the target may choose: another order of sums, another polynomial.
-_ROUNDING = frozenset({
+ROUNDING = frozenset({
     "exp", "expm1", "log", "log1p", "rsqrt", "tanh", "sigmoid", "erf", "sin", "cos", "pow", "atan2", "reduce_sum",
     "reduce_prod", "cumsum", "matmul", "conv2d", "conv2d_input_grad", "conv2d_filter_grad", "avg_pool", "avg_pool_grad",
     "scatter_add", "segment_sum"})
@@ -91,7 +91,7 @@ def roughness(graph: Graph) -> dict[Value, float]:
     for node in graph.nodes:
         rough = max((found[v] for v in node.operands), default=0.0)
         for result in node.results:
-            rounds = node.op.name in _ROUNDING and result.type.dtype.name in _TOLERANCE
+            rounds = node.op.name in ROUNDING and result.type.dtype.name in _TOLERANCE
             found[result] = max(rough, _TOLERANCE[result.type.dtype.name] if rounds else 0.0)
     return found
 
