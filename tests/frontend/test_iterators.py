@@ -252,12 +252,32 @@ def test_a_failed_attempt_to_make_an_iterator_can_be_repeated(monkeypatch: pytes
         np.testing.assert_array_equal(next(second), _X[:4] ** 2)
 
 
+@pytest.mark.parametrize("seed", [1, None])
+def test_an_iterator_that_draws_random_numbers_is_made_when_it_is_first_asked(seed: int | None) -> None:
+    def numbers(dataset: tf.data.Dataset) -> list[np.ndarray]:
+        first, second, third = (iter(dataset) for _ in range(3))
+        return [np.array([x.numpy() for x in iterator]) for iterator in (third, first, second)]
+
+    def random() -> tf.data.Dataset:
+        return _slices().map(lambda x: x + tf.random.uniform([2], seed=seed))
+
+    expected = numbers(random())
+    with afterburner.enabled():
+        dataset = random()
+        iter(dataset)
+        assert not _made(iter(dataset))
+        found = numbers(dataset)
+    if seed is None:
+        assert not np.array_equal(found[0], found[1])
+    else:
+        np.testing.assert_array_equal(found, expected)
+
+
 TOLD_APART: dict[str, Callable[[], tf.data.Dataset]] = {
     "shuffle": lambda: _slices().shuffle(6, seed=1),
     "shuffle within": lambda: _slices().flat_map(
         lambda x: tf.data.Dataset.from_tensor_slices(x).shuffle(2, seed=1, reshuffle_each_iteration=False)),
     "cache": lambda: _slices().cache(),
-    "random": lambda: _slices().map(lambda x: x + tf.random.uniform([2], seed=1)),
     **SEEN,
 }
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
+from tensorflow.python.eager import context
 
 import afterburner
 from afterburner.frontend import traced
@@ -70,11 +71,46 @@ def test_structures_of_data_are_told_apart(count: list[Any]) -> None:
     assert len(count) == 3
 
 
-def test_a_random_order_is_drawn_by_a_function_traced_anew(model: keras.Model, count: list[Any]) -> None:
-    for _ in range(2):
+def test_a_random_order_is_drawn_by_a_function_traced_anew_for_another_seed(
+        model: keras.Model, count: list[Any]) -> None:
+    for seed, traces in ((1, 1), (1, 1), (2, 2), (1, 2)):
+        keras.utils.set_random_seed(seed)
         model.fit(_array(10), _array(10, 2), batch_size=4, verbose=0, shuffle=True)
-    assert [f.__name__ for f in count].count("permutation") == 2
-    assert [f.__name__ for f in count].count("slice_batch_indices") == 1
+        assert [f.__name__ for f in count].count("permutation") == traces
+    assert [f.__name__ for f in count].count("slice_batch_indices") == 2
+
+
+def _orders(rows: int = 64) -> list[list[int]]:
+    """Orders of two iterators each over two of Keras's pipelines; the second iterator is asked first."""
+    found = []
+    for _ in range(2):
+        adapter = ArrayDataAdapter(np.arange(rows), np.arange(rows), batch_size=8, shuffle=True)
+        dataset = adapter.get_tf_dataset()
+        iterators = [iter(dataset), iter(dataset)]
+        for iterator in reversed(iterators):
+            found.append([int(i) for x, _ in iterator for i in x])
+    return found
+
+
+def test_seeded_orders_are_stocks() -> None:
+    def seeded() -> list[list[list[int]]]:
+        found = []
+        for seed in (1, 2, 1):
+            tf.random.set_seed(seed)
+            found.append(_orders())
+        return found
+
+    expected = seeded()
+    with afterburner.enabled():
+        assert seeded() == expected
+
+
+def test_orders_without_a_seed_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(context.context(), "_seed", None)
+    with afterburner.enabled():
+        orders = _orders()
+    assert len(set(map(tuple, orders))) == len(orders)
+    assert all(sorted(order) == list(range(64)) for order in orders)
 
 
 def test_orders_of_a_seeded_program_stay_the_same(model: keras.Model) -> None:

@@ -182,18 +182,18 @@ def _is_stateful(graph: Any, operation: str) -> bool:
     return bool(graph.op_def_for_type(operation).is_stateful)
 
 
-def is_deterministic(graph: Any) -> bool:
-    """Whether a function without functions in it gives the same for the same elements, and does nothing else."""
-    types = {op.type for op in graph.get_operations()}
-    random = types & _HARMLESS_STATE or any(t.startswith("Shuffle") for t in types)
-    return not random and not graph._functions and _is_harmless(graph)  # noqa: SLF001
+def begins_anew(graph: Any) -> bool:
+    """Whether a function without functions in it does the same in every iterator, whenever that is made: its streams of
+    random numbers, if any, begin anew there, with the seeds that the graph has or by chance."""
+    shuffles = any(op.type.startswith("Shuffle") for op in graph.get_operations())
+    return not shuffles and not graph._functions and _is_harmless(graph)  # noqa: SLF001
 
 
 def _begins_unseen(dataset: Any) -> bool:
     """Whether nobody can tell when an iterator over a pipeline is made, once one has been made."""
     parts = list(_parts(dataset))
     return (all(type(part).__name__.lstrip("_") in _REPEATABLE for part in parts)
-            and all(is_deterministic(f.function.graph) for part in parts for f in part._functions()))  # noqa: SLF001
+            and all(begins_anew(f.function.graph) for part in parts for f in part._functions()))  # noqa: SLF001
 
 
 _create_iterator = iterator_ops.OwnedIterator._create_iterator  # noqa: SLF001

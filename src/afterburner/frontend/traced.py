@@ -1,8 +1,8 @@
 """Functions of the pipelines that Keras makes over arrays are traced once, not in every ``fit`` and ``predict``.
 
 Two functions that run the same code on the same constants, for elements of the same type, become the same graph.
-Only functions of Keras are looked at: tracing a program's own function may do anything. One whose graph draws
-random numbers or holds a tensor is traced anew.
+Only functions of Keras are looked at: tracing a program's own function may do anything. One whose graph holds a tensor
+is traced anew, and so is one that draws random numbers where the program's seed is another.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tensorflow.python.data.ops import structured_function
 from tensorflow.python.eager import context
 
 from .fastpath import plain_surroundings
-from .iterators import is_deterministic
+from .iterators import begins_anew
 
 _PLAIN = (int, float, bool, str, bytes, type(None))
 _FROM = "keras.src.trainers.data_adapters."
@@ -48,7 +48,7 @@ def _hooked_init(self: Any, func: Any, transformation_name: str, dataset: Any = 
 
 def _may_serve_again(wrapper: Any) -> bool:
     graph = getattr(wrapper.function, "graph", None)
-    return graph is not None and not graph.captures and is_deterministic(graph)
+    return graph is not None and not graph.captures and begins_anew(graph)
 
 
 def _key(func: Any, name: str, dataset: Any, rest: dict[str, Any]) -> Hashable | None:
@@ -60,7 +60,8 @@ def _key(func: Any, name: str, dataset: Any, rest: dict[str, Any]) -> Hashable |
         return None
     try:
         options = tuple((k, _likeness(rest[k], ())) for k in sorted(rest))
-        key = (context.context(), name, _likeness(func, ()), _likeness(dataset.element_spec, ()), options)
+        program = context.context(), context.global_seed()
+        key = (*program, name, _likeness(func, ()), _likeness(dataset.element_spec, ()), options)
         hash(key)
     except (_Unlike, TypeError):
         return None
