@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.eager import context
 
 import afterburner
 from afterburner.frontend import iterators
@@ -253,7 +254,10 @@ def test_a_failed_attempt_to_make_an_iterator_can_be_repeated(monkeypatch: pytes
 
 
 @pytest.mark.parametrize("seed", [1, None])
-def test_an_iterator_that_draws_random_numbers_is_made_when_it_is_first_asked(seed: int | None) -> None:
+def test_an_iterator_that_draws_random_numbers_is_made_when_it_is_first_asked(
+        seed: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(context.context(), "_seed", None)  # of all operations without one
+
     def numbers(dataset: tf.data.Dataset) -> list[np.ndarray]:
         first, second, third = (iter(dataset) for _ in range(3))
         return [np.array([x.numpy() for x in iterator]) for iterator in (third, first, second)]

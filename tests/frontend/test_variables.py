@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from afterburner.frontend import bulk, variant
-from afterburner.frontend.variables import clock, refresh
+from afterburner.frontend.variables import clock, known, refresh, remember
 from tests.frontend.kit import POOL, captured
 
 
@@ -146,6 +146,94 @@ def test_writes_between_steps_are_noticed(write):
         expected = reference(v.numpy(), 1)
         assert step(ONE).numpy() == expected.sum()
         np.testing.assert_array_equal(v.numpy(), expected)
+
+
+def _program_of(count):
+    variables = [tf.Variable(np.full((2, 3), i, np.float32)) for i in range(count)]
+
+    @tf.function
+    def step(x):
+        for v in variables:
+            v.assign_add(x)
+        return tf.add_n(variables)
+
+    return variables, step
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """Positions of the variables that were read again, call by call."""
+    monkeypatch.setattr(clock, "unsafe", False)  # whatever datasets of other tests hold
+    found: list[list[int]] = []
+    read = bulk.Reader.__call__
+
+    def noted(self, handles, positions):
+        found.append(list(positions))
+        return read(self, handles, positions)
+
+    monkeypatch.setattr(bulk.Reader, "__call__", noted)
+    return found
+
+
+@pytest.mark.parametrize("written", [[3], [0, 11], list(range(10))])
+def test_what_was_written_by_itself_is_read_again_by_itself(written, reads):
+    variables, step = _program_of(12)
+    with captured():
+        for _ in range(3):
+            step(ONE)
+        reads.clear()
+        for i in written:
+            variables[i].assign(tf.fill((2, 3), 100.0))
+        values = [v.numpy() for v in variables]
+        total = step(ONE)
+        assert len(reads) == 1
+        handles = [v.handle for v in variables]
+        assert len(reads[0]) == len(written) < len(handles)
+        np.testing.assert_array_equal(total, sum(values) + 12)
+        for v, value in zip(variables, values, strict=True):
+            np.testing.assert_array_equal(v.numpy(), value + 1)
+
+
+def test_operations_without_variables_make_no_value_stale(reads):
+    variables, step = _program_of(3)
+    with captured():
+        for _ in range(3):
+            step(ONE)
+        reads.clear()
+        dataset = tf.data.Dataset.from_tensor_slices(tf.range(4)).map(lambda x: x + 1).batch(2)
+        assert [x.numpy().tolist() for x in dataset] == [[1, 2], [3, 4]]
+        step(ONE)
+    assert not reads
+    np.testing.assert_array_equal(variables[2].numpy(), np.full((2, 3), 6))
+
+
+def test_a_function_that_is_given_a_variable_makes_all_values_stale(reads):
+    variables, step = _program_of(3)
+    function = tf.function(lambda: variables[1].assign(tf.zeros((2, 3)))).get_concrete_function()
+    with captured():
+        for _ in range(3):
+            step(ONE)
+        reads.clear()
+        tf.raw_ops.StatefulPartitionedCall(args=function.captured_inputs, Tout=[tf.float32], f=function)
+        step(ONE)
+    assert [len(positions) for positions in reads] == [3]
+    np.testing.assert_array_equal(variables[1].numpy(), np.ones((2, 3)))
+
+
+def test_a_value_that_was_read_before_a_write_is_not_remembered():
+    variables, step = _program_of(1)
+    (v,) = variables
+    with captured():
+        step(ONE)
+        step(ONE)
+        record = known(v.handle)
+        for _ in range(2):  # what is known before may be a value, or nothing
+            moment, before, read = clock.now, record.value, v.read_value()
+            v.assign(tf.fill((2, 3), 5.0))
+            remember([record], [before], [read], moment)
+            assert record.value[2] != clock.now
+        step(ONE)
+    np.testing.assert_array_equal(v.numpy(), np.full((2, 3), 6))
 
 
 class Versions:

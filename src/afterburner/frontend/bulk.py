@@ -10,20 +10,44 @@ import itertools
 import weakref
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import tensorflow as tf
 from tensorflow.core.framework import function_pb2
 from tensorflow.core.protobuf import config_pb2
 from tensorflow.python.eager import context
+from tensorflow.python.eager.execute import quick_execute  # as it is before writers are watched
 
 from .stock import Runner, call_inline
 
 _serial = itertools.count()
+_FEW = 8  # variables that are read one by one: one call for all, in which each takes less, takes longer to begin
 _KEPT = 256  # readers and writers: TensorFlow never frees what it made to run a function once it ran
 
 
-def reader(dtypes: Sequence[tf.DType]) -> Runner:
-    """A callable from variable handles to their current values."""
+class Reader:
+    """Reads some of a list of variables.
+
+    Args:
+        dtypes: of their values.
+        read_all: gives the values of all by one call.
+    """
+
+    def __init__(self, dtypes: Sequence[tf.DType], read_all: Runner) -> None:
+        self._read_all = read_all
+        self._attributes = [("dtype", dtype.as_datatype_enum) for dtype in dtypes]
+
+    def __call__(self, handles: Sequence[Any], positions: Sequence[int]) -> list[Any]:
+        """Current values of the variables at some positions, given the handles of all."""
+        if len(positions) > _FEW:
+            values = self._read_all(list(handles))
+            return [values[i] for i in positions]
+        here = context.context()
+        return [quick_execute("ReadVariableOp", 1, [handles[i]], self._attributes[i], here)[0] for i in positions]
+
+
+def reader(dtypes: Sequence[tf.DType]) -> Reader:
+    """What reads variables of these element types."""
     return _reader(tuple(dtypes), id(context.context()))
 
 
@@ -33,7 +57,7 @@ def writer(dtypes: Sequence[tf.DType]) -> Runner:
 
 
 @lru_cache(maxsize=_KEPT)
-def _reader(dtypes: tuple[tf.DType, ...], context_id: int) -> Runner:
+def _reader(dtypes: tuple[tf.DType, ...], context_id: int) -> Reader:
     function = _function("read", len(dtypes))
     signature = function.signature
     for i, dtype in enumerate(dtypes):
@@ -41,7 +65,7 @@ def _reader(dtypes: tuple[tf.DType, ...], context_id: int) -> Runner:
         node.attr["dtype"].type = dtype.as_datatype_enum
         signature.output_arg.add(name=f"o{i}", type=dtype.as_datatype_enum)
         function.ret[f"o{i}"] = f"n{i}:value:0"
-    return _runner(function)
+    return Reader(dtypes, _runner(function))
 
 
 @lru_cache(maxsize=_KEPT)

@@ -90,16 +90,16 @@ class Writers:
             self._foreign[token] = arguments
 
     def _is_changing(self, arguments: Sequence[Any]) -> bool:
-        return bool(self.changing) and any(self._record(handle) in self.changing for handle in _handles(arguments))
+        return bool(self.changing) and any(self._record(handle) in self.changing for handle in handles_among(arguments))
 
     def _is_in_use(self, variables: frozenset[Hashable]) -> bool:
         runs = list(self._foreign.values())
-        return any(self._record(handle) in variables for arguments in runs for handle in _handles(arguments))
+        return any(self._record(handle) in variables for arguments in runs for handle in handles_among(arguments))
 
 
-def _handles(arguments: Sequence[Any]) -> Iterator[Any]:
-    """Handles among the arguments of an operation or a function."""
+def handles_among(arguments: Sequence[Any], kinds: Sequence[tf.DType] = (tf.resource,)) -> Iterator[Any]:
+    """Handles among the arguments of an operation or a function: tensors of these kinds."""
     for argument in arguments:
         for item in argument if isinstance(argument, (list, tuple)) else (argument,):
-            if getattr(item, "dtype", None) == tf.resource:
+            if getattr(item, "dtype", None) in kinds:
                 yield item

@@ -31,8 +31,8 @@ from tensorflow.python.ops import (
     gen_training_ops,
 )
 
-from .exclusion import Writers
-from .stock import Runner
+from .bulk import Reader
+from .exclusion import Writers, handles_among
 from .tensors import address
 
 # Without ResourceGather: it may move a variable's value to memory of its own.
@@ -56,20 +56,25 @@ class Clock:
 
     Attributes:
         now: the count; a value remembered at another count is stale.
+        written: a count of single writes, after each of which the values of its variables alone are forgotten.
         unsafe: a dataset took a variable's handle, so that reading from it may write: nothing is
             remembered any more.
         reshaped: how often a variable was found with another shape than before.
     """
 
     def __init__(self) -> None:
-        self._ticks = itertools.count(1)
-        self.now = 0
+        self._ticks, self._writes = itertools.count(1), itertools.count(1)
+        self.now = self.written = 0
         self.unsafe = False
         self.reshaped = 0
 
     def tick(self) -> None:
         """Declare every remembered value stale."""
         self.now = next(self._ticks)
+
+    def note_write(self) -> None:
+        """Count a single write."""
+        self.written = next(self._writes)
 
 
 clock = Clock()
@@ -105,8 +110,9 @@ class Known:
         return value
 
     def forget(self) -> None:
-        """Drop the value, so that TensorFlow may reuse its memory."""
-        self.value = _UNKNOWN
+        """Drop the value, so that TensorFlow may reuse its memory. A value that was read before is not remembered: what
+        stands here is another object than before."""
+        self.value = (None, 0, -1, next(_numbers), None, 0)
 
 
 def learn_all(records: Iterable[Known], moment: int, tensors: Sequence[Any], addresses: Sequence[int],
@@ -159,19 +165,30 @@ def forget_all() -> None:
             record.forget()
 
 
-def refresh(
-    records: Sequence[Known], handles: Sequence[Any], shapes: Sequence[tuple[int, ...]], read_all: Runner, moment: int,
-) -> list[Value]:
-    """Read every variable again where one is stale; one call is cheaper than several.
+def refresh(records: Sequence[Known], held: Sequence[Value], handles: Sequence[Any], shapes: Sequence[tuple[int, ...]],
+            read: Reader, moment: int) -> list[Value]:
+    """Read again those of some variables whose values are stale.
+
+    Args:
+        records: of the variables.
+        held: what these knew, at ``moment`` or after.
+        handles: of the variables.
+        shapes: their values' shapes.
+        read: of their element types.
+        moment: the clock before.
 
     Raises:
         ShapeChanged: a variable was given a value of another shape.
         tf.errors.OpError: a variable is not initialised or was deleted.
     """
-    before = [r.value for r in records]
-    values = read_all(list(handles))
-    require_shapes(values, shapes)
-    return remember(records, before, values, moment)
+    stale = [i for i, value in enumerate(held) if clock.unsafe or value[2] != moment]
+    tensors = read(handles, stale)
+    require_shapes(tensors, [shapes[i] for i in stale])
+    values = list(held)
+    for i, value in zip(stale, remember([records[i] for i in stale], [held[i] for i in stale], tensors, moment),
+                        strict=True):
+        values[i] = value
+    return values
 
 
 def require_shapes(tensors: Sequence[Any], shapes: Sequence[tuple[int, ...]]) -> None:
@@ -231,15 +248,36 @@ class _Watch(ModuleType):
 
 def _noticed(op: str, arguments: Sequence[Any], work: Callable[[], _T]) -> _T:
     """Do an operation that may write variables among its arguments."""
-    def noticed() -> _T:
-        try:
-            return work()
-        finally:
-            clock.tick()
-
     if op.startswith(_WRITES):
-        return writers.eager(arguments, noticed)
-    return writers.foreign(arguments, noticed)
+        return writers.eager(arguments, lambda: _forgetting(arguments, work))
+    if not _may_reach_variables(op, arguments):
+        return work()
+    return writers.foreign(arguments, lambda: _ticking(work))
+
+
+def _may_reach_variables(op: str, arguments: Sequence[Any]) -> bool:
+    """Whether an operation is given a variable, or something else than a dataset that may hold one."""
+    kinds = (tf.resource,) if "Dataset" in op else (tf.resource, tf.variant)
+    return any(True for _ in handles_among(arguments, kinds))
+
+
+def _ticking(work: Callable[[], _T]) -> _T:
+    try:
+        return work()
+    finally:
+        clock.tick()
+
+
+def _forgetting(arguments: Sequence[Any], work: Callable[[], _T]) -> _T:
+    """Do a single write; the values of its variables are known no longer."""
+    try:
+        return work()
+    finally:
+        clock.note_write()
+        for handle in handles_among(arguments):
+            record = _known.get(identity(handle))
+            if record is not None:
+                record.forget()
 
 
 def _notice(op: str, arguments: Sequence[Any]) -> None:

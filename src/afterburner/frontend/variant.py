@@ -102,20 +102,20 @@ class Variant:
         inputs = [address(t) for t in arguments]
         if not self.updated:
             return self._run(inputs, bound, opinion)
-        if bound.moment != clock.now and context.is_async():
+        if bound.seen != (clock.now, clock.written) and context.is_async():
             context.async_wait()  # for whatever the variables wait for: not when it is our turn
         return writers.compiled(bound.changed, lambda: self._run(inputs, bound, opinion))
 
     def _run(self, inputs: list[int], bound: _Bound, opinion: SecondOpinion | None) -> list[Any]:
         handles, records = bound.handles, bound.records
-        moment = clock.now
+        moment, written = clock.now, clock.written
         held = [r.value for r in records]  # which other threads may forget; keeps the values alive while they are read
         if self._read is not None and (clock.unsafe or any([value[2] != moment for value in held])):
-            held = refresh(records, handles, self._shapes, self._read, moment)
-        elif bound.reshaped != (reshaped := clock.reshaped):
+            held = refresh(records, held, handles, self._shapes, self._read, moment)
+        if bound.reshaped != (reshaped := clock.reshaped):
             require_shapes([value[0] for value in held], self._shapes)
             bound.reshaped = reshaped
-        bound.moment = moment
+        bound.seen = moment, written
         if self.writers:
             run = _PartRun(self, records, handles, held, moment)
             del held
@@ -202,15 +202,15 @@ class _Bound:
     Attributes:
         records: what is known of them.
         changed: those of the variables that the stage writes.
-        moment: the clock when all of them were known last.
+        seen: the clock and its count of writes when all of them were known last.
         reshaped: the count of changed shapes when theirs were looked at last.
     """
 
-    __slots__ = ("handles", "records", "changed", "moment", "reshaped")
+    __slots__ = ("handles", "records", "changed", "seen", "reshaped")
 
     def __init__(self, handles: list[Any], updated: Sequence[int]) -> None:
         self.handles = handles
-        self.moment = self.reshaped = -1
+        self.seen, self.reshaped = (-1, -1), -1
         self.records: list[Known] = [known(h) for h in handles]
         self.changed = frozenset([self.records[position] for position in updated])
 
