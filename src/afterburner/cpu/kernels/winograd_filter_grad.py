@@ -53,6 +53,7 @@ _PANELS = 4  # of a chunk at least: each chunk transforms the whole input of its
 
 # Cycles of one register of channels and one product: of a tile, and of the filter, measured with AVX2.
 _INPUT_CYCLES, _GRADIENT_CYCLES, _FILTER_CYCLES = 6.1, 5.3, 14
+_PAIRED = 0.8  # of its estimate that F(2x2, 3x3) of pairs takes where F(4x4, 3x3) takes all: 64 channels on Zen 4
 _SUM_CYCLES = 0.5  # of a byte of sums that is read from memory and written back
 WORTH = 0.9  # of the direct computation's estimated cycles
 DIRECT = 0.85  # of its products' estimated rate that the direct computation reaches
@@ -124,7 +125,7 @@ def pairs_pay(op: Conv2dFilterGrad, dy: tuple[int, ...], num: Numeric, isa: Isa)
         return False
     ours = _cycles(op, F2X2, dy, num, isa, 2)
     direct = prod(dy[:3]) * F2X2.taps**2 * _product_cycles(tiling_of(op, F2X2, dy, num, isa), isa) / 2
-    return ours < min(WORTH / DIRECT * direct, _cycles(op, F4X4, dy, num, isa))
+    return ours < WORTH / DIRECT * direct and _PAIRED * ours < _cycles(op, F4X4, dy, num, isa)
 
 
 def _cycles(op: Conv2dFilterGrad, scheme: Scheme, dy: tuple[int, ...], num: Numeric, isa: Isa,
