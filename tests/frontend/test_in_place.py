@@ -15,6 +15,7 @@ from afterburner.frontend import in_place, variant
 from afterburner.frontend.tensors import address
 from afterburner.frontend.variables import clock
 from afterburner.runtime.own_threads import own_threads
+from tests.cli.commands import run
 from tests.frontend.kit import captured
 
 ONE = tf.ones((2, 3))
@@ -164,6 +165,37 @@ def test_a_gather_may_move_the_value(written):
         for _ in range(3):
             _check_step(v, n, step)
         np.testing.assert_array_equal(view, held)
+
+
+FIT = """
+import afterburner
+afterburner.set_options(verbosity="silent", strict=True, threads=2)
+afterburner.enable()
+import keras, numpy as np, threading
+from afterburner.frontend import in_place
+written, write = [], in_place.Overwriter.write
+def noted(self, *arguments):
+    written.append(write(self, *arguments))
+    return written[-1]
+in_place.Overwriter.write = noted
+model = keras.Sequential([keras.Input((8, 64)), keras.layers.Dense(64, "relu"), keras.layers.Flatten(),
+                          keras.layers.Dense(4)])
+model.compile("adam", "mse")
+x, y = np.ones((1024, 8, 64), "float32"), np.ones((1024, 4), "float32")
+for _ in range(3):
+    model.fit(x, y, batch_size=256, epochs=4, verbose=0)
+print(len(threading.enumerate()) > 1, sum(written), len(written))
+"""
+
+
+def test_our_own_threads_are_no_readers(tmp_path):
+    """In a process of its own, whose interpreter has the threads that a program's has: ours."""
+    script = tmp_path / "script.py"
+    script.write_text(FIT)
+    finished = run(str(script))
+    assert finished.returncode == 0, finished.stderr
+    others, over_old, steps = finished.stdout.split()
+    assert others == "True" and int(over_old) >= int(steps) // 2 > 10, finished.stdout
 
 
 @pytest.mark.parametrize("other", ["running", "gone"])

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from afterburner.cpu.engine import engine
+from afterburner.runtime.own_threads import own_threads
 from afterburner.runtime.team import Team, available_cpus
 
 JOB = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)
@@ -49,6 +50,18 @@ def test_workers_beyond_the_number_asked_for_stay_out(team):
     for _ in range(50):
         launch(team, lambda _, worker: seen.add(worker), 2)
     assert seen <= {0, 1}
+
+
+def test_workers_are_counted_as_our_own_threads(team):
+    before = own_threads()
+    team.grow(3)
+    launch(team, lambda *_: None, 3)
+    deadline = time.monotonic() + 30
+    while own_threads() < before + 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert own_threads() == before + 2
+    assert team.stop()
+    assert own_threads() == before
 
 
 def test_parked_workers_wake(team):

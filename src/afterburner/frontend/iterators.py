@@ -28,7 +28,7 @@ from tensorflow.python.data.ops import iterator_ops
 from tensorflow.python.eager import context
 from tensorflow.python.framework import ops
 
-from ..runtime.own_threads import require_threads
+from ..runtime.own_threads import OwnThread, require_threads
 
 _log = logging.getLogger("afterburner")
 _ATTRIBUTE = "_afterburner_destroyed_later"  # of an iterator
@@ -61,7 +61,7 @@ class _Destroyer:
         """Start the thread, unless it runs or there can be none: then callers drop by themselves."""
         if self._thread is not None or self._closed:
             return
-        thread = threading.Thread(target=self._drop, name="afterburner-iterators", daemon=True)
+        thread = OwnThread(target=self._drop, name="afterburner-iterators", daemon=True)
         try:
             require_threads()
             thread.start()

@@ -4,21 +4,39 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _running: set[int] = set()
+
+
+class OwnThread(threading.Thread):
+    """A thread that is counted while it runs."""
+
+    def run(self) -> None:
+        """Call its function."""
+        with _counted():
+            super().run()
 
 
 class OwnTimer(threading.Timer):
     """A timer that is counted while it runs."""
 
     def run(self) -> None:
-        """Wait and call; what is counted is what surely exists."""
-        mine = threading.get_ident()
-        _running.add(mine)
-        try:
+        """Wait and call."""
+        with _counted():
             super().run()
-        finally:
-            _running.discard(mine)
+
+
+@contextmanager
+def _counted() -> Iterator[None]:
+    """Count this thread meanwhile, which surely exists."""
+    mine = threading.get_ident()
+    _running.add(mine)
+    try:
+        yield
+    finally:
+        _running.discard(mine)
 
 
 def require_threads() -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .own_threads import require_threads
+from .own_threads import OwnThread, require_threads
 
 _WORK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)
 _ON_TEAM = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
@@ -62,7 +62,7 @@ class Team:
         """Have at least ``workers`` workers, or as many as the system allows: jobs end with fewer too."""
         while self.size < workers:
             index = self.size
-            thread = threading.Thread(
+            thread = OwnThread(
                 target=self._work, args=(self.address, index), name=f"afterburner-{index}", daemon=True)
             try:
                 require_threads()
