@@ -124,7 +124,7 @@ def learn_all(records: Iterable[Known], moment: int, tensors: Sequence[Any], add
 
 
 _known: weakref.WeakValueDictionary[str, Known] = weakref.WeakValueDictionary()
-_lock = threading.Lock()
+_lock = threading.RLock()  # a collector may run any code in the middle
 
 
 def identity(handle: Any) -> str:
@@ -138,9 +138,7 @@ def known(handle: Any) -> Known:
     key = identity(handle)
     with _lock:
         record = _known.get(key)
-        if record is None:
-            record = _known[key] = Known()
-        return record
+        return _known.setdefault(key, Known()) if record is None else record
 
 
 writers = Writers(known)
@@ -269,15 +267,17 @@ def _ticking(work: Callable[[], _T]) -> _T:
 
 
 def _forgetting(arguments: Sequence[Any], work: Callable[[], _T]) -> _T:
-    """Do a single write; the values of its variables are known no longer."""
+    """Do a single write; the values of its variables are known no longer. They are forgotten before it as well: an
+    interrupt may come between any two lines after it."""
+    records = [known(handle) for handle in handles_among(arguments)]
+    for record in records:
+        record.forget()
     try:
         return work()
     finally:
         clock.note_write()
-        for handle in handles_among(arguments):
-            record = _known.get(identity(handle))
-            if record is not None:
-                record.forget()
+        for record in records:  # another thread may have read it meanwhile
+            record.forget()
 
 
 def _notice(op: str, arguments: Sequence[Any]) -> None:
