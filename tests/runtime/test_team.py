@@ -64,6 +64,20 @@ def test_workers_are_counted_as_our_own_threads(team):
     assert own_threads() == before
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_a_forked_child_has_no_threads_of_ours(team):
+    team.grow(2)
+    launch(team, lambda *_: None, 2)
+    deadline = time.monotonic() + 30
+    while not own_threads() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert own_threads()
+    child = os.fork()
+    if child == 0:
+        os._exit(own_threads())
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
 def test_parked_workers_wake(team):
     team.grow(2)
     both = threading.Barrier(2, timeout=30)
