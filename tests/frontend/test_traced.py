@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
 from tensorflow.python.eager import context
+from tensorflow.python.framework import config
 
 import afterburner
 from afterburner.frontend import traced
@@ -103,6 +104,19 @@ def test_seeded_orders_are_stocks() -> None:
     expected = seeded()
     with afterburner.enabled():
         assert seeded() == expected
+
+
+def test_an_order_without_a_seed_is_refused_under_determinism(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(context.context(), "_seed", None)
+    with afterburner.enabled():
+        _orders()
+        tf.config.experimental.enable_op_determinism()
+        try:
+            with pytest.raises(RuntimeError, match="seed"):
+                _orders()
+        finally:
+            config.disable_op_determinism()
+        _orders()
 
 
 def test_orders_without_a_seed_differ(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from tensorflow.python.data.ops import structured_function
 from tensorflow.python.eager import context
+from tensorflow.python.framework import config
 
 from .fastpath import plain_surroundings
 from .iterators import begins_anew
@@ -60,7 +61,8 @@ def _key(func: Any, name: str, dataset: Any, rest: dict[str, Any]) -> Hashable |
         return None
     try:
         options = tuple((k, _likeness(rest[k], ())) for k in sorted(rest))
-        program = context.context(), context.global_seed()
+        # Without a seed and with deterministic operations TensorFlow refuses to trace what draws random numbers.
+        program = context.context(), context.global_seed(), config.is_op_determinism_enabled()
         key = (*program, name, _likeness(func, ()), _likeness(dataset.element_spec, ()), options)
         hash(key)
     except (_Unlike, TypeError):
