@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .hardware import CPU, GPU, devices, label, mlx_version, names
+from .hardware import CPU, GPU, devices, label, mlx_version, names, physical_memory
 from .ir import Graph, print_graph
 from .ir.text import anonymous
 from .options import Options, options
@@ -121,7 +121,15 @@ def _choices() -> Choices:
     from .frontend.contest import Choices
 
     return Choices(names, lambda graph: doubt(graph, _isa()), lambda graph: _identity(anonymous(graph)), _decisions,
-                   whole=_identity, label=label)
+                   whole=_identity, label=label, room=_has_room)
+
+
+def _has_room(graph: Graph) -> bool:
+    """Whether TensorFlow's intermediate values of an imported graph fit in a quarter of the machine's memory; other
+    programs, and what this process holds, need the rest. No where the system does not say how much there is."""
+    from .passes.lifetimes import Lifetimes
+
+    return Lifetimes(graph).peak <= physical_memory() // 4
 
 
 def _isa() -> Isa:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -46,6 +47,14 @@ def names() -> tuple[str, ...]:
 def label(name: str) -> str:
     """What reports call a device, or anything else that may run a graph: of a gpu that is emulated it says so."""
     return "emulated gpu" if name == GPU and _gpu(options().gpu_emulate)[0] == _EMULATED else name
+
+
+def physical_memory() -> int:
+    """Of the machine, in bytes; 0 where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return 0
 
 
 def mlx_version() -> str:

@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.framework import config
 
+from afterburner import compile
 from afterburner.errors import StrictError
 from afterburner.frontend.contest import STOCK, Choices
 from afterburner.ir import parse_graph
@@ -34,6 +35,7 @@ class World:
         self.runs: list[str] = []
         self.fails: dict[str, int] = {}  # device: runs until one fails
         self.wrong = 0  # which output of the gpu is wrong, from 1; 0 for none
+        self.has_room = True
 
     def clock(self) -> float:
         self.now += 1.0
@@ -44,7 +46,8 @@ class World:
 
     def choices(self, folder: Path | None = None, doubt: str | None = "in doubt") -> Choices:
         kept = Decisions(ObjectCache(folder, LIMIT_BYTES)) if folder else None
-        return Choices(lambda: tuple(self.seconds), lambda graph: doubt, decisions=lambda: kept, clock=self.clock)
+        return Choices(lambda: tuple(self.seconds), lambda graph: doubt, decisions=lambda: kept, clock=self.clock,
+                       room=lambda graph: self.has_room)
 
 
 class Timed:
@@ -132,6 +135,20 @@ def test_without_doubt_nothing_is_tried():
     assert not report.choices and world.runs == ["cpu"] * (STEPS - 1)
 
 
+def test_tensorflow_takes_part_in_every_trial_of_devices():
+    world = World(cpu=2.0, gpu=1.5)
+    report, _ = _taken(world, doubt=None)
+    assert report.choices[0].chosen == STOCK and set(report.choices[0].seconds) == {"cpu", "gpu", STOCK}
+
+
+@pytest.mark.parametrize("has_room", [True, False])
+def test_what_tensorflow_has_not_run_before_is_tried_beside_devices_where_there_is_room(has_room):
+    world = World(cpu=2.0, gpu=1.5)
+    world.has_room = has_room
+    report, _ = _taken(world, compile_after=0)
+    assert report.choices[0].chosen == (STOCK if has_room else "gpu")
+
+
 def test_what_tensorflow_has_not_run_before_is_not_tried_on_it():
     world = World(cpu=2.0)
     report, _ = _taken(world, compile_after=0)
@@ -190,10 +207,10 @@ def test_a_candidate_that_fails_in_a_step_leaves_nothing_half_written(tmp_path):
 def test_a_device_with_wrong_results_leaves_before_they_are_used(tmp_path, wrong):
     world = World(cpu=2.0, gpu=0.5)
     world.wrong = wrong
-    report, _ = _taken(world, tmp_path / "d", doubt=None, strict=False, verbosity="silent", dump=tmp_path)
+    report, _ = _taken(world, tmp_path / "d", strict=False, verbosity="silent", dump=tmp_path)
     (choice,) = report.choices
     reason = choice.dropped["gpu"]
-    assert choice.chosen == "cpu" and f"output {wrong - 1} (f32[]) is not what the" in reason
+    assert choice.chosen == STOCK and f"output {wrong - 1} (f32[]) is not what the" in reason
     assert world.runs.count("gpu") == 1 and not report.failures
     assert not (tmp_path / "d").exists()  # another version may do better
     (repro,) = tmp_path.glob("*gpu.run.txt")
@@ -206,8 +223,9 @@ def test_a_device_with_wrong_results_leaves_before_they_are_used(tmp_path, wrong
 
 def test_all_that_fail_leave_the_stage_to_tensorflow(tmp_path):
     world = World(cpu=2.0, gpu=0.5)
+    world.has_room = False
     world.fails.update(cpu=1, gpu=1)
-    report, _ = _taken(world, doubt=None, strict=False, verbosity="silent", dump=tmp_path)
+    report, _ = _taken(world, compile_after=0, strict=False, verbosity="silent", dump=tmp_path)
     assert report.failures and world.runs == ["cpu", "cpu", "gpu", "gpu"]
 
 
@@ -328,3 +346,18 @@ def test_an_earlier_outcome_of_other_candidates_is_not_used(tmp_path):
     world = World(cpu=2.0, gpu=0.5)
     report, _ = _taken(world, tmp_path / "d")
     assert (report.choices[0].chosen, report.choices[0].origin) == ("gpu", "measured")
+
+
+def test_room_is_a_quarter_of_the_memory(monkeypatch):
+    graph = parse_graph("""
+        graph g(%x: f32[1024]) {
+          %0: f32[1024] = exp(%x)
+          %1: f32[1024] = log(%0)
+          %2: f32[1024] = add(%0, %1)
+          %3: f32[] = reduce_sum(%2) {axes=(0,)}
+          return %3
+        }""")
+    needed = 3 * 1024 * 4  # while %2 is made
+    for memory, expected in [(4 * needed, True), (4 * needed - 4, False), (0, False)]:
+        monkeypatch.setattr(compile, "physical_memory", lambda memory=memory: memory)
+        assert compile.engine().choices.room(graph) == expected

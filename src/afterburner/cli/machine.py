@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
+from afterburner.hardware import physical_memory
 from afterburner.runtime.team import available_cpus
 
 TENSORFLOW_NAMES = ("tensorflow", "tensorflow-cpu", "tensorflow-intel", "tensorflow-macos",
@@ -41,7 +41,7 @@ class Machine:
 def describe() -> Machine:
     """This machine."""
     system = f"{platform.system()} {platform.machine()}"
-    return Machine(processor_name(), usable_cores(), memory_gib(), system,
+    return Machine(processor_name(), usable_cores(), physical_memory() / 2**30, system,
                    platform.python_version(), tensorflow_version() or "none", version_of("keras") or "none",
                    version_of("tensorflow-afterburner") or "source")
 
@@ -62,14 +62,6 @@ def tensorflow_version() -> str | None:
 def usable_cores() -> int:
     """Cores this process may use: its affinity and its control group's quota."""
     return available_cpus()
-
-
-def memory_gib() -> float:
-    """Physical memory in GiB; 0 where the system does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    except (AttributeError, OSError, ValueError):
-        return 0.0
 
 
 def processor_name() -> str:

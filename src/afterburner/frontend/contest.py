@@ -39,6 +39,7 @@ class Choices:
         clock: seconds from some moment on.
         whole: as ``identity``, of the text of a function in pieces; None where these are not tried.
         label: what reports call a candidate.
+        room: whether TensorFlow's intermediate values of a graph fit in memory.
     """
 
     devices: Callable[[], tuple[str, ...]] = lambda: (CPU,)
@@ -48,13 +49,14 @@ class Choices:
     clock: Callable[[], float] = time.perf_counter
     whole: Callable[[str], str] | None = None
     label: Callable[[str], str] = str
+    room: Callable[[Graph], bool] = lambda graph: True
 
     def candidates(self, graph: Graph, stock_may_run: bool) -> tuple[str, ...]:
         """Who may run a graph under the options in force, the preferred first.
 
         Args:
             graph: as imported.
-            stock_may_run: whether the memory that TensorFlow takes for the whole function is of no concern.
+            stock_may_run: whether TensorFlow has run the function before, or would take little memory for it.
         """
         settings = options()
         if settings.device != ANY:
@@ -62,7 +64,12 @@ class Choices:
         if is_deterministic():
             return (CPU,)
         devices = self.devices()
-        return (*devices, STOCK) if stock_may_run and self.doubt(graph) else devices
+        return (*devices, STOCK) if self._is_stock_tried(graph, len(devices) > 1, stock_may_run) else devices
+
+    def _is_stock_tried(self, graph: Graph, is_trial: bool, may_run: bool) -> bool:
+        """Whether TensorFlow is measured as well: wherever there is a trial of devices and the memory for it, else
+        only where it may be the fastest."""
+        return may_run or self.room(graph) if is_trial else may_run and self.doubt(graph) is not None
 
     def kept(self, graph: Graph, candidates: tuple[str, ...]) -> Decision | None:
         """The outcome of an earlier trial of these candidates."""
