@@ -109,6 +109,15 @@ def test_a_reader_that_leaves_gets_no_traceback(command: str) -> None:
     assert (done.returncode, done.stderr) == (141, "")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize("command", ["cache show", "doctor"])
+def test_a_full_disk_gets_no_traceback(command: str) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([sys.executable, "-m", "afterburner", *command.split()], stdout=full,
+                              stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": SRC}, timeout=300)
+    assert (done.returncode, done.stderr) == (1, "afterburner: standard output: No space left on device\n")
+
+
 def test_without_an_output_a_command_runs() -> None:
     code = "import sys; sys.stdout = None; from afterburner.cli import main; sys.exit(main(['cache', 'show']))"
     assert run("-c", code).returncode == 0

@@ -60,11 +60,31 @@ def _parsed(given: list[str]) -> Action:
 
 
 def _heard(action: Action) -> int:
-    """A command's status; where nobody reads its output any more, as behind ``| head``, it ends quietly."""
+    """A command's status; where nobody reads its output any more, as behind ``| head``, it ends quietly, and where that
+    cannot be written, as on a full disk, it says so."""
     try:
         status = action()
         print(end="", flush=True)
         return status
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the end
+        _silence()
         return _NOT_HEARD
+    except OSError as error:
+        if _can_print():
+            raise
+        _silence()
+        return _complain(f"standard output: {error.strerror}", 1)
+
+
+def _can_print() -> bool:
+    """Whether standard output takes what waits to be written."""
+    try:
+        print(end="", flush=True)
+    except OSError:
+        return False
+    return True
+
+
+def _silence() -> None:
+    """Drop what is still to be written, at the end of the process too."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
