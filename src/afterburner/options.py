@@ -44,6 +44,12 @@ def _flag(given: object) -> bool:
     raise OptionError(f"{given!r} is not 0 or 1")
 
 
+def _level(given: object) -> bool:
+    """A flag; numbers above 1 set it too, as levels of logging do elsewhere."""
+    text = str(given).strip()
+    return int(text) > 0 if text.isdecimal() else _flag(given)
+
+
 def _count(given: object) -> int:
     text = str(given).strip()
     if not text.isdecimal():
@@ -143,8 +149,8 @@ class Options:
                                    "one among the temporary files where there is none")
     cache_limit: int = _knob(512, _count, "megabytes of compiled objects kept; the least recently used go first")
     dump: Path | None = _knob(None, _path, "folder for the IR after every pass, LLVM code and failure reports")
-    log_graphs: bool = _knob(False, _flag, "1: log each graph before and after it is cut, its parts and the operations "
-                             "in them, and the device of each")
+    log_graphs: bool = _knob(False, _level, "1: log each graph before and after it is cut, its parts and the "
+                             "operations in them, and the device of each")
     poison: float | None = _knob(None, _number, "a number or nan: fill the memory of intermediate values and results "
                                  "with it before each run (finds reads of memory that nothing has written)")
     profile: bool = _knob(False, _flag, "1: time every kernel (afterburner explain sets it)")

@@ -38,10 +38,12 @@ TAKEN: list[tuple[str, Any, Any]] = [  # option, what is given, what is then in 
     *((name, "avx2", "avx2") for name in TEXTS),
     ("isa", "", ""), ("fault", "", ""), ("fault", "rule", "rule"),
     ("verbosity", "silent", "silent"), ("device", "cpu", "cpu"), ("precision", "fast", "fast"),
+    ("log_graphs", "2", True),
     ("poison", 2, 2.0), ("poison", "-1.5", -1.5), ("poison", None, None), ("poison", "", None),
 ]
 REFUSED: list[tuple[str, Any]] = [
-    *((name, given) for name in FLAGS for given in ("maybe", 2, None, [])),
+    *((name, given) for name in FLAGS for given in ("maybe", None, [])),
+    *((name, 2) for name in FLAGS if name != "log_graphs"), ("log_graphs", -1),
     *((name, given) for name in COUNTS for given in (-3, "-3", "many", "²", 1.5, True, None)),
     *((name, given) for name in NAMES for given in (3, None, ("MatMul", 3), b"MatMul")),
     *((name, given) for name in PATHS for given in (3, True, ["/tmp"], "a\0b", "~no such user/x")),

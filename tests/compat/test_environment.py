@@ -12,6 +12,7 @@ from afterburner.options import FORK, OptionError, Options, described, from_envi
 @pytest.mark.parametrize(("variable", "text", "option", "value"), [
     ("TF_DISABLE_MLC", "1", "disable", True),
     ("TF_MLC_LOGGING", "1", "log_graphs", True),
+    ("TF_MLC_LOGGING", "2", "log_graphs", True),
     ("TF_DISABLE_MLC_EAGER", ";Conv2D;MatMul", "skip_ops", ("Conv2D", "MatMul")),
     ("TF_MLC_ALLOCATOR_INIT_VALUE", "-1.5", "poison", -1.5),
     ("AFTERBURNER_POISON", "", "poison", None),
