@@ -21,7 +21,7 @@ from ..errors import NotTaken, StrictError
 from ..options import options
 from ..report import Entry, say
 from ..runtime.collector import paused_collector
-from . import arrays, fastpath, graph_log, iterators, joined, session, single_trace, tracebacks, traced
+from . import arrays, fastpath, graph_log, iterators, joined, known_order, session, single_trace, tracebacks, traced
 from .contest import CPU, STOCK
 from .flatten import LOOPS, FlatGraph, FlatOp, branch_graph, called_functions, flatten, must_use_xla, xla_differs
 from .function import Take, TakenFunction, branch_names, describe_left, is_control, is_quick
@@ -518,6 +518,7 @@ def install(engine: Engine) -> None:
     iterators.install()
     traced.install()
     arrays.install()
+    known_order.install()
     joined.install()
     single_trace.install()
     tracebacks.install()
@@ -537,6 +538,7 @@ def uninstall() -> None:
     iterators.uninstall()
     traced.uninstall()
     arrays.uninstall()
+    known_order.uninstall()
     joined.uninstall()
     single_trace.uninstall()
     tracebacks.uninstall()

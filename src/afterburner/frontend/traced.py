@@ -52,12 +52,15 @@ def _may_serve_again(wrapper: Any) -> bool:
     return graph is not None and not graph.captures and begins_anew(graph)
 
 
+def is_of_pipelines(func: Any) -> bool:
+    """Whether Keras wrote a function for its pipelines."""
+    module = getattr(func, "__module__", None)
+    return isinstance(module, str) and module.startswith(_FROM)
+
+
 def _key(func: Any, name: str, dataset: Any, rest: dict[str, Any]) -> Hashable | None:
     """What a function's graph depends on; None where that is not known."""
-    module = getattr(func, "__module__", None)
-    if dataset is None or not (isinstance(module, str) and module.startswith(_FROM)):
-        return None
-    if not plain_surroundings():
+    if dataset is None or not is_of_pipelines(func) or not plain_surroundings():
         return None
     try:
         options = tuple((k, _likeness(rest[k], ())) for k in sorted(rest))
