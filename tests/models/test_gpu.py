@@ -12,7 +12,7 @@ import tensorflow as tf
 
 pytest.importorskip("mlx.core", reason="MLX has no wheel for this machine", exc_type=ImportError)
 
-from afterburner.frontend.contest import Choices  # noqa: E402
+from afterburner.frontend.contest import STOCK, Choices  # noqa: E402
 from afterburner.frontend.variables import clock  # noqa: E402
 from afterburner.gpu.target import GpuExecutable  # noqa: E402
 from tests.frontend import kit  # noqa: E402
@@ -157,7 +157,7 @@ def test_the_cpu_confirms_the_gpu_in_a_trial(name):
         _train(case, "adam", 0.25)
     choices = [choice for function in taken.recorder.report().functions for choice in function.choices]
     assert choices and not any(choice.dropped for choice in choices)
-    assert all(choice.steps <= 10 and set(choice.seconds) == {"cpu", "gpu"} for choice in choices)
+    assert all(choice.steps <= 10 and set(choice.seconds) == {"cpu", "gpu", STOCK} for choice in choices)
 
 
 def test_wrong_results_of_the_gpu_are_not_used(monkeypatch, tmp_path):
@@ -172,7 +172,7 @@ def test_wrong_results_of_the_gpu_are_not_used(monkeypatch, tmp_path):
         ours = _train(case, "adam", 0.25)
     close(ours[3], expected[3], 2e-3)
     choices = [choice for function in taken.recorder.report().functions for choice in function.choices]
-    assert {choice.chosen for choice in choices} == {"cpu"}
+    assert choices and "gpu" not in {choice.chosen for choice in choices}
     assert any("from the same inputs: an error of" in choice.dropped.get("gpu", "") for choice in choices)
 
 
