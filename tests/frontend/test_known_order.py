@@ -115,6 +115,10 @@ def test_what_is_not_understood_is_left_to_the_pipeline(monkeypatch: pytest.Monk
     assert _elements(_dataset(10, 4, shuffle=False)) == _by_stock(lambda: _elements(_dataset(10, 4, shuffle=False)))
 
 
+def test_help_still_teaches() -> None:
+    assert "flattens the result" in str(tf.data.Dataset.flat_map.__doc__)
+
+
 def test_disabled_nothing_is_touched(computed: list[bool]) -> None:
     _by_stock(lambda: _dataset(10, 4, shuffle=False))
     assert not computed

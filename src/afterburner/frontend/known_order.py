@@ -7,6 +7,7 @@ what they give is known when the pipeline is built: both are called then, and th
 
 from __future__ import annotations
 
+import functools
 import logging
 from typing import Any
 
@@ -22,6 +23,7 @@ _DATASETS = frozenset(("TensorDataset", "TensorSliceDataset", "ConcatenateDatase
 _flat_map = dataset_ops.DatasetV2.flat_map
 
 
+@functools.wraps(_flat_map)
 def _hooked_flat_map(self: Any, map_func: Any, name: str | None = None) -> Any:
     if name is None and is_of_pipelines(map_func) and plain_surroundings():
         try:
