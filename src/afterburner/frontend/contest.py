@@ -69,7 +69,9 @@ class Choices:
     def _is_stock_tried(self, graph: Graph, is_trial: bool, may_run: bool) -> bool:
         """Whether TensorFlow is measured as well: wherever there is a trial of devices and the memory for it, else
         only where it may be the fastest."""
-        return may_run or self.room(graph) if is_trial else may_run and self.doubt(graph) is not None
+        if is_trial:
+            return may_run or self.room(graph)
+        return may_run and self.doubt(graph) is not None
 
     def kept(self, graph: Graph, candidates: tuple[str, ...]) -> Decision | None:
         """The outcome of an earlier trial of these candidates."""
