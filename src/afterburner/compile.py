@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .hardware import CPU, GPU, devices, label, mlx_version, names, physical_memory
+from .hardware import CPU, GPU, devices, label, mlx_version, names, usable_memory
 from .ir import Graph, print_graph
 from .ir.text import anonymous
 from .options import Options, options
@@ -125,11 +125,11 @@ def _choices() -> Choices:
 
 
 def _has_room(graph: Graph) -> bool:
-    """Whether TensorFlow's intermediate values of an imported graph fit in a quarter of the machine's memory; other
+    """Whether TensorFlow's intermediate values of an imported graph fit in a quarter of the memory there is; other
     programs, and what this process holds, need the rest. No where the system does not say how much there is."""
     from .passes.lifetimes import Lifetimes
 
-    return Lifetimes(graph).peak <= physical_memory() // 4
+    return Lifetimes(graph).peak <= usable_memory() // 4
 
 
 def _isa() -> Isa:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 from .errors import AfterburnerError
 from .options import OptionError, options
@@ -55,6 +56,24 @@ def physical_memory() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
         return 0
+
+
+def usable_memory(read: Callable[[Path], str] = Path.read_text) -> int:
+    """What the process may take of the machine's memory, in bytes: all, or what its control group allows; 0 where the
+    system does not say."""
+    from .runtime.team import own_groups
+
+    root = Path("/sys/fs/cgroup")
+    files = [*(folder / "memory.max" for folder in own_groups(read, root)), root / "memory/memory.limit_in_bytes"]
+    return min([physical_memory(), *filter(None, (_limit(read, file) for file in files))])
+
+
+def _limit(read: Callable[[Path], str], file: Path) -> int | None:
+    """A control group's limit in bytes; None where there is none."""
+    try:
+        return int(read(file))
+    except (OSError, ValueError):  # the latter where it says "max"
+        return None
 
 
 def mlx_version() -> str:

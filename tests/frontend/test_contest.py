@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.framework import config
 
-from afterburner import compile
+from afterburner import compile, hardware
 from afterburner.errors import StrictError
 from afterburner.frontend.contest import STOCK, Choices
 from afterburner.ir import parse_graph
@@ -359,5 +359,24 @@ def test_room_is_a_quarter_of_the_memory(monkeypatch):
         }""")
     needed = 3 * 1024 * 4  # while %2 is made
     for memory, expected in [(4 * needed, True), (4 * needed - 4, False), (0, False)]:
-        monkeypatch.setattr(compile, "physical_memory", lambda memory=memory: memory)
+        monkeypatch.setattr(compile, "usable_memory", lambda memory=memory: memory)
         assert compile.engine().choices.room(graph) == expected
+
+
+@pytest.mark.parametrize("files, expected", [
+    ({}, 1 << 34),
+    ({"/sys/fs/cgroup/memory.max": "max\n"}, 1 << 34),
+    ({"/sys/fs/cgroup/memory.max": "4294967296\n"}, 1 << 32),
+    ({"/proc/self/cgroup": "0::/a/b\n", "/sys/fs/cgroup/a/memory.max": "1048576",
+      "/sys/fs/cgroup/a/b/memory.max": "max"}, 1 << 20),
+    ({"/sys/fs/cgroup/memory/memory.limit_in_bytes": "1048576"}, 1 << 20),
+    ({"/sys/fs/cgroup/memory/memory.limit_in_bytes": str((1 << 63) - 4096)}, 1 << 34),  # none
+], ids=str)
+def test_a_control_groups_memory_counts(monkeypatch, files, expected):
+    def read(path: Path) -> str:
+        if str(path) not in files:
+            raise FileNotFoundError(path)
+        return files[str(path)]
+
+    monkeypatch.setattr(hardware, "physical_memory", lambda: 1 << 34)
+    assert hardware.usable_memory(read) == expected

@@ -93,12 +93,13 @@ def available_cpus(read: Callable[[Path], str] = Path.read_text) -> int:
 def _cgroup_quota(read: Callable[[Path], str]) -> float | None:
     """CPUs allowed by cgroup v2 (every level from our group up) or v1; None where there is no limit."""
     root = Path("/sys/fs/cgroup")
-    quotas = [_v2_quota(read, folder / "cpu.max") for folder in _own_groups(read, root)]
+    quotas = [_v2_quota(read, folder / "cpu.max") for folder in own_groups(read, root)]
     quotas.append(_v1_quota(read, root / "cpu"))
     return min((q for q in quotas if q is not None), default=None)
 
 
-def _own_groups(read: Callable[[Path], str], root: Path) -> list[Path]:
+def own_groups(read: Callable[[Path], str], root: Path) -> list[Path]:
+    """Folders of this process's control group and of those above it, up to ``root``."""
     try:
         lines = read(Path("/proc/self/cgroup")).splitlines()
     except OSError:
